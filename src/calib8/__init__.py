@@ -1,0 +1,1 @@
+"""calib8: INT8 calibration for Caffe networks, without Caffe."""

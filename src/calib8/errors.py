@@ -1,0 +1,70 @@
+"""Everything that calib8 raises on purpose.
+
+::
+
+    Calib8Error                 one clear message; the commands print it in one line and exit with 1
+    ├── ModelError              the prototxt or the caffemodel: `problems` lists all that is wrong with it
+    │   ├── PrototxtError       the text cannot be read, or a field has no meaning
+    │   ├── CaffemodelError     the binary cannot be read, or does not fit the prototxt
+    │   └── UnsupportedError    layers or fields that calib8 does not compute
+    ├── DataError               a calibration or test sample, an LMDB, an image list, a Python data layer
+    ├── UserLayerError          a Python layer of the user's raised, or cannot be found
+    ├── QuantizationError       the integer contract cannot express a layer (`problems` lists all such layers)
+    ├── TableError              a calibration table or an int8 model that does not fit the network
+    ├── OptionError             an option's value
+    └── DeviceError             a GPU that was asked for and cannot be used
+
+Anything else that escapes is a defect of calib8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class Calib8Error(Exception):
+    """Base of all errors on purpose. `problems` holds one sentence per thing that is wrong, never empty."""
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        self.problems: tuple[str, ...] = tuple(problems) or (message,)
+        super().__init__(message if not problems else message + "".join(f"\n  - {p}" for p in problems))
+
+
+class ModelError(Calib8Error):
+    """The network's definition or its weights are not usable."""
+
+
+class PrototxtError(ModelError):
+    """A prototxt that cannot be read, or that means nothing."""
+
+
+class CaffemodelError(ModelError):
+    """A weight file that cannot be read, or that does not fit its prototxt."""
+
+
+class UnsupportedError(ModelError):
+    """Layer types or fields that calib8 does not compute."""
+
+
+class DataError(Calib8Error):
+    """Calibration or test data that cannot be used."""
+
+
+class UserLayerError(Calib8Error):
+    """A Python layer that the prototxt names cannot be found, or failed."""
+
+
+class QuantizationError(Calib8Error):
+    """Thresholds and weights that the integer contract cannot express."""
+
+
+class TableError(Calib8Error):
+    """A calibration table or an int8 model that does not belong to the network."""
+
+
+class OptionError(Calib8Error):
+    """An option with a value that it cannot have."""
+
+
+class DeviceError(Calib8Error):
+    """A device that was asked for and cannot be used."""
