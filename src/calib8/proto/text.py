@@ -1,4 +1,4 @@
-"""Network definitions in text form: `read_prototxt` gives the newest form of whatever age the file has."""
+"""Network definitions in text form: `read_prototxt` gives the newest form of a file of any age."""
 
 from __future__ import annotations
 
@@ -6,51 +6,80 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from google.protobuf import text_format
-
-from calib8.errors import PrototxtError
+from calib8.errors import ModelError, PrototxtError
 from calib8.proto import caffe_pb2
+from calib8.proto.textformat import read_text
+from calib8.proto.upgrade import upgrade_net
+
+MAX_PROTOTXT_BYTES = 16 * 2**20
+"""Largest prototxt that is read: ten times the largest that is known (1.5 MB, with 1001 layers)."""
 
 
 @dataclass(frozen=True)
 class Prototxt:
-    """A network definition, upgraded: only `layer`, and an Input layer in front for every old `input`."""
+    """A network definition in its newest form: only `layer`, and an Input layer in front for every old `input`.
+
+    Attributes:
+        source: the path, or "<text>", for messages.
+        net: the upgraded NetParameter; phases, losses and other things of training are still in it.
+        unknown_fields: what was skipped, every field once: "line 12: convolution_param.foo".
+        notes: what the upgrade changed, a sentence each.
+        layer_lines: the line where each of net.layer begins; 0 for a layer that the upgrade made.
+    """
 
     source: str
     net: caffe_pb2.NetParameter
     unknown_fields: tuple[str, ...]
     notes: tuple[str, ...]
+    layer_lines: tuple[int, ...] = ()
 
 
 def read_prototxt(path: str | os.PathLike[str]) -> Prototxt:
-    """Read and upgrade a prototxt."""
-    try:
-        text = Path(path).read_bytes().decode("latin-1")
-    except OSError as error:
-        raise PrototxtError(f"{path}: {error.strerror or error}") from None
-    return parse_prototxt(text, str(path))
+    """Read a network definition: current, V1 (`layers`, types like CONVOLUTION) or V0 (`layers { layer {`).
+
+    Raises:
+        PrototxtError: every problem as "path:line: what", all wrong values of the file together.
+    """
+    return parse_prototxt(read_text_file(path, MAX_PROTOTXT_BYTES, PrototxtError), str(path))
 
 
 def parse_prototxt(text: str, source: str = "<text>") -> Prototxt:
-    """Parse and upgrade the text of a prototxt."""
+    """Parse the text of a network definition; see `read_prototxt`."""
     net = caffe_pb2.NetParameter()
+    report = read_text(text.replace("\r\n", "\n").replace("\r", "\n"), net, source)
+    if not (net.layer or net.layers or net.input):
+        what = "it has no known field" if report.unknown_fields else "it is empty"
+        raise PrototxtError(f"{source}:1: not a network definition: {what}; expected `layer {{ ... }}`")
+    upgraded = upgrade_net(net, report.lines, source)
+    return Prototxt(source, upgraded.net, report.unknown_fields, upgraded.notes, upgraded.layer_lines)
+
+
+def read_text_file(path: str | os.PathLike[str], max_bytes: int, error: type[ModelError]) -> str:
+    """The text of a file, its size checked before it is read.
+
+    UTF-8 with or without a byte order mark, or any 8-bit code: names in Caffe are ASCII, and comments may be
+    anything.
+    """
     try:
-        text_format.Parse(text, net, allow_unknown_field=True)
-    except text_format.ParseError as error:
-        raise PrototxtError(f"{source}:{error}") from None
-    _upgrade_inputs(net)
-    return Prototxt(source, net, (), ())
+        size = Path(path).stat().st_size
+        if size > max_bytes:
+            raise error(f"{path}:1: {size} bytes of text; the largest that is read has {max_bytes}")
+        data = Path(path).read_bytes()
+    except (OSError, ValueError) as why:
+        raise error(f"{path}:1: cannot be read: {getattr(why, 'strerror', None) or why}") from None
+    return decode_text(data, str(path), error)
 
 
-def _upgrade_inputs(net: caffe_pb2.NetParameter) -> None:
-    layers = []
-    for index, name in enumerate(net.input):
-        layer = caffe_pb2.LayerParameter(name=name, type="Input", top=[name])
-        dims = net.input_shape[index].dim if net.input_shape else net.input_dim[4 * index : 4 * index + 4]
-        layer.input_param.shape.add().dim.extend(dims)
-        layers.append(layer)
-    if layers:
-        layers.extend(net.layer)
-        for field in ("layer", "input", "input_shape", "input_dim"):
-            net.ClearField(field)
-        net.layer.extend(layers)
+def decode_text(data: bytes, source: str, error: type[ModelError]) -> str:
+    """Bytes of a text file to text; see `read_text_file`."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise error(f"{source}:1: the text is in UTF-16; save it as UTF-8")
+    nul = data.find(b"\0")
+    if nul >= 0:
+        line = data.count(b"\n", 0, nul) + 1
+        raise error(f"{source}:{line}: a binary file (a caffemodel?) where a text file (a prototxt) is expected")
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")

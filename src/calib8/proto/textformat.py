@@ -1,0 +1,261 @@
+"""Protobuf messages from their text form, read by field name.
+
+Unlike protobuf's own reader: fields that the schema does not know are skipped and named, all wrong values are reported
+together with their lines, and the depth and the number of messages are bounded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from calib8.errors import ModelError, PrototxtError
+from calib8.proto.scalars import BadValueError, Field, fields_of, scalar
+from calib8.proto.tokens import BAD, END, NAME, NUMBER, STRING, SYMBOL, Token, Tokens
+
+MAX_DEPTH = 100
+"""Messages within messages; protobuf's binary readers stop at 100 too."""
+MAX_MESSAGES = 100_000
+"""Messages in one text; DenseNet-264 has about 5000."""
+MAX_UNKNOWN = 200
+"""Different unknown fields that are named before the text is refused as something else than a network."""
+MAX_PROBLEMS = 20
+"""Wrong values that are listed before reading stops."""
+
+_PLACEHOLDER = re.compile(r"\$[\w{(]|\{\{|\}\}|\{%|<%|%[sdfi(]|@\w+@")
+_CLOSE = {"{": "}", "<": ">"}
+
+
+@dataclass(frozen=True)
+class TextReport:
+    """What reading found besides the message.
+
+    `unknown_fields` names every field once that the schema does not have: "line 12: convolution_param.foo".
+    `lines` gives the line of every top-level message: lines["layer"][3] is where the fourth `layer` begins.
+    """
+
+    unknown_fields: tuple[str, ...]
+    lines: dict[str, list[int]]
+
+
+@dataclass
+class _State:
+    tokens: Tokens
+    source: str
+    error: type[ModelError]
+    messages: int = 0
+    problems: list[str] = field(default_factory=list)
+    unknown: dict[str, int] = field(default_factory=dict)
+    lines: dict[str, list[int]] = field(default_factory=dict)
+
+
+def read_text(text: str, message: Any, source: str, error: type[ModelError] = PrototxtError) -> TextReport:
+    """Fill `message` from its text form.
+
+    Raises:
+        ModelError: of type `error`, every problem as "source:line: what"; the message is then incomplete.
+    """
+    state = _State(Tokens(text), source, error)
+    _read_message(state, message, (), "")
+    if state.problems:
+        _give_up(state)
+    unknown = tuple(f"line {line}: {path}" for path, line in state.unknown.items())
+    return TextReport(unknown, state.lines)
+
+
+def _read_message(state: _State, message: Any, path: tuple[str, ...], close: str) -> None:
+    """Read fields until `close`, "" for the end of the text."""
+    tokens, fields = state.tokens, fields_of(message.DESCRIPTOR)
+    start = tokens.token.start
+    while not (tokens.take_symbol(close) if close else tokens.token.kind == END):
+        name = _field_name(state, close, path)
+        known = fields.get(name.text)
+        if known is None:
+            _skip_field(state, name, path)
+        elif known.message is not None:
+            _read_submessages(state, message, known, name, path)
+        else:
+            _read_scalars(state, message, known, name, path)
+        if not tokens.take_symbol(","):
+            tokens.take_symbol(";")
+    for known in fields.values():
+        if known.required and not message.HasField(known.name):
+            _problem(state, start, f"{_join(path)} lacks its required field {known.name}")
+
+
+def _field_name(state: _State, close: str, path: tuple[str, ...]) -> Token:
+    token = state.tokens.token
+    if token.kind == NAME:
+        return state.tokens.take()
+    if token.kind == SYMBOL and token.text == "[":
+        return _extension_name(state)
+    place = f" in {_join(path)}" if path else ""
+    if token.kind == END:
+        _fail(state, token, f"the file ends{place}: {close!r} is missing")
+    _fail(state, token, f"expected a field name{place}, found {token.text[:60]!r}")
+
+
+def _extension_name(state: _State) -> Token:
+    """`[package.extension]` or `[domain/package.Type]`: valid, and never one of Caffe's."""
+    start = state.tokens.take()
+    text = "["
+    while state.tokens.token.kind in (NAME, NUMBER) or state.tokens.token.text in (".", "/", "-"):
+        text += state.tokens.take().text
+    # A dot is no token of its own: it begins a number or a bad word.
+    while state.tokens.token.kind == BAD and state.tokens.token.text.startswith("."):
+        text += state.tokens.take().text
+    _expect(state, "]", f"the extension {text[:60]}")
+    return Token(NAME, text[:60] + "]", start.start)
+
+
+def _read_submessages(state: _State, message: Any, known: Field, name: Token, path: tuple[str, ...]) -> None:
+    for _ in _elements(state, known, name, path, colon_needed=False):
+        if not known.repeated and message.HasField(known.name):
+            _problem(state, name.start, f"{_join((*path, known.name))} is given twice, it can be given once")
+        if not path:
+            state.lines.setdefault(known.name, []).append(state.tokens.line(name.start))
+        part = getattr(message, known.name)
+        if known.repeated:
+            part = part.add()
+        else:
+            part.SetInParent()
+        _read_message(state, part, (*path, known.name), _open(state, known.name, path))
+
+
+def _read_scalars(state: _State, message: Any, known: Field, name: Token, path: tuple[str, ...]) -> None:
+    for _ in _elements(state, known, name, path, colon_needed=True):
+        negative, parts = _scalar_tokens(state, _join((*path, known.name)))
+        if not known.repeated and message.HasField(known.name):
+            _problem(state, name.start, f"{_join((*path, known.name))} is given twice, it can be given once")
+            continue
+        try:
+            value = scalar(known, negative, parts)
+        except BadValueError as why:
+            hint = _hint(state, parts[0]) if parts[0].kind == NAME else ""
+            _problem(state, parts[0].start, f"{_join((*path, known.name))} {why}{hint}")
+            continue
+        if known.repeated:
+            getattr(message, known.name).append(value)
+        else:
+            setattr(message, known.name, value)
+
+
+def _elements(
+    state: _State, known: Field, name: Token, path: tuple[str, ...], *, colon_needed: bool
+) -> Iterator[None]:
+    """Step to every value of a field: one, or those of a [list]."""
+    tokens = state.tokens
+    if not tokens.take_symbol(":") and colon_needed:
+        _fail(state, tokens.token, f"{_join((*path, known.name))} needs a ':' and a value, found {_found(tokens)}")
+    if not (known.repeated and tokens.take_symbol("[")):
+        yield
+        return
+    if tokens.take_symbol("]"):
+        return
+    while True:
+        yield
+        if tokens.take_symbol("]"):
+            return
+        _expect(state, ",", f"the list of {known.name}")
+
+
+def _open(state: _State, name: str, path: tuple[str, ...]) -> str:
+    """Step into a message and return what closes it."""
+    token = state.tokens.token
+    if token.kind != SYMBOL or token.text not in _CLOSE:
+        _fail(state, token, f"{_join((*path, name))} is a message: expected '{{', found {_found(state.tokens)}")
+    state.tokens.take()
+    state.messages += 1
+    if state.messages > MAX_MESSAGES:
+        _fail(state, token, f"more than {MAX_MESSAGES} messages: not a network definition")
+    if len(path) >= MAX_DEPTH:
+        _fail(state, token, f"messages are nested deeper than {MAX_DEPTH}")
+    return _CLOSE[token.text]
+
+
+def _scalar_tokens(state: _State, what: str) -> tuple[bool, list[Token]]:
+    negative = state.tokens.take_symbol("-")
+    token = state.tokens.token
+    if token.kind not in (NAME, NUMBER, STRING):
+        _fail(state, token, f"{what} needs a value, found {_found(state.tokens)}")
+    parts = [state.tokens.take()]
+    while token.kind == STRING and state.tokens.token.kind == STRING:
+        parts.append(state.tokens.take())
+    return negative, parts
+
+
+def _skip_field(state: _State, name: Token, path: tuple[str, ...]) -> None:
+    full = _join((*path, name.text))
+    if full not in state.unknown:
+        if len(state.unknown) >= MAX_UNKNOWN:
+            _fail(state, name, f"more than {MAX_UNKNOWN} different unknown fields: not a Caffe network definition")
+        state.unknown[full] = state.tokens.line(name.start)
+    colon = state.tokens.take_symbol(":")
+    if not colon and state.tokens.token.text not in _CLOSE:
+        _fail(state, state.tokens.token, f"{full} needs a ':' and a value, found {_found(state.tokens)}")
+    _skip_value(state, full)
+
+
+def _skip_value(state: _State, what: str) -> None:
+    """Step over one value of any kind, without recursion: brackets are only matched."""
+    open_brackets: list[str] = []
+    while True:
+        token = state.tokens.token
+        if open_brackets and token.kind == SYMBOL and token.text == open_brackets[-1]:
+            state.tokens.take()
+            open_brackets.pop()
+        elif token.kind == SYMBOL and token.text in "{<[":
+            state.tokens.take()
+            open_brackets.append({"[": "]", **_CLOSE}[token.text])
+            if len(open_brackets) > MAX_DEPTH:
+                _fail(state, token, f"messages are nested deeper than {MAX_DEPTH}")
+        elif open_brackets and token.kind == SYMBOL and token.text in ":,;-/":
+            state.tokens.take()
+        else:
+            _scalar_tokens(state, what)
+        if not open_brackets:
+            return
+
+
+def _expect(state: _State, symbol: str, where: str) -> None:
+    if not state.tokens.take_symbol(symbol):
+        _fail(state, state.tokens.token, f"expected {symbol!r} in {where}, found {_found(state.tokens)}")
+
+
+def _found(tokens: Tokens) -> str:
+    return "the end of the file" if tokens.token.kind == END else repr(tokens.token.text[:60])
+
+
+def _join(path: tuple[str, ...]) -> str:
+    """The names from the layer's parameter on: every path begins with the same `layer`, which says nothing."""
+    return ".".join(path[1:] if len(path) > 2 and path[0] in ("layer", "layers") else path[-6:])
+
+
+def _hint(state: _State, token: Token) -> str:
+    line = state.tokens.line_text(token.start)
+    return "; a template's placeholder must be filled in first" if _PLACEHOLDER.search(line) else ""
+
+
+def _problem(state: _State, start: int, text: str) -> None:
+    """Note a wrong value; reading goes on, so that the next one is reported too."""
+    state.problems.append(f"{state.source}:{state.tokens.line(start)}: {text}")
+    if len(state.problems) >= MAX_PROBLEMS:
+        state.problems.append(f"{state.source}: reading stopped after {MAX_PROBLEMS} problems")
+        _give_up(state)
+
+
+def _fail(state: _State, token: Token, text: str) -> NoReturn:
+    """The text's structure is lost: report this and what was noted before."""
+    state.problems.append(f"{state.source}:{state.tokens.line(token.start)}: {text}{_hint(state, token)}")
+    _give_up(state)
+
+
+def _give_up(state: _State) -> NoReturn:
+    raise error_of(state.error, state.source, state.problems)
+
+
+def error_of(error: type[ModelError], source: str, problems: Sequence[str]) -> ModelError:
+    """One error for all problems; each of them begins with its "file:line"."""
+    return error(problems[0]) if len(problems) == 1 else error(f"{source}: {len(problems)} problems", problems)

@@ -1,0 +1,194 @@
+"""Old network definitions in the newest form, by the rules of Caffe.
+
+Source: BVLC/caffe src/caffe/util/upgrade_proto.cpp. V0 (2013) puts a `layer` into every `layers` and has one flat
+message for all types; V1 (2014) has `layers` with an enum of types; the current form has `layer` with a string. `input`
+fields became Input layers in 2016. What Caffe only logs becomes a note; what it dies of, or ignores without a word, is an
+error here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from calib8.errors import PrototxtError
+from calib8.proto import caffe_pb2
+from calib8.proto.textformat import error_of
+from calib8.proto.upgrade_v0 import Findings, Numbered, upgrade_v0_layers
+
+V1_TYPES = {
+    "NONE": "", "ABSVAL": "AbsVal", "ACCURACY": "Accuracy", "ARGMAX": "ArgMax", "BNLL": "BNLL", "CONCAT": "Concat",
+    "CONTRASTIVE_LOSS": "ContrastiveLoss", "CONVOLUTION": "Convolution", "CROP": "Crop", "DATA": "Data",
+    "DECONVOLUTION": "Deconvolution", "DROPOUT": "Dropout", "DUMMY_DATA": "DummyData", "ELTWISE": "Eltwise",
+    "EUCLIDEAN_LOSS": "EuclideanLoss", "EXP": "Exp", "FLATTEN": "Flatten", "HDF5_DATA": "HDF5Data",
+    "HDF5_OUTPUT": "HDF5Output", "HINGE_LOSS": "HingeLoss", "IM2COL": "Im2col", "IMAGE_DATA": "ImageData",
+    "INFOGAIN_LOSS": "InfogainLoss", "INNER_PRODUCT": "InnerProduct", "LRN": "LRN", "MEMORY_DATA": "MemoryData",
+    "MULTINOMIAL_LOGISTIC_LOSS": "MultinomialLogisticLoss", "MVN": "MVN", "POOLING": "Pooling", "POWER": "Power",
+    "RELU": "ReLU", "RELU6": "ReLU6", "SIGMOID": "Sigmoid", "SIGMOID_CROSS_ENTROPY_LOSS": "SigmoidCrossEntropyLoss",
+    "SILENCE": "Silence", "SLICE": "Slice", "SOFTMAX": "Softmax", "SOFTMAX_LOSS": "SoftmaxWithLoss", "SPLIT": "Split",
+    "TANH": "TanH", "THRESHOLD": "Threshold", "WINDOW_DATA": "WindowData",
+}  # fmt: skip
+"""The name of every V1 layer type in the current form (upgrade_proto.cpp, UpgradeV1LayerType)."""
+
+_TRANSFORMED = {"Data": "data_param", "ImageData": "image_data_param", "WindowData": "window_data_param"}
+_MOVED = ("scale", "mean_file", "crop_size", "mirror")
+_DIMS = 4
+_STATISTICS = 3
+
+
+@dataclass(frozen=True)
+class Upgraded:
+    """A network in its newest form, a line for each of its layers (0: made here), and what changed."""
+
+    net: caffe_pb2.NetParameter
+    layer_lines: tuple[int, ...]
+    notes: tuple[str, ...]
+
+
+def upgrade_net(net: caffe_pb2.NetParameter, lines: Mapping[str, Sequence[int]], source: str) -> Upgraded:
+    """The newest form of a network of any age. `lines` gives the line of every `layer` and `layers` as they stand.
+
+    Raises:
+        PrototxtError: `layer` mixed with `layers`, unknown V0 types, inputs without or with wrong dimensions.
+    """
+    found = Findings([], [])
+    numbered = [Numbered(line, x) for line, x in zip(_lines(lines, "layers", net.layers), net.layers, strict=True)]
+    current = list(zip(_lines(lines, "layer", net.layer), net.layer, strict=True))
+    if numbered and current:
+        where = f"`layer` stands beside `layers` (line {numbered[0].line}); a network has one form or the other"
+        found.problems.append((current[0][0], where))
+    elif numbered:
+        current = _upgrade_old(numbered, list(net.input), found)
+    inputs = [(0, x) for x in _input_layers(net, {x.name for _, x in current}, found)]
+    if found.problems:
+        raise error_of(PrototxtError, source, [f"{source}:{line or 1}: {what}" for line, what in found.problems])
+    return _assemble(net, inputs + current, found.notes)
+
+
+def _lines(lines: Mapping[str, Sequence[int]], name: str, layers: Sequence[object]) -> Sequence[int]:
+    """The line of each layer; 0 throughout for a network that does not come from text."""
+    known = lines.get(name, ())
+    return known if len(known) == len(layers) else [0] * len(layers)
+
+
+def _assemble(
+    net: caffe_pb2.NetParameter, layers: Sequence[tuple[int, caffe_pb2.LayerParameter]], notes: Sequence[str]
+) -> Upgraded:
+    upgraded = caffe_pb2.NetParameter()
+    for descriptor, value in net.ListFields():
+        if descriptor.name in ("name", "force_backward", "state", "debug_info", "engine"):
+            _copy_field(upgraded, descriptor.name, value)
+    upgraded.layer.extend(layer for _, layer in layers)
+    for layer in upgraded.layer:
+        _upgrade_batch_norm(layer)
+    return Upgraded(upgraded, tuple(line for line, _ in layers), tuple(notes))
+
+
+def _upgrade_batch_norm(layer: caffe_pb2.LayerParameter) -> None:
+    """BatchNorm's three blobs are statistics: the first version asked the user to say lr_mult 0 for each of them."""
+    if layer.type == "BatchNorm" and len(layer.param) == _STATISTICS:
+        for param in layer.param:
+            param.lr_mult = 0
+            param.decay_mult = 0
+
+
+def _upgrade_old(
+    layers: Sequence[Numbered], inputs: Sequence[str], found: Findings
+) -> list[tuple[int, caffe_pb2.LayerParameter]]:
+    if any(x.layer.HasField("layer") for x in layers):
+        layers = upgrade_v0_layers(layers, inputs, found)
+        found.notes.append("upgraded from V0 (`layers { layer { ... } }`)")
+    else:
+        found.notes.append("upgraded from V1 (`layers`)")
+    for line, layer in layers:
+        if not layer.HasField("type"):
+            found.problems.append((line, f"layers {layer.name!r} has no type"))
+    return [(line, upgrade_v1_layer(layer)) for line, layer in layers]
+
+
+def upgrade_v1_layer(v1: caffe_pb2.V1LayerParameter) -> caffe_pb2.LayerParameter:
+    """The current form of a V1 layer; a parameter message keeps its name and its type."""
+    kind = V1_TYPES[caffe_pb2.V1LayerParameter.LayerType.Name(v1.type)]
+    layer = caffe_pb2.LayerParameter(name=v1.name, type=kind, bottom=v1.bottom, top=v1.top)
+    for descriptor, value in v1.ListFields():
+        if descriptor.name.endswith("_param") or descriptor.name in ("include", "exclude", "blobs", "loss_weight"):
+            _copy_field(layer, descriptor.name, value)
+    specs = {"name": v1.param, "share_mode": v1.blob_share_mode, "lr_mult": v1.blobs_lr, "decay_mult": v1.weight_decay}
+    for name, values in specs.items():
+        for index, value in enumerate(values):
+            while len(layer.param) <= index:
+                layer.param.add()
+            setattr(layer.param[index], name, value)
+    _move_transformation(layer)
+    return layer
+
+
+def _copy_field(message: caffe_pb2.LayerParameter, name: str, value: Any) -> None:
+    current = getattr(message, name)
+    if hasattr(current, "CopyFrom"):
+        current.CopyFrom(value)
+    elif hasattr(current, "extend"):
+        current.extend(value)
+    else:
+        setattr(message, name, value)
+
+
+def _move_transformation(layer: caffe_pb2.LayerParameter) -> None:
+    """Old data layers carry scale, mean_file, crop_size and mirror themselves (UpgradeNetDataTransformation)."""
+    if layer.type not in _TRANSFORMED or not layer.HasField(_TRANSFORMED[layer.type]):
+        return
+    data = getattr(layer, _TRANSFORMED[layer.type])
+    for name in _MOVED:
+        if data.HasField(name):
+            setattr(layer.transform_param, name, getattr(data, name))
+            data.ClearField(name)
+
+
+def _input_layers(net: caffe_pb2.NetParameter, taken: set[str], found: Findings) -> list[caffe_pb2.LayerParameter]:
+    """One Input layer for every `input`, named after its blob."""
+    if not net.input:
+        if net.input_dim or net.input_shape:
+            found.notes.append("input_dim and input_shape without `input` mean nothing, ignored")
+        return []
+    problem = _input_problem(net)
+    if problem:
+        found.problems.append((0, problem))
+        return []
+    layers = []
+    for index, blob in enumerate(net.input):
+        layer = caffe_pb2.LayerParameter(name=_free_name(blob, taken), type="Input", top=[blob])
+        dims = net.input_shape[index].dim if net.input_shape else net.input_dim[_DIMS * index : _DIMS * (index + 1)]
+        layer.input_param.shape.add().dim.extend(dims)
+        taken.add(layer.name)
+        layers.append(layer)
+    found.notes.append(f"`input` fields became Input layers: {_names(net.input)}")
+    return layers
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_input"
+    return name
+
+
+def _input_problem(net: caffe_pb2.NetParameter) -> str | None:
+    count, dims, shapes = len(net.input), len(net.input_dim), len(net.input_shape)
+    twice = sorted(name for name, times in Counter(net.input).items() if times > 1)
+    if twice:
+        return f"input {', '.join(map(repr, twice))} is given twice"
+    if dims and shapes:
+        return "both input_dim and input_shape are given; a network has one or the other"
+    if shapes and shapes != count:
+        return f"{shapes} input_shape for {count} input ({_names(net.input)}): every input needs one"
+    if not shapes and dims != _DIMS * count:
+        return (
+            f"{dims} input_dim for {count} input ({_names(net.input)}): every input needs four of them "
+            "(number, channels, height, width), or an input_shape for another number of dimensions"
+        )
+    return None
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
