@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 
 from calib8.proto.tokens import NAME, NUMBER, STRING, Token
@@ -18,12 +18,22 @@ _INT_RANGES = {
 # FieldDescriptor.TYPE_* by number, those that Caffe's messages use.
 _KINDS = {1: "float", 2: "float", 3: "int64", 4: "uint64", 5: "int32", 8: "bool", 9: "string", 11: "message"}
 _KINDS |= {12: "bytes", 13: "uint32", 14: "enum"}
-_TRUTH = {"true": True, "True": True, "t": True, "1": True, "false": False, "False": False, "f": False, "0": False}
+_TRUTH = {
+    "true": True,
+    "True": True,
+    "t": True,
+    "1": True,
+    "false": False,
+    "False": False,
+    "f": False,
+    "0": False,
+}
 _INTEGER = re.compile(r"0[xX][0-9a-fA-F]+|0[0-7]+|[1-9]\d*|0")
 _LONGEST_FLOAT = 1000  # digits; a million of them would take minutes to convert
 _NOT_FINITE = {"inf": math.inf, "infinity": math.inf, "nan": math.nan}
 _ESCAPE = re.compile(
-    r"\\(?:([abfnrtv\\'\"?])|x([0-9a-fA-F]{1,2})|([0-7]{1,3})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.?))", re.DOTALL
+    r"\\(?:([abfnrtv\\'\"?])|x([0-9a-fA-F]{1,2})|([0-7]{1,3})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.?))",
+    re.DOTALL,
 )
 _ESCAPED = dict(zip("abfnrtv\\'\"?", b"\a\b\f\n\r\t\v\\'\"?", strict=True))
 
@@ -43,7 +53,7 @@ class BadValueError(ValueError):
     """A value that its field cannot hold; the text says what the field expects."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def fields_of(descriptor: Any) -> dict[str, Field]:
     """The fields of a message type by name."""
     return {d.name: _field(d) for d in descriptor.fields}
@@ -54,7 +64,9 @@ def _field(descriptor: Any) -> Field:
     repeated = descriptor.is_repeated if hasattr(descriptor, "is_repeated") else descriptor.label == 3
     required = descriptor.is_required if hasattr(descriptor, "is_required") else descriptor.label == 2
     values = {v.name: v.number for v in descriptor.enum_type.values} if descriptor.enum_type else {}
-    return Field(descriptor.name, _KINDS[descriptor.type], repeated, required, descriptor.message_type, values)
+    return Field(
+        descriptor.name, _KINDS[descriptor.type], repeated, required, descriptor.message_type, values
+    )
 
 
 def scalar(field: Field, negative: bool, tokens: list[Token]) -> Any:

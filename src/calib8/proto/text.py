@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,8 @@ MAX_PROTOTXT_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class Prototxt:
-    """A network definition in its newest form: only `layer`, and an Input layer in front for every old `input`.
+    """A network definition in its newest form: only `layer`, and an Input layer in front for every old
+    `input`.
 
     Attributes:
         source: the path, or "<text>", for messages.
@@ -61,12 +63,15 @@ def read_text_file(path: str | os.PathLike[str], max_bytes: int, error: type[Mod
     anything.
     """
     try:
-        size = Path(path).stat().st_size
-        if size > max_bytes:
-            raise error(f"{path}:1: {size} bytes of text; the largest that is read has {max_bytes}")
-        data = Path(path).read_bytes()
+        # A pipe or a device would block, or never end.
+        if not stat.S_ISREG(Path(path).stat().st_mode):
+            raise error(f"{path}:1: not a regular file")
+        with Path(path).open("rb") as file:
+            data = file.read(max_bytes + 1)
     except (OSError, ValueError) as why:
         raise error(f"{path}:1: cannot be read: {getattr(why, 'strerror', None) or why}") from None
+    if len(data) > max_bytes:
+        raise error(f"{path}:1: more than {max_bytes} bytes of text, the most that is read")
     return decode_text(data, str(path), error)
 
 
@@ -77,7 +82,9 @@ def decode_text(data: bytes, source: str, error: type[ModelError]) -> str:
     nul = data.find(b"\0")
     if nul >= 0:
         line = data.count(b"\n", 0, nul) + 1
-        raise error(f"{source}:{line}: a binary file (a caffemodel?) where a text file (a prototxt) is expected")
+        raise error(
+            f"{source}:{line}: a binary file (a caffemodel?) where a text file (a prototxt) is expected"
+        )
     data = data.removeprefix(b"\xef\xbb\xbf")
     try:
         return data.decode("utf-8")

@@ -1,7 +1,7 @@
 """Protobuf messages from their text form, read by field name.
 
-Unlike protobuf's own reader: fields that the schema does not know are skipped and named, all wrong values are reported
-together with their lines, and the depth and the number of messages are bounded.
+Unlike protobuf's own reader: fields that the schema does not know are skipped and named, all wrong values are
+reported together with their lines, and the depth and the number of messages are bounded.
 """
 
 from __future__ import annotations
@@ -148,7 +148,11 @@ def _elements(
     """Step to every value of a field: one, or those of a [list]."""
     tokens = state.tokens
     if not tokens.take_symbol(":") and colon_needed:
-        _fail(state, tokens.token, f"{_join((*path, known.name))} needs a ':' and a value, found {_found(tokens)}")
+        _fail(
+            state,
+            tokens.token,
+            f"{_join((*path, known.name))} needs a ':' and a value, found {_found(tokens)}",
+        )
     if not (known.repeated and tokens.take_symbol("[")):
         yield
         return
@@ -165,7 +169,9 @@ def _open(state: _State, name: str, path: tuple[str, ...]) -> str:
     """Step into a message and return what closes it."""
     token = state.tokens.token
     if token.kind != SYMBOL or token.text not in _CLOSE:
-        _fail(state, token, f"{_join((*path, name))} is a message: expected '{{', found {_found(state.tokens)}")
+        _fail(
+            state, token, f"{_join((*path, name))} is a message: expected '{{', found {_found(state.tokens)}"
+        )
     state.tokens.take()
     state.messages += 1
     if state.messages > MAX_MESSAGES:
@@ -190,7 +196,11 @@ def _skip_field(state: _State, name: Token, path: tuple[str, ...]) -> None:
     full = _join((*path, name.text))
     if full not in state.unknown:
         if len(state.unknown) >= MAX_UNKNOWN:
-            _fail(state, name, f"more than {MAX_UNKNOWN} different unknown fields: not a Caffe network definition")
+            _fail(
+                state,
+                name,
+                f"more than {MAX_UNKNOWN} different unknown fields: not a Caffe network definition",
+            )
         state.unknown[full] = state.tokens.line(name.start)
     colon = state.tokens.take_symbol(":")
     if not colon and state.tokens.token.text not in _CLOSE:
@@ -229,7 +239,9 @@ def _found(tokens: Tokens) -> str:
 
 
 def _join(path: tuple[str, ...]) -> str:
-    """The names from the layer's parameter on: every path begins with the same `layer`, which says nothing."""
+    """The names from the layer's parameter on: every path begins with the same `layer`, which says
+    nothing.
+    """
     return ".".join(path[1:] if len(path) > 2 and path[0] in ("layer", "layers") else path[-6:])
 
 
@@ -258,4 +270,6 @@ def _give_up(state: _State) -> NoReturn:
 
 def error_of(error: type[ModelError], source: str, problems: Sequence[str]) -> ModelError:
     """One error for all problems; each of them begins with its "file:line"."""
-    return error(problems[0]) if len(problems) == 1 else error(f"{source}: {len(problems)} problems", problems)
+    return (
+        error(problems[0]) if len(problems) == 1 else error(f"{source}: {len(problems)} problems", problems)
+    )

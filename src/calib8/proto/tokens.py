@@ -1,7 +1,7 @@
 """The tokens of protobuf's text form, with line numbers.
 
-Grammar: https://protobuf.dev/reference/protobuf/textformat-spec, as far as Caffe's parser (the C++ TextFormat) takes
-it. Nothing here grows with the input but the text itself: tokens are made one at a time.
+Grammar: https://protobuf.dev/reference/protobuf/textformat-spec, as far as Caffe's parser (the C++
+TextFormat) takes it. Nothing here grows with the input but the text itself: tokens are made one at a time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ _WORD = re.compile(r"[^\s{}\[\]<>:;,#\"']+")
 _STOP = {'"': re.compile(r'["\\\n]'), "'": re.compile(r"['\\\n]")}
 _SYMBOLS = frozenset("{}[]<>:;,-/")
 
-NAME, NUMBER, STRING, SYMBOL, END, BAD = "a name", "a number", "a string", "a symbol", "the end of the file", "text"
+NAME, NUMBER, STRING, SYMBOL, END, BAD = (
+    "a name",
+    "a number",
+    "a string",
+    "a symbol",
+    "the end of the file",
+    "text",
+)
 
 
 class Token(NamedTuple):

@@ -1,9 +1,9 @@
 """Old network definitions in the newest form, by the rules of Caffe.
 
-Source: BVLC/caffe src/caffe/util/upgrade_proto.cpp. V0 (2013) puts a `layer` into every `layers` and has one flat
-message for all types; V1 (2014) has `layers` with an enum of types; the current form has `layer` with a string. `input`
-fields became Input layers in 2016. What Caffe only logs becomes a note; what it dies of, or ignores without a word, is an
-error here.
+Source: BVLC/caffe src/caffe/util/upgrade_proto.cpp. V0 (2013) puts a `layer` into every `layers` and has one
+flat message for all types; V1 (2014) has `layers` with an enum of types; the current form has `layer` with a
+string. `input` fields became Input layers in 2016. What Caffe only logs becomes a note; what it dies of, or
+ignores without a word, is an error here.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from calib8.proto.textformat import error_of
 from calib8.proto.upgrade_v0 import Findings, Numbered, upgrade_v0_layers
 
 V1_TYPES = {
-    "NONE": "", "ABSVAL": "AbsVal", "ACCURACY": "Accuracy", "ARGMAX": "ArgMax", "BNLL": "BNLL", "CONCAT": "Concat",
-    "CONTRASTIVE_LOSS": "ContrastiveLoss", "CONVOLUTION": "Convolution", "CROP": "Crop", "DATA": "Data",
-    "DECONVOLUTION": "Deconvolution", "DROPOUT": "Dropout", "DUMMY_DATA": "DummyData", "ELTWISE": "Eltwise",
-    "EUCLIDEAN_LOSS": "EuclideanLoss", "EXP": "Exp", "FLATTEN": "Flatten", "HDF5_DATA": "HDF5Data",
-    "HDF5_OUTPUT": "HDF5Output", "HINGE_LOSS": "HingeLoss", "IM2COL": "Im2col", "IMAGE_DATA": "ImageData",
-    "INFOGAIN_LOSS": "InfogainLoss", "INNER_PRODUCT": "InnerProduct", "LRN": "LRN", "MEMORY_DATA": "MemoryData",
-    "MULTINOMIAL_LOGISTIC_LOSS": "MultinomialLogisticLoss", "MVN": "MVN", "POOLING": "Pooling", "POWER": "Power",
-    "RELU": "ReLU", "RELU6": "ReLU6", "SIGMOID": "Sigmoid", "SIGMOID_CROSS_ENTROPY_LOSS": "SigmoidCrossEntropyLoss",
-    "SILENCE": "Silence", "SLICE": "Slice", "SOFTMAX": "Softmax", "SOFTMAX_LOSS": "SoftmaxWithLoss", "SPLIT": "Split",
+    "NONE": "", "ABSVAL": "AbsVal", "ACCURACY": "Accuracy", "ARGMAX": "ArgMax", "BNLL": "BNLL",
+    "CONCAT": "Concat", "CONTRASTIVE_LOSS": "ContrastiveLoss", "CONVOLUTION": "Convolution", "CROP": "Crop",
+    "DATA": "Data", "DECONVOLUTION": "Deconvolution", "DROPOUT": "Dropout", "DUMMY_DATA": "DummyData",
+    "ELTWISE": "Eltwise", "EUCLIDEAN_LOSS": "EuclideanLoss", "EXP": "Exp", "FLATTEN": "Flatten",
+    "HDF5_DATA": "HDF5Data", "HDF5_OUTPUT": "HDF5Output", "HINGE_LOSS": "HingeLoss", "IM2COL": "Im2col",
+    "IMAGE_DATA": "ImageData", "INFOGAIN_LOSS": "InfogainLoss", "INNER_PRODUCT": "InnerProduct",
+    "LRN": "LRN", "MEMORY_DATA": "MemoryData", "MULTINOMIAL_LOGISTIC_LOSS": "MultinomialLogisticLoss",
+    "MVN": "MVN", "POOLING": "Pooling", "POWER": "Power", "RELU": "ReLU", "RELU6": "ReLU6",
+    "SIGMOID": "Sigmoid", "SIGMOID_CROSS_ENTROPY_LOSS": "SigmoidCrossEntropyLoss", "SILENCE": "Silence",
+    "SLICE": "Slice", "SOFTMAX": "Softmax", "SOFTMAX_LOSS": "SoftmaxWithLoss", "SPLIT": "Split",
     "TANH": "TanH", "THRESHOLD": "Threshold", "WINDOW_DATA": "WindowData",
 }  # fmt: skip
 """The name of every V1 layer type in the current form (upgrade_proto.cpp, UpgradeV1LayerType)."""
@@ -48,22 +49,29 @@ class Upgraded:
 
 
 def upgrade_net(net: caffe_pb2.NetParameter, lines: Mapping[str, Sequence[int]], source: str) -> Upgraded:
-    """The newest form of a network of any age. `lines` gives the line of every `layer` and `layers` as they stand.
+    """The newest form of a network of any age. `lines` gives the line of every `layer` and `layers` as they
+    stand.
 
     Raises:
         PrototxtError: `layer` mixed with `layers`, unknown V0 types, inputs without or with wrong dimensions.
     """
     found = Findings([], [])
-    numbered = [Numbered(line, x) for line, x in zip(_lines(lines, "layers", net.layers), net.layers, strict=True)]
+    numbered = [
+        Numbered(line, x) for line, x in zip(_lines(lines, "layers", net.layers), net.layers, strict=True)
+    ]
     current = list(zip(_lines(lines, "layer", net.layer), net.layer, strict=True))
     if numbered and current:
-        where = f"`layer` stands beside `layers` (line {numbered[0].line}); a network has one form or the other"
+        where = (
+            f"`layer` stands beside `layers` (line {numbered[0].line}); a network has one form or the other"
+        )
         found.problems.append((current[0][0], where))
     elif numbered:
         current = _upgrade_old(numbered, list(net.input), found)
     inputs = [(0, x) for x in _input_layers(net, {x.name for _, x in current}, found)]
     if found.problems:
-        raise error_of(PrototxtError, source, [f"{source}:{line or 1}: {what}" for line, what in found.problems])
+        raise error_of(
+            PrototxtError, source, [f"{source}:{line or 1}: {what}" for line, what in found.problems]
+        )
     return _assemble(net, inputs + current, found.notes)
 
 
@@ -87,7 +95,9 @@ def _assemble(
 
 
 def _upgrade_batch_norm(layer: caffe_pb2.LayerParameter) -> None:
-    """BatchNorm's three blobs are statistics: the first version asked the user to say lr_mult 0 for each of them."""
+    """BatchNorm's three blobs are statistics: the first version asked the user to say lr_mult 0 for each of
+    them.
+    """
     if layer.type == "BatchNorm" and len(layer.param) == _STATISTICS:
         for param in layer.param:
             param.lr_mult = 0
@@ -113,9 +123,19 @@ def upgrade_v1_layer(v1: caffe_pb2.V1LayerParameter) -> caffe_pb2.LayerParameter
     kind = V1_TYPES[caffe_pb2.V1LayerParameter.LayerType.Name(v1.type)]
     layer = caffe_pb2.LayerParameter(name=v1.name, type=kind, bottom=v1.bottom, top=v1.top)
     for descriptor, value in v1.ListFields():
-        if descriptor.name.endswith("_param") or descriptor.name in ("include", "exclude", "blobs", "loss_weight"):
+        if descriptor.name.endswith("_param") or descriptor.name in (
+            "include",
+            "exclude",
+            "blobs",
+            "loss_weight",
+        ):
             _copy_field(layer, descriptor.name, value)
-    specs = {"name": v1.param, "share_mode": v1.blob_share_mode, "lr_mult": v1.blobs_lr, "decay_mult": v1.weight_decay}
+    specs = {
+        "name": v1.param,
+        "share_mode": v1.blob_share_mode,
+        "lr_mult": v1.blobs_lr,
+        "decay_mult": v1.weight_decay,
+    }
     for name, values in specs.items():
         for index, value in enumerate(values):
             while len(layer.param) <= index:
@@ -136,7 +156,9 @@ def _copy_field(message: caffe_pb2.LayerParameter, name: str, value: Any) -> Non
 
 
 def _move_transformation(layer: caffe_pb2.LayerParameter) -> None:
-    """Old data layers carry scale, mean_file, crop_size and mirror themselves (UpgradeNetDataTransformation)."""
+    """Old data layers carry scale, mean_file, crop_size and mirror themselves
+    (UpgradeNetDataTransformation).
+    """
     if layer.type not in _TRANSFORMED or not layer.HasField(_TRANSFORMED[layer.type]):
         return
     data = getattr(layer, _TRANSFORMED[layer.type])
@@ -146,7 +168,9 @@ def _move_transformation(layer: caffe_pb2.LayerParameter) -> None:
             data.ClearField(name)
 
 
-def _input_layers(net: caffe_pb2.NetParameter, taken: set[str], found: Findings) -> list[caffe_pb2.LayerParameter]:
+def _input_layers(
+    net: caffe_pb2.NetParameter, taken: set[str], found: Findings
+) -> list[caffe_pb2.LayerParameter]:
     """One Input layer for every `input`, named after its blob."""
     if not net.input:
         if net.input_dim or net.input_shape:
@@ -159,7 +183,11 @@ def _input_layers(net: caffe_pb2.NetParameter, taken: set[str], found: Findings)
     layers = []
     for index, blob in enumerate(net.input):
         layer = caffe_pb2.LayerParameter(name=_free_name(blob, taken), type="Input", top=[blob])
-        dims = net.input_shape[index].dim if net.input_shape else net.input_dim[_DIMS * index : _DIMS * (index + 1)]
+        dims = (
+            net.input_shape[index].dim
+            if net.input_shape
+            else net.input_dim[_DIMS * index : _DIMS * (index + 1)]
+        )
         layer.input_param.shape.add().dim.extend(dims)
         taken.add(layer.name)
         layers.append(layer)

@@ -18,11 +18,12 @@ _ANY = "*"
 
 V0_TYPES = {
     "accuracy": "ACCURACY", "bnll": "BNLL", "concat": "CONCAT", "conv": "CONVOLUTION", "data": "DATA",
-    "dropout": "DROPOUT", "euclidean_loss": "EUCLIDEAN_LOSS", "flatten": "FLATTEN", "hdf5_data": "HDF5_DATA",
-    "hdf5_output": "HDF5_OUTPUT", "im2col": "IM2COL", "images": "IMAGE_DATA", "infogain_loss": "INFOGAIN_LOSS",
-    "innerproduct": "INNER_PRODUCT", "lrn": "LRN", "multinomial_logistic_loss": "MULTINOMIAL_LOGISTIC_LOSS",
-    "pool": "POOLING", "relu": "RELU", "sigmoid": "SIGMOID", "softmax": "SOFTMAX", "softmax_loss": "SOFTMAX_LOSS",
-    "split": "SPLIT", "tanh": "TANH", "window_data": "WINDOW_DATA",
+    "dropout": "DROPOUT", "euclidean_loss": "EUCLIDEAN_LOSS", "flatten": "FLATTEN",
+    "hdf5_data": "HDF5_DATA", "hdf5_output": "HDF5_OUTPUT", "im2col": "IM2COL", "images": "IMAGE_DATA",
+    "infogain_loss": "INFOGAIN_LOSS", "innerproduct": "INNER_PRODUCT", "lrn": "LRN",
+    "multinomial_logistic_loss": "MULTINOMIAL_LOGISTIC_LOSS", "pool": "POOLING", "relu": "RELU",
+    "sigmoid": "SIGMOID", "softmax": "SOFTMAX", "softmax_loss": "SOFTMAX_LOSS", "split": "SPLIT",
+    "tanh": "TANH", "window_data": "WINDOW_DATA",
 }  # fmt: skip
 """V0 type to V1 type; "padding" is not here, it becomes part of the layer that reads it."""
 
@@ -77,14 +78,20 @@ class Findings(NamedTuple):
 
 
 def upgrade_v0_layers(layers: Sequence[Numbered], inputs: Sequence[str], found: Findings) -> list[Numbered]:
-    """V1 layers for V0 layers: padding layers become the pad of their readers, flat fields find their messages."""
+    """V1 layers for V0 layers: padding layers become the pad of their readers, flat fields find their
+    messages.
+    """
     upgraded = []
     for line, layer in _fuse_padding(layers, inputs, found):
         if not layer.HasField("layer"):
-            found.problems.append((line, f"layers {layer.name!r} has V1's form in a network of V0's (`layer` inside)"))
+            found.problems.append(
+                (line, f"layers {layer.name!r} has V1's form in a network of V0's (`layer` inside)")
+            )
         elif layer.layer.type not in V0_TYPES:
             known = ", ".join(V0_TYPES)
-            what = f"layers {layer.layer.name!r} has the unknown V0 type {layer.layer.type!r}; known are {known}"
+            what = (
+                f"layers {layer.layer.name!r} has the unknown V0 type {layer.layer.type!r}; known are {known}"
+            )
             found.problems.append((line, what))
         else:
             upgraded.append(Numbered(line, _upgrade(layer, found.notes)))
@@ -103,12 +110,14 @@ def _fuse_padding(layers: Sequence[Numbered], inputs: Sequence[str], found: Find
             if source is None or source.layer.type != "padding":
                 continue
             if original.layer.type not in _WINDOWED or len(original.bottom) != 1 or len(source.bottom) != 1:
-                found.problems.append((line, f"layers {original.layer.name!r} reads the padding layer "
-                    f"{source.layer.name!r}; only a conv or pool layer with this bottom alone can"))  # fmt: skip
+                what = f"layers {original.layer.name!r} reads the padding layer {source.layer.name!r}"
+                found.problems.append((line, f"{what}; only a conv or pool layer with this bottom alone can"))
                 continue
             layer.layer.pad = source.layer.pad
             layer.bottom[index] = source.bottom[0]
-            found.notes.append(f"padding layer {source.layer.name!r} became the pad of {original.layer.name!r}")
+            found.notes.append(
+                f"padding layer {source.layer.name!r} became the pad of {original.layer.name!r}"
+            )
         if original.layer.type != "padding":
             kept.append(Numbered(line, layer))
         maker.update(dict.fromkeys(original.top, original))
@@ -129,7 +138,9 @@ def _upgrade(v0: caffe_pb2.V1LayerParameter, notes: list[str]) -> caffe_pb2.V1La
         elif descriptor.name == "hdf5_output_param" and kind == "hdf5_output":
             v1.hdf5_output_param.CopyFrom(value)
         elif descriptor.name in _FIELDS or descriptor.name not in _HANDLED:
-            notes.append(f"layer {flat.name!r}: {descriptor.name} means nothing for the V0 type {kind!r}, ignored")
+            notes.append(
+                f"layer {flat.name!r}: {descriptor.name} means nothing for the V0 type {kind!r}, ignored"
+            )
     return v1
 
 
