@@ -247,7 +247,7 @@ def _read_text_weights(path: str | os.PathLike[str]) -> Caffemodel:
     source = str(path)
     net = caffe_pb2.NetParameter()
     text = read_text_file(path, MAX_TEXT_BYTES, CaffemodelError)
-    read_text(text, net, source, CaffemodelError)
+    read_text(text, net, source, CaffemodelError, MAX_TEXT_BYTES)
     problems: list[str] = []
     layers = [_from_message(x, x.type, problems) for x in net.layer]
     for old in net.layers:

@@ -50,7 +50,12 @@ class Field(NamedTuple):
 
 
 class BadValueError(ValueError):
-    """A value that its field cannot hold; the text says what the field expects."""
+    """A value that its field cannot hold: what the field expects ("" if nothing definite), what was found."""
+
+    def __init__(self, expects: str, found: str) -> None:
+        self.expects = expects
+        self.found = found
+        super().__init__(f"expects {expects}, {found}" if expects else found)
 
 
 @cache
@@ -103,7 +108,7 @@ def _expectation(field: Field) -> str:
 
 def _bad(expectation: str, negative: bool, token: Token) -> BadValueError:
     found = ("-" if negative else "") + token.text
-    return BadValueError(f"expects {expectation}, found {found[:60]}")
+    return BadValueError(expectation, f"found {found[:60]}")
 
 
 def _whole(token: Token, negative: bool) -> int | None:
@@ -163,7 +168,7 @@ def _escape(match: re.Match[str]) -> bytes:
         return bytes([_ESCAPED[letter]])
     number = int(hexadecimal or short or long, 16) if other is None and not octal else int(octal or "0", 8)
     if other is not None or number > 0x10FFFF or (octal and number > 255):
-        raise BadValueError(f"has an unknown escape {match.group()}")
+        raise BadValueError("", f"has an unknown escape {match.group()}")
     return chr(number).encode("utf-8", "surrogatepass") if short or long else bytes([number])
 
 

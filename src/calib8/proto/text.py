@@ -50,8 +50,7 @@ def parse_prototxt(text: str, source: str = "<text>") -> Prototxt:
     net = caffe_pb2.NetParameter()
     report = read_text(text.replace("\r\n", "\n").replace("\r", "\n"), net, source)
     if not (net.layer or net.layers or net.input):
-        what = "it has no known field" if report.unknown_fields else "it is empty"
-        raise PrototxtError(f"{source}:1: not a network definition: {what}; expected `layer {{ ... }}`")
+        raise PrototxtError(f"{source}:1: not a network definition: it has no `layer` and no `input`")
     upgraded = upgrade_net(net, report.lines, source)
     return Prototxt(source, upgraded.net, report.unknown_fields, upgraded.notes, upgraded.layer_lines)
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from calib8.errors import ModelError, PrototxtError
 from calib8.proto.scalars import BadValueError, Field, fields_of, scalar
-from calib8.proto.tokens import BAD, END, NAME, NUMBER, STRING, SYMBOL, Token, Tokens
+from calib8.proto.tokens import BAD, END, MAX_STRING, NAME, NUMBER, STRING, SYMBOL, Token, Tokens
 
 MAX_DEPTH = 100
 """Messages within messages; protobuf's binary readers stop at 100 too."""
@@ -23,6 +23,11 @@ MAX_UNKNOWN = 200
 """Different unknown fields that are named before the text is refused as something else than a network."""
 MAX_PROBLEMS = 20
 """Wrong values that are listed before reading stops."""
+
+MAX_TOKENS = 2_000_000
+"""Names, values and signs in one text; a network with 1000 layers has about 200,000. Bounds the time."""
+_LONG = 80  # characters of a list of allowed values that is given once only
+_MAX_PIECES = 10_000  # of a string that is written as several in a row
 
 _PLACEHOLDER = re.compile(r"\$[\w{(]|\{\{|\}\}|\{%|<%|%[sdfi(]|@\w+@")
 _CLOSE = {"{": "}", "<": ">"}
@@ -45,19 +50,27 @@ class _State:
     tokens: Tokens
     source: str
     error: type[ModelError]
+    max_tokens: int
     messages: int = 0
     problems: list[str] = field(default_factory=list)
     unknown: dict[str, int] = field(default_factory=dict)
     lines: dict[str, list[int]] = field(default_factory=dict)
+    listed: set[str] = field(default_factory=set)
 
 
-def read_text(text: str, message: Any, source: str, error: type[ModelError] = PrototxtError) -> TextReport:
+def read_text(
+    text: str,
+    message: Any,
+    source: str,
+    error: type[ModelError] = PrototxtError,
+    max_tokens: int = MAX_TOKENS,
+) -> TextReport:
     """Fill `message` from its text form.
 
     Raises:
         ModelError: of type `error`, every problem as "source:line: what"; the message is then incomplete.
     """
-    state = _State(Tokens(text), source, error)
+    state = _State(Tokens(text), source, error, max_tokens)
     _read_message(state, message, (), "")
     if state.problems:
         _give_up(state)
@@ -70,7 +83,7 @@ def _read_message(state: _State, message: Any, path: tuple[str, ...], close: str
     tokens, fields = state.tokens, fields_of(message.DESCRIPTOR)
     start = tokens.token.start
     while not (tokens.take_symbol(close) if close else tokens.token.kind == END):
-        name = _field_name(state, close, path)
+        name = _field_name(state, close, path, start)
         known = fields.get(name.text)
         if known is None:
             _skip_field(state, name, path)
@@ -85,7 +98,7 @@ def _read_message(state: _State, message: Any, path: tuple[str, ...], close: str
             _problem(state, start, f"{_join(path)} lacks its required field {known.name}")
 
 
-def _field_name(state: _State, close: str, path: tuple[str, ...]) -> Token:
+def _field_name(state: _State, close: str, path: tuple[str, ...], start: int) -> Token:
     token = state.tokens.token
     if token.kind == NAME:
         return state.tokens.take()
@@ -93,8 +106,9 @@ def _field_name(state: _State, close: str, path: tuple[str, ...]) -> Token:
         return _extension_name(state)
     place = f" in {_join(path)}" if path else ""
     if token.kind == END:
-        _fail(state, token, f"the file ends{place}: {close!r} is missing")
-    _fail(state, token, f"expected a field name{place}, found {token.text[:60]!r}")
+        line = state.tokens.line(start)
+        _fail(state, token, f"the file ends{place}, which begins in line {line}: {close!r} is missing")
+    _fail(state, token, f"expected a field name{place}, found {_found(state.tokens)}")
 
 
 def _extension_name(state: _State) -> Token:
@@ -134,12 +148,21 @@ def _read_scalars(state: _State, message: Any, known: Field, name: Token, path: 
             value = scalar(known, negative, parts)
         except BadValueError as why:
             hint = _hint(state, parts[0]) if parts[0].kind == NAME else ""
-            _problem(state, parts[0].start, f"{_join((*path, known.name))} {why}{hint}")
+            _problem(state, parts[0].start, f"{_join((*path, known.name))} {_briefly(state, why)}{hint}")
             continue
         if known.repeated:
             getattr(message, known.name).append(value)
         else:
             setattr(message, known.name, value)
+
+
+def _briefly(state: _State, why: BadValueError) -> str:
+    """The reason, with the list of allowed values only where it is new."""
+    if why.expects in state.listed:
+        return f"expects another value (see above), {why.found}"
+    if len(why.expects) > _LONG:
+        state.listed.add(why.expects)
+    return f"expects {why.expects}, {why.found}" if why.expects else why.found
 
 
 def _elements(
@@ -186,8 +209,10 @@ def _scalar_tokens(state: _State, what: str) -> tuple[bool, list[Token]]:
     token = state.tokens.token
     if token.kind not in (NAME, NUMBER, STRING):
         _fail(state, token, f"{what} needs a value, found {_found(state.tokens)}")
+    if state.tokens.taken > state.max_tokens:
+        _fail(state, token, f"more than {state.max_tokens} names, values and signs: not a network definition")
     parts = [state.tokens.take()]
-    while token.kind == STRING and state.tokens.token.kind == STRING:
+    while token.kind == STRING and state.tokens.token.kind == STRING and len(parts) < _MAX_PIECES:
         parts.append(state.tokens.take())
     return negative, parts
 
@@ -235,7 +260,10 @@ def _expect(state: _State, symbol: str, where: str) -> None:
 
 
 def _found(tokens: Tokens) -> str:
-    return "the end of the file" if tokens.token.kind == END else repr(tokens.token.text[:60])
+    token = tokens.token
+    if token.kind == BAD and token.text[0] in "\"'":
+        return f"a string that does not end on its line (or in {MAX_STRING} characters): {token.text[:60]}"
+    return "the end of the file" if token.kind == END else repr(token.text[:60])
 
 
 def _join(path: tuple[str, ...]) -> str:

@@ -15,6 +15,8 @@ _NUMBER = re.compile(r"(?:0[xX][0-9a-fA-F]+|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?
 _WORD = re.compile(r"[^\s{}\[\]<>:;,#\"']+")
 _STOP = {'"': re.compile(r'["\\\n]'), "'": re.compile(r"['\\\n]")}
 _SYMBOLS = frozenset("{}[]<>:;,-/")
+MAX_STRING = 2**20
+"""Characters of a quoted string."""
 
 NAME, NUMBER, STRING, SYMBOL, END, BAD = (
     "a name",
@@ -35,10 +37,11 @@ class Token(NamedTuple):
 
 
 class Tokens:
-    """A text read token by token; `token` is the next one that nobody has taken yet."""
+    """A text read token by token; `token` is the next one, `taken` counts those that were stepped over."""
 
     def __init__(self, text: str) -> None:
         self.text = text
+        self.taken = 0
         self._end = 0
         self._counted = (0, 1)
         self.token = self._scan()
@@ -46,12 +49,14 @@ class Tokens:
     def take(self) -> Token:
         """Return the next token and step over it."""
         taken = self.token
+        self.taken += 1
         self.token = self._scan()
         return taken
 
     def take_symbol(self, symbol: str) -> bool:
         """Step over `symbol` if it comes next, and say whether it did."""
         if self.token.text == symbol and self.token.kind == SYMBOL:
+            self.taken += 1
             self.token = self._scan()
             return True
         return False
@@ -103,6 +108,6 @@ class Tokens:
             if match.group() == "\n":
                 return BAD, match.start()
             if match.group() != "\\":
-                return STRING, match.end()
+                return (STRING if match.end() - start <= MAX_STRING else BAD), match.end()
             place = match.end() + 1
         return BAD, len(self.text)
