@@ -29,6 +29,8 @@ _TRUTH = {
     "0": False,
 }
 _INTEGER = re.compile(r"0[xX][0-9a-fA-F]+|0[0-7]+|[1-9]\d*|0")
+# 010 for a float is eight to some versions of protobuf, ten to others, and an error to most.
+_OCTAL = re.compile(r"0([xX]|\d+$)")
 _LONGEST_FLOAT = 1000  # digits; a million of them would take minutes to convert
 _NOT_FINITE = {"inf": math.inf, "infinity": math.inf, "nan": math.nan}
 _ESCAPE = re.compile(
@@ -141,7 +143,7 @@ def _enum(field: Field, negative: bool, token: Token) -> int:
 def _float(token: Token, negative: bool) -> float:
     if token.kind == NAME and token.text.lower() in _NOT_FINITE:
         value = _NOT_FINITE[token.text.lower()]
-    elif token.kind == NUMBER and len(token.text) < _LONGEST_FLOAT and token.text[:2] not in ("0x", "0X"):
+    elif token.kind == NUMBER and len(token.text) < _LONGEST_FLOAT and not _OCTAL.match(token.text):
         value = float(token.text.rstrip("fF"))
     else:
         raise _bad("a number", negative, token)
@@ -168,7 +170,7 @@ def _escape(match: re.Match[str]) -> bytes:
         return bytes([_ESCAPED[letter]])
     number = int(hexadecimal or short or long, 16) if other is None and not octal else int(octal or "0", 8)
     if other is not None or number > 0x10FFFF or (octal and number > 255):
-        raise BadValueError("", f"has an unknown escape {match.group()}")
+        raise BadValueError("", f"has an unknown escape {match.group()}; a backslash itself is written \\\\")
     return chr(number).encode("utf-8", "surrogatepass") if short or long else bytes([number])
 
 

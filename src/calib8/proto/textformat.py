@@ -71,17 +71,16 @@ def read_text(
         ModelError: of type `error`, every problem as "source:line: what"; the message is then incomplete.
     """
     state = _State(Tokens(text), source, error, max_tokens)
-    _read_message(state, message, (), "")
+    _read_message(state, message, (), "", 0)
     if state.problems:
         _give_up(state)
     unknown = tuple(f"line {line}: {path}" for path, line in state.unknown.items())
     return TextReport(unknown, state.lines)
 
 
-def _read_message(state: _State, message: Any, path: tuple[str, ...], close: str) -> None:
-    """Read fields until `close`, "" for the end of the text."""
+def _read_message(state: _State, message: Any, path: tuple[str, ...], close: str, start: int) -> None:
+    """Read fields until `close`, "" for the end of the text; the message's own name stands at `start`."""
     tokens, fields = state.tokens, fields_of(message.DESCRIPTOR)
-    start = tokens.token.start
     while not (tokens.take_symbol(close) if close else tokens.token.kind == END):
         name = _field_name(state, close, path, start)
         known = fields.get(name.text)
@@ -135,7 +134,7 @@ def _read_submessages(state: _State, message: Any, known: Field, name: Token, pa
             part = part.add()
         else:
             part.SetInParent()
-        _read_message(state, part, (*path, known.name), _open(state, known.name, path))
+        _read_message(state, part, (*path, known.name), _open(state, known.name, path), name.start)
 
 
 def _read_scalars(state: _State, message: Any, known: Field, name: Token, path: tuple[str, ...]) -> None:
