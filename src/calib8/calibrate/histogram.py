@@ -1,0 +1,364 @@
+"""What calibration counts of a blob: the distribution of |x| over all samples, streamed.
+
+A value goes to bin `floor(|x|/width + 0.5)` with `width = max|x| / (bins - 1)`, both evaluated in float64:
+bin j holds what lies around `j * width`. Two ways to get there:
+
+- two passes over the data: `AbsMax`, then `Histogram` over its maximum. Exactly the formula above.
+- one pass: `AdaptiveHistogram` counts into fine bins whose range doubles when a larger |x| arrives, and
+  brings them to the formula's bins at the end. The maximum is exact; the class states the bound on the
+  counts.
+
+Counting is order-independent: the same values give the same counts in any order, in batches of any size, on
+any number of threads, merged or not. One histogram is fed by one thread at a time.
+
+NaN and infinities are counted apart and take no part in the distribution.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.errors import OptionError
+
+DEFAULT_BINS = 2048
+BINS_MULTIPLE = 128
+MAX_BINS = 1 << 20
+DEAD_BELOW = 2.0**-100
+"""A blob whose largest |x| is smaller than this counts as dead."""
+
+_BLOCK = 1 << 15
+_MIN_FINE_BINS = 1 << 16
+_MAX_FINE_BINS = 1 << 20
+_FINE_PER_BIN = 32
+_MIN_EXPONENT = -100
+
+
+def check_bins(bins: int) -> int:
+    """`bins`, if a histogram can have that many: a multiple of 128, at most 2^20.
+
+    Raises:
+        OptionError: says what was found and what can be chosen.
+    """
+    if bins < BINS_MULTIPLE or bins > MAX_BINS or bins % BINS_MULTIPLE:
+        raise OptionError(
+            f"histogram_bin_num is {bins}; it must be a multiple of {BINS_MULTIPLE} "
+            f"from {BINS_MULTIPLE} to {MAX_BINS}, for instance {DEFAULT_BINS}"
+        )
+    return bins
+
+
+@dataclass(frozen=True, eq=False)
+class BlobHistogram:
+    """The distribution of one blob's |x| over all samples.
+
+    Attributes:
+        counts: values per bin, shape (bins,); bin j is centred on `j * width`; sums to `samples`.
+        width: `maximum / (bins - 1)`, in real units.
+        maximum: the largest finite |x|, exact.
+        zeros: values that are exactly 0; they are in `counts[0]` too.
+        nans: NaN values; not in `counts`, not in `samples`.
+        infs: infinities; not in `counts`, not in `samples`.
+        samples: finite values.
+        beyond: values above `maximum`, in the last bin: the data changed between the two passes.
+    """
+
+    counts: NDArray[np.int64]
+    width: float
+    maximum: float
+    zeros: int
+    nans: int
+    infs: int
+    samples: int
+    beyond: int = 0
+
+    @property
+    def bins(self) -> int:
+        """Number of bins."""
+        return int(self.counts.size)
+
+    @property
+    def dead(self) -> bool:
+        """Whether there is no finite value, or none that differs from 0 (largest |x| below `DEAD_BELOW`)."""
+        return self.samples == 0 or self.maximum < DEAD_BELOW
+
+    def without_zeros(self) -> BlobHistogram:
+        """The same distribution without the values that are exactly 0."""
+        counts = self.counts.copy()
+        counts[0] -= self.zeros
+        return replace(self, counts=counts, samples=self.samples - self.zeros, zeros=0)
+
+
+class AbsMax:
+    """First of two passes: the largest finite |x|.
+
+    Attributes:
+        maximum: the largest finite |x| so far; 0 before the first.
+    """
+
+    def __init__(self) -> None:
+        self.maximum = 0.0
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        """Take in an array of any shape."""
+        flat = _flat(values)
+        peak = _peak(flat)
+        if not math.isfinite(peak):
+            peak = _peak(flat[np.isfinite(flat)])
+        self.maximum = max(self.maximum, peak)
+
+    def merge(self, other: AbsMax) -> None:
+        """Take in what another one has seen."""
+        self.maximum = max(self.maximum, other.maximum)
+
+
+class _Counter(ABC):
+    """What the two kinds share: arrays cut into blocks that fit the cache, odd values set apart."""
+
+    def __init__(self, table_size: int) -> None:
+        self.maximum = 0.0
+        self._table = np.zeros(table_size, dtype=np.int64)
+        self._zeros = self._nans = self._infs = self._samples = self._beyond = 0
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        """Count an array of any shape."""
+        flat = _flat(values)
+        for start in range(0, flat.size, _BLOCK):
+            self._add_block(flat[start : start + _BLOCK])
+
+    @abstractmethod
+    def result(self) -> BlobHistogram:
+        """What has been counted so far, in the formula's bins."""
+
+    @abstractmethod
+    def _admit(self, block: NDArray[np.float32], peak: float) -> NDArray[np.float32]:
+        """Make room for the block's largest |x|, or fit the block into the room there is."""
+
+    @abstractmethod
+    def _bins_of(self, block: NDArray[np.float32]) -> NDArray[np.intp]:
+        """The block's bins, in scratch memory. The block may lie in `_scratch.singles`."""
+
+    def _add_block(self, block: NDArray[np.float32]) -> None:
+        peak = _peak(block)
+        if not math.isfinite(peak):
+            block = self._set_non_finite_apart(block)
+            peak = _peak(block)
+        self._samples += block.size
+        block = self._drop_most_zeros(self._admit(block, peak))
+        np.add.at(self._table, self._bins_of(block), 1)
+
+    def _set_non_finite_apart(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
+        finite = block[np.isfinite(block)]
+        nans = int(np.count_nonzero(np.isnan(block)))
+        self._nans += nans
+        self._infs += block.size - finite.size - nans
+        return finite
+
+    def _drop_most_zeros(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Count the zeros; where they are the most, count them in bin 0 at once and return the others.
+
+        A run of equal bins makes each addition wait for the one before: after a ReLU, dropping zeros pays
+        off.
+        """
+        is_other = np.not_equal(block, 0, out=_scratch.flags[: block.size])
+        others = int(np.count_nonzero(is_other))
+        self._zeros += block.size - others
+        if 2 * others >= block.size:
+            return block
+        self._table[0] += block.size - others
+        return np.compress(is_other, block, out=_scratch.singles[:others])
+
+    def _merge_tallies(self, other: _Counter) -> None:
+        self._zeros += other._zeros
+        self._nans += other._nans
+        self._infs += other._infs
+        self._samples += other._samples
+        self._beyond += other._beyond
+
+    def _histogram(self, counts: NDArray[np.int64]) -> BlobHistogram:
+        counts.flags.writeable = False
+        width = self.maximum / (counts.size - 1)
+        tallies = (self._zeros, self._nans, self._infs, self._samples, self._beyond)
+        return BlobHistogram(counts, width, self.maximum, *tallies)
+
+
+class Histogram(_Counter):
+    """Second of two passes: counts per bin, exactly as the formula says, over a maximum that is known.
+
+    A larger value than that maximum (data that are not the same in both passes) goes to the last bin and is
+    reported in `BlobHistogram.beyond`.
+
+    Args:
+        maximum: the largest finite |x| of the first pass.
+        bins: number of bins, a multiple of 128.
+
+    Raises:
+        OptionError: that many bins are not possible.
+    """
+
+    def __init__(self, maximum: float, bins: int = DEFAULT_BINS) -> None:
+        super().__init__(check_bins(bins))
+        self.maximum = float(maximum)
+        # All that is admitted over a maximum of 0 is 0, whatever the divisor.
+        self._divisor = self.maximum / (bins - 1) or 1.0
+
+    def merge(self, other: Histogram) -> None:
+        """Add the counts of a histogram over the same maximum and number of bins."""
+        if (self.maximum, self._table.size) != (other.maximum, other._table.size):
+            raise ValueError("histograms over different bins cannot be merged")
+        self._table += other._table
+        self._merge_tallies(other)
+
+    def result(self) -> BlobHistogram:
+        """What has been counted so far."""
+        return self._histogram(self._table.copy())
+
+    def _admit(self, block: NDArray[np.float32], peak: float) -> NDArray[np.float32]:
+        if peak <= self.maximum:
+            return block
+        sizes = np.abs(block)
+        self._beyond += int(np.count_nonzero(sizes > self.maximum))
+        return np.minimum(sizes, np.float32(self.maximum))
+
+    def _bins_of(self, block: NDArray[np.float32]) -> NDArray[np.intp]:
+        singles, doubles = _scratch.singles[: block.size], _scratch.doubles[: block.size]
+        bins = _scratch.bins[: block.size]
+        np.abs(block, out=singles)
+        np.divide(singles, self._divisor, out=doubles, dtype=np.float64)
+        np.add(doubles, 0.5, out=doubles)
+        np.copyto(bins, doubles, casting="unsafe")  # truncates, which is floor: nothing is negative
+        return bins
+
+
+class AdaptiveHistogram(_Counter):
+    """One pass: fine bins over [0, 2^e), with the smallest 2^e above the largest |x| so far.
+
+    A larger |x| doubles the range and adds the fine bins up in pairs. Widths are powers of two, so that
+    scaling and pairing are exact and the fine counts depend on the values alone, not on their order. There
+    are 32 fine bins for a bin, within [2^16, 2^20]; at least half of them are in use.
+
+    `result` gives each of the formula's bins the fine bins inside it. A fine bin across an edge is divided in
+    proportion, or goes whole to the side of its middle if both its neighbours are empty (discrete data).
+
+    The bound: `maximum`, `zeros`, `samples` are exact. At every edge between two bins the cumulative count is
+    off by at most what the one fine bin across that edge holds; so a value moves by one bin at most, and only
+    from within `width/16` of an edge (default 2048 bins).
+
+    Args:
+        bins: number of bins of the result, a multiple of 128.
+
+    Raises:
+        OptionError: that many bins are not possible.
+    """
+
+    def __init__(self, bins: int = DEFAULT_BINS) -> None:
+        wanted = 1 << (_FINE_PER_BIN * check_bins(bins) - 1).bit_length()
+        super().__init__(min(max(wanted, _MIN_FINE_BINS), _MAX_FINE_BINS))
+        self.bins = bins
+        self._exponent: int | None = None
+
+    @property
+    def fine_width(self) -> float:
+        """Width of a fine bin in real units; 0 before the first value that is not 0."""
+        return 0.0 if self._exponent is None else math.ldexp(1.0, self._exponent) / self._table.size
+
+    def merge(self, other: AdaptiveHistogram) -> None:
+        """Take in what another one has counted; `other` stays as it is."""
+        if self._table.size != other._table.size:
+            raise ValueError("histograms over different bins cannot be merged")
+        self._reach(other.maximum)
+        shift = 0
+        if self._exponent is not None and other._exponent is not None:
+            shift = self._exponent - other._exponent
+        self._table += _coarsen(other._table, shift)
+        self._merge_tallies(other)
+
+    def result(self) -> BlobHistogram:
+        """What has been counted so far, in bins of `maximum / (bins - 1)`."""
+        counts = np.zeros(self.bins, dtype=np.int64)
+        if self._exponent is None:
+            counts[0] = self._samples
+            return self._histogram(counts)
+        fine = self._table.copy()
+        fine[0] -= self._zeros  # zeros belong to bin 0, however the first fine bin is divided
+        counts += _rebin(fine, self.fine_width, self.maximum / (self.bins - 1), self.bins)
+        counts[0] += self._zeros
+        return self._histogram(counts)
+
+    def _admit(self, block: NDArray[np.float32], peak: float) -> NDArray[np.float32]:
+        if peak > self.maximum:
+            self._reach(peak)
+        return block
+
+    def _reach(self, peak: float) -> None:
+        self.maximum = max(self.maximum, peak)
+        if self.maximum == 0:
+            return
+        exponent = max(math.frexp(self.maximum)[1], _MIN_EXPONENT)
+        if self._exponent is not None:
+            self._table = _coarsen(self._table, exponent - self._exponent)
+        self._exponent = exponent
+
+    def _bins_of(self, block: NDArray[np.float32]) -> NDArray[np.intp]:
+        singles, bins = _scratch.singles[: block.size], _scratch.bins[: block.size]
+        np.abs(block, out=singles)
+        if self._exponent is not None:
+            scale = math.ldexp(float(self._table.size), -self._exponent)
+            np.multiply(singles, np.float32(scale), out=singles)
+        np.copyto(bins, singles, casting="unsafe")
+        return bins
+
+
+def _coarsen(table: NDArray[np.int64], doublings: int) -> NDArray[np.int64]:
+    """The counts of bins that are 2^doublings times as wide, in a table of the same size."""
+    if doublings == 0:
+        return table
+    coarse = np.zeros_like(table)
+    group = min(1 << min(doublings, 62), table.size)
+    coarse[: table.size // group] = table.reshape(-1, group).sum(axis=1)
+    return coarse
+
+
+def _rebin(fine: NDArray[np.int64], fine_width: float, width: float, bins: int) -> NDArray[np.int64]:
+    """Counts in bins around `j * width` from counts in [k * fine_width, (k + 1) * fine_width). Keeps the sum.
+
+    Works on the cumulative count at every edge `(j - 0.5) * width`, rounded: it cannot decrease, so no count
+    is negative.
+    """
+    below = np.concatenate(([0], np.cumsum(fine)))
+    edges = (np.arange(1, bins) - 0.5) * (width / fine_width)
+    across = np.minimum(edges.astype(np.intp), fine.size - 1)
+    part = edges - across
+    padded = np.concatenate(([0], fine, [0]))
+    alone = (padded[across] == 0) & (padded[across + 2] == 0)
+    share = np.where(alone, part > 0.5, part)
+    at_edge = below[across] + np.floor(share * fine[across] + 0.5).astype(np.int64)
+    counts: NDArray[np.int64] = np.diff(at_edge, prepend=0, append=below[-1])
+    return counts
+
+
+def _flat(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(values, dtype=np.float32).reshape(-1)
+
+
+def _peak(flat: NDArray[np.float32]) -> float:
+    """The largest |x|; NaN if there is one; 0 for nothing. Two reads of the cache, and no array of |x|."""
+    return max(float(flat.max()), -float(flat.min()), 0.0) if flat.size else 0.0
+
+
+class _Scratch(threading.local):
+    """Working memory of one block, per thread. Kept: fresh pages cost more than the arithmetic on them."""
+
+    def __init__(self) -> None:
+        self.singles = np.empty(_BLOCK, dtype=np.float32)
+        self.doubles = np.empty(_BLOCK, dtype=np.float64)
+        self.bins = np.empty(_BLOCK, dtype=np.intp)
+        self.flags = np.empty(_BLOCK, dtype=np.bool_)
+
+
+_scratch = _Scratch()
