@@ -1,0 +1,96 @@
+"""Net and Layer: frozen, in Caffe's order, every value written once.
+
+Caffe lets a layer overwrite its bottom (in place). Here every write makes a value of its own: the last write of a
+blob owns the blob's bare name, each earlier one is called `blob@layer` after the layer that wrote it. Whoever asks for
+a blob by its Caffe name therefore gets what Caffe would show after a forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of the network after phases are resolved.
+
+    Attributes:
+        bottoms, tops: names of values (see the module's text), in the prototxt's order.
+        bottom_blobs, top_blobs: the same as the prototxt spells them.
+        param: the LayerParameter, without blobs. Do not change it.
+        blobs: the weights, float32, as the caffemodel has them; empty when the net was built without weights.
+    """
+
+    name: str
+    type: str
+    bottoms: tuple[str, ...]
+    tops: tuple[str, ...]
+    bottom_blobs: tuple[str, ...]
+    top_blobs: tuple[str, ...]
+    param: Any
+    blobs: tuple[NDArray[np.float32], ...] = ()
+
+
+@dataclass(frozen=True)
+class Net:
+    """A network: layers in execution order.
+
+    Attributes:
+        source: the prototxt's path, for messages and for finding the user's Python layers.
+        notes: what was changed or left out while building, one sentence each.
+        has_weights: whether a caffemodel was bound.
+    """
+
+    name: str
+    source: str
+    layers: tuple[Layer, ...]
+    notes: tuple[str, ...] = ()
+    has_weights: bool = False
+    values_of_blob: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def layer_by_name(self) -> dict[str, Layer]:
+        """Every layer under its name."""
+        return {layer.name: layer for layer in self.layers}
+
+    @cached_property
+    def producer(self) -> dict[str, Layer]:
+        """The layer that writes each value."""
+        return {top: layer for layer in self.layers for top in layer.tops}
+
+    @cached_property
+    def consumers(self) -> dict[str, tuple[Layer, ...]]:
+        """The layers that read each value, in order; every value has an entry."""
+        found: dict[str, list[Layer]] = {top: [] for layer in self.layers for top in layer.tops}
+        for layer in self.layers:
+            for bottom in dict.fromkeys(layer.bottoms):
+                found[bottom].append(layer)
+        return {value: tuple(readers) for value, readers in found.items()}
+
+    @cached_property
+    def blob_of(self) -> dict[str, str]:
+        """The Caffe blob that each value is a version of."""
+        return {v: blob for blob, values in self.values_of_blob.items() for v in values}
+
+    @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        """Blobs that no layer reads, in the order of their layers: Caffe's net outputs."""
+        return tuple(
+            top
+            for layer in self.layers
+            for top, blob in zip(layer.tops, layer.top_blobs, strict=True)
+            if top == blob and not self.consumers[top]
+        )
+
+    def with_weights(self, blobs: Mapping[str, tuple[NDArray[np.float32], ...]]) -> Net:
+        """The same net with other weights, by layer name; layers that are not named keep theirs."""
+        layers = tuple(replace(x, blobs=tuple(blobs.get(x.name, x.blobs))) for x in self.layers)
+        return replace(self, layers=layers, has_weights=True)

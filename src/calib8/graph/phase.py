@@ -1,0 +1,30 @@
+"""Which layers of a prototxt take part in a phase.
+
+Source: BVLC/caffe, src/caffe/net.cpp, Net::FilterNet and Net::StateMeetsRule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+
+def layer_takes_part(param: Any, phase: int, level: int = 0, stages: Collection[str] = ()) -> bool:
+    """Whether a LayerParameter belongs to the net in this state.
+
+    With `include` rules, one of them must be met; with `exclude` rules, none of them. Without rules it is in.
+    A layer with rules of both kinds is Caffe's error, which `graph.build` refuses before.
+    """
+    if param.include:
+        return any(_meets(rule, phase, level, stages) for rule in param.include)
+    return not any(_meets(rule, phase, level, stages) for rule in param.exclude)
+
+
+def _meets(rule: Any, phase: int, level: int, stages: Collection[str]) -> bool:
+    if rule.HasField("phase") and rule.phase != phase:
+        return False
+    if rule.HasField("min_level") and level < rule.min_level:
+        return False
+    if rule.HasField("max_level") and level > rule.max_level:
+        return False
+    return all(s in stages for s in rule.stage) and not any(s in stages for s in rule.not_stage)
