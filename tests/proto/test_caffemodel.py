@@ -135,9 +135,7 @@ def test_single_values_beyond_one_block():
 
 def test_v1_file(tmp_path):
     net = caffe_pb2.NetParameter(name="old")
-    net.layers.add(
-        name="conv", type="CONVOLUTION", blobs=[caffe_pb2.BlobProto(num=1, channels=6, data=_VALUES)]
-    )
+    net.layers.add(name="conv", type="CONVOLUTION", blobs=[caffe_pb2.BlobProto(num=1, channels=6, data=_VALUES)])
     net.layers[0].blobs[0].height = net.layers[0].blobs[0].width = 1
     data = net.SerializeToString() + _message(2, _message(4, b"fork") + b"\x28\xe7\x07")
     layers = read_caffemodel(_file(tmp_path, data)).layers
@@ -163,9 +161,7 @@ def test_forks_numbers_for_parameters_do_not_matter(tmp_path):
 
 
 def test_names_in_other_codes(tmp_path):
-    model = read_caffemodel(
-        _file(tmp_path, _current(name=b"caf\xe9") + _message(100, _message(1, "网".encode())))
-    )
+    model = read_caffemodel(_file(tmp_path, _current(name=b"caf\xe9") + _message(100, _message(1, "网".encode()))))
     assert [x.name for x in model.layers] == ["caf\xe9", "网"]
 
 
@@ -176,9 +172,7 @@ def test_text_weights(tmp_path):
     old.layers.add(name="a", type="INNER_PRODUCT", blobs=[blob_to_proto(_VALUES.reshape(3, 2))])
     oldest = caffe_pb2.NetParameter(name="n")
     oldest.layers.add().layer.CopyFrom(
-        caffe_pb2.V0LayerParameter(
-            name="a", type="innerproduct", blobs=[blob_to_proto(_VALUES.reshape(3, 2))]
-        )
+        caffe_pb2.V0LayerParameter(name="a", type="innerproduct", blobs=[blob_to_proto(_VALUES.reshape(3, 2))])
     )
     for message in (net, old, oldest):
         text = "# weights\r\n" + text_format.MessageToString(message)
@@ -240,9 +234,7 @@ def test_paths_that_are_no_files_are_refused(tmp_path):
 
 
 def test_a_truncated_file_is_refused_wherever_it_is_cut(tmp_path):
-    whole = _current(
-        blob_to_proto(_VALUES).SerializeToString(), blob_to_proto(_VALUES[:3]).SerializeToString()
-    )
+    whole = _current(blob_to_proto(_VALUES).SerializeToString(), blob_to_proto(_VALUES[:3]).SerializeToString())
     name_ends = len(_message(1, b"net"))
     for size in range(1, len(whole)):
         with pytest.raises(CaffemodelError) as caught:
@@ -316,9 +308,7 @@ _SMALL = _current(
 
 
 @settings(max_examples=300, deadline=None)
-@given(
-    st.lists(st.tuples(st.integers(0, len(_SMALL) - 1), st.binary(max_size=4), st.integers(0, 4)), max_size=4)
-)
+@given(st.lists(st.tuples(st.integers(0, len(_SMALL) - 1), st.binary(max_size=4), st.integers(0, 4)), max_size=4))
 def test_damaged_files_are_read_or_refused(tmp_path_factory, damages):
     data = bytearray(_SMALL)
     for place, new, skipped in damages:

@@ -35,9 +35,7 @@ def _label(field: object) -> str:
     return {1: "optional", 2: "required", 3: "repeated"}[field.label]
 
 
-@pytest.mark.parametrize(
-    ("name", "module"), [("caffe.proto", caffe_pb2), ("calibration.proto", calibration_pb2)]
-)
+@pytest.mark.parametrize(("name", "module"), [("caffe.proto", caffe_pb2), ("calibration.proto", calibration_pb2)])
 def test_generated_module_is_the_schema(name, module):
     declared = _declared(name)
     generated = module.DESCRIPTOR.message_types_by_name
@@ -114,9 +112,7 @@ def test_calibration_table_messages(message, fields):
 
 
 def test_calibration_table_bytes_are_unpacked():
-    layer = calibration_pb2.LayerCalibrationParameter(
-        name="p", threshold_y=[1.0, 2.0], threshold_x_quantized=[3, 4]
-    )
+    layer = calibration_pb2.LayerCalibrationParameter(name="p", threshold_y=[1.0, 2.0], threshold_x_quantized=[3, 4])
     expected = b"\x0a\x01p" + b"\x15\x00\x00\x80\x3f" + b"\x15\x00\x00\x00\x40" + b"\x20\x03\x20\x04"
     assert layer.SerializeToString() == expected
 

@@ -278,9 +278,7 @@ def test_v0_fields_that_mean_nothing_for_their_type_are_noted():
 
 
 def test_stale_learning_rates_of_batch_norm_are_zeroed():
-    text = (
-        'layer { name: "bn" type: "BatchNorm" param { lr_mult: 1 } param { } param { lr_mult: 2 name: "n" } }'
-    )
+    text = 'layer { name: "bn" type: "BatchNorm" param { lr_mult: 1 } param { } param { lr_mult: 2 name: "n" } }'
     (layer,) = parse_prototxt(text).net.layer
     assert [(x.lr_mult, x.decay_mult) for x in layer.param] == [(0, 0)] * 3
     assert layer.param[2].name == "n"

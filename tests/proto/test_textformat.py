@@ -181,9 +181,7 @@ def test_refusals_name_line_field_and_what_was_expected(text, line, words):
 
 def test_all_wrong_values_are_reported_together():
     with pytest.raises(PrototxtError) as caught:
-        _read(
-            "layer { name: a\n type: b\n pooling_param { pool: X\n pool: MAX\n kernel_size: -3 } phase: NO }"
-        )
+        _read("layer { name: a\n type: b\n pooling_param { pool: X\n pool: MAX\n kernel_size: -3 } phase: NO }")
     assert [p.split(": ")[0] for p in caught.value.problems] == [f"a.prototxt:{n}" for n in (1, 2, 3, 5, 5)]
 
 

@@ -111,9 +111,7 @@ def shaped(values: NDArray[Any], shape: list[int]) -> NDArray[np.float32]:
     if math.prod(d or 1 for d in shape) > _MAX_PRODUCT:
         raise BlobError(f"has the shape {_by(shape)}, which is more than {_MAX_PRODUCT} values")
     if math.prod(shape) != values.size:
-        raise BlobError(
-            f"has the shape {_by(shape)}, which is {math.prod(shape)} values, but {values.size} are stored"
-        )
+        raise BlobError(f"has the shape {_by(shape)}, which is {math.prod(shape)} values, but {values.size} are stored")
     with np.errstate(over="ignore"):
         array = values.astype(np.float32, copy=False).reshape(shape)
     array.flags.writeable = False
@@ -155,9 +153,7 @@ def _take_values(reader: Reader, field: Field, end: int, chunks: list[NDArray[An
         return _take_run(reader, field, end, chunks, dtype)
     count, rest = divmod(field.end - field.start, size)
     if rest:
-        raise WireError(
-            field.tag, f"{field.end - field.start} bytes of data are no whole number of {size}-byte values"
-        )
+        raise WireError(field.tag, f"{field.end - field.start} bytes of data are no whole number of {size}-byte values")
     if count:
         chunks.append(np.frombuffer(reader.data, dtype=dtype, count=count, offset=field.start))
     return field.end
@@ -182,15 +178,11 @@ def _take_run(reader: Reader, field: Field, end: int, chunks: list[NDArray[Any]]
 def _raw(reader: Reader, field: Field, raw_type: int) -> NDArray[Any]:
     """NVIDIA's and OpenCV's `raw_data`: float16 weights, mostly."""
     if raw_type not in _RAW_DTYPES:
-        raise WireError(
-            field.tag, f"raw_data_type {raw_type} is unknown; known are 0 to {len(_RAW_DTYPES) - 1}"
-        )
+        raise WireError(field.tag, f"raw_data_type {raw_type} is unknown; known are 0 to {len(_RAW_DTYPES) - 1}")
     dtype = np.dtype(_RAW_DTYPES[raw_type])
     count, rest = divmod(field.end - field.start, dtype.itemsize)
     if rest:
-        raise WireError(
-            field.tag, f"{field.end - field.start} bytes of raw_data are no whole number of {dtype} values"
-        )
+        raise WireError(field.tag, f"{field.end - field.start} bytes of raw_data are no whole number of {dtype} values")
     return np.frombuffer(reader.data, dtype=dtype, count=count, offset=field.start)
 
 

@@ -108,9 +108,7 @@ def read_caffemodel(path: str | os.PathLike[str]) -> Caffemodel:
     if start.startswith(_HDF5_MAGIC):
         from calib8.proto.hdf5 import read_hdf5_layers  # noqa: PLC0415 - h5py is an extra
 
-        return Caffemodel(
-            source, "", tuple(LayerWeights(n, "", blobs) for n, blobs in read_hdf5_layers(path))
-        )
+        return Caffemodel(source, "", tuple(LayerWeights(n, "", blobs) for n, blobs in read_hdf5_layers(path)))
     _refuse_foreign(source, start)
     if _is_text(start):
         return _read_text_weights(path)
@@ -135,9 +133,7 @@ def _refuse_foreign(source: str, start: bytes) -> None:
         if start.startswith(magic):
             raise CaffemodelError(f"{source}: at byte 0: the file is {what}")
     if start.lstrip().lower().startswith(_PAGE_STARTS):
-        raise CaffemodelError(
-            f"{source}: at byte 0: the file is a web page (a failed download?), not a caffemodel"
-        )
+        raise CaffemodelError(f"{source}: at byte 0: the file is a web page (a failed download?), not a caffemodel")
 
 
 def _is_text(start: bytes) -> bool:
@@ -251,10 +247,10 @@ def _read_text_weights(path: str | os.PathLike[str]) -> Caffemodel:
     problems: list[str] = []
     layers = [_from_message(x, x.type, problems) for x in net.layer]
     for old in net.layers:
-        inner = old.layer if old.HasField("layer") else old
-        layers.append(
-            _from_message(inner, v0_type(inner.type) if inner is not old else v1_type(old.type), problems)
-        )
+        if old.HasField("layer"):
+            layers.append(_from_message(old.layer, v0_type(old.layer.type), problems))
+        else:
+            layers.append(_from_message(old, v1_type(old.type), problems))
     if problems:
         raise CaffemodelError(f"{source}: blobs do not fit their shapes", problems)
     if not any(layer.blobs for layer in layers):

@@ -38,9 +38,7 @@ def write_caffemodel(
                 file.write(part)
 
 
-def _layer_parts(
-    layer: caffe_pb2.LayerParameter, blobs: Sequence[NDArray[Any]]
-) -> Iterator[bytes | memoryview]:
+def _layer_parts(layer: caffe_pb2.LayerParameter, blobs: Sequence[NDArray[Any]]) -> Iterator[bytes | memoryview]:
     """The bytes of one layer in protobuf's order of field numbers: the fields before `blobs`, the blobs, the
     others.
     """

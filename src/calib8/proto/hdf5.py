@@ -61,9 +61,7 @@ def _child(h5py: Any, group: Any, name: str) -> Any:
     if isinstance(link, h5py.ExternalLink):
         raise ValueError(f"{group.name}/{name} is a link to another file, which is not followed")
     if link is not None and group.get(name) is None:
-        raise ValueError(
-            f"{group.name}/{name} is a link to {getattr(link, 'path', 'something')!r}, which is not there"
-        )
+        raise ValueError(f"{group.name}/{name} is a link to {getattr(link, 'path', 'something')!r}, which is not there")
     return group.get(name)
 
 
@@ -73,9 +71,7 @@ def _layers(
     """Every group below that has blobs, or that is empty: a layer without weights."""
     count[0] += 1
     if depth > MAX_DEPTH or count[0] > MAX_GROUPS:
-        raise ValueError(
-            f"groups are nested deeper than {MAX_DEPTH} or more than {MAX_GROUPS}: a circle of links?"
-        )
+        raise ValueError(f"groups are nested deeper than {MAX_DEPTH} or more than {MAX_GROUPS}: a circle of links?")
     members = {name: _child(h5py, group, name) for name in group}
     blobs = {name: member for name, member in members.items() if isinstance(member, h5py.Dataset)}
     if prefix and (blobs or not members):

@@ -71,9 +71,7 @@ def _field(descriptor: Any) -> Field:
     repeated = descriptor.is_repeated if hasattr(descriptor, "is_repeated") else descriptor.label == 3
     required = descriptor.is_required if hasattr(descriptor, "is_required") else descriptor.label == 2
     values = {v.name: v.number for v in descriptor.enum_type.values} if descriptor.enum_type else {}
-    return Field(
-        descriptor.name, _KINDS[descriptor.type], repeated, required, descriptor.message_type, values
-    )
+    return Field(descriptor.name, _KINDS[descriptor.type], repeated, required, descriptor.message_type, values)
 
 
 def scalar(field: Field, negative: bool, tokens: list[Token]) -> Any:

@@ -81,9 +81,7 @@ def decode_text(data: bytes, source: str, error: type[ModelError]) -> str:
     nul = data.find(b"\0")
     if nul >= 0:
         line = data.count(b"\n", 0, nul) + 1
-        raise error(
-            f"{source}:{line}: a binary file (a caffemodel?) where a text file (a prototxt) is expected"
-        )
+        raise error(f"{source}:{line}: a binary file (a caffemodel?) where a text file (a prototxt) is expected")
     data = data.removeprefix(b"\xef\xbb\xbf")
     try:
         return data.decode("utf-8")

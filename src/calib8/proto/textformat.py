@@ -164,9 +164,7 @@ def _briefly(state: _State, why: BadValueError) -> str:
     return f"expects {why.expects}, {why.found}" if why.expects else why.found
 
 
-def _elements(
-    state: _State, known: Field, name: Token, path: tuple[str, ...], *, colon_needed: bool
-) -> Iterator[None]:
+def _elements(state: _State, known: Field, name: Token, path: tuple[str, ...], *, colon_needed: bool) -> Iterator[None]:
     """Step to every value of a field: one, or those of a [list]."""
     tokens = state.tokens
     if not tokens.take_symbol(":") and colon_needed:
@@ -191,9 +189,7 @@ def _open(state: _State, name: str, path: tuple[str, ...]) -> str:
     """Step into a message and return what closes it."""
     token = state.tokens.token
     if token.kind != SYMBOL or token.text not in _CLOSE:
-        _fail(
-            state, token, f"{_join((*path, name))} is a message: expected '{{', found {_found(state.tokens)}"
-        )
+        _fail(state, token, f"{_join((*path, name))} is a message: expected '{{', found {_found(state.tokens)}")
     state.tokens.take()
     state.messages += 1
     if state.messages > MAX_MESSAGES:
@@ -297,6 +293,4 @@ def _give_up(state: _State) -> NoReturn:
 
 def error_of(error: type[ModelError], source: str, problems: Sequence[str]) -> ModelError:
     """One error for all problems; each of them begins with its "file:line"."""
-    return (
-        error(problems[0]) if len(problems) == 1 else error(f"{source}: {len(problems)} problems", problems)
-    )
+    return error(problems[0]) if len(problems) == 1 else error(f"{source}: {len(problems)} problems", problems)

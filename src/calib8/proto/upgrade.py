@@ -56,22 +56,16 @@ def upgrade_net(net: caffe_pb2.NetParameter, lines: Mapping[str, Sequence[int]],
         PrototxtError: `layer` mixed with `layers`, unknown V0 types, inputs without or with wrong dimensions.
     """
     found = Findings([], [])
-    numbered = [
-        Numbered(line, x) for line, x in zip(_lines(lines, "layers", net.layers), net.layers, strict=True)
-    ]
+    numbered = [Numbered(line, x) for line, x in zip(_lines(lines, "layers", net.layers), net.layers, strict=True)]
     current = list(zip(_lines(lines, "layer", net.layer), net.layer, strict=True))
     if numbered and current:
-        where = (
-            f"`layer` stands beside `layers` (line {numbered[0].line}); a network has one form or the other"
-        )
+        where = f"`layer` stands beside `layers` (line {numbered[0].line}); a network has one form or the other"
         found.problems.append((current[0][0], where))
     elif numbered:
         current = _upgrade_old(numbered, list(net.input), found)
     inputs = [(0, x) for x in _input_layers(net, {x.name for _, x in current}, found)]
     if found.problems:
-        raise error_of(
-            PrototxtError, source, [f"{source}:{line or 1}: {what}" for line, what in found.problems]
-        )
+        raise error_of(PrototxtError, source, [f"{source}:{line or 1}: {what}" for line, what in found.problems])
     return _assemble(net, inputs + current, found.notes)
 
 
@@ -130,7 +124,7 @@ def upgrade_v1_layer(v1: caffe_pb2.V1LayerParameter) -> caffe_pb2.LayerParameter
             "loss_weight",
         ):
             _copy_field(layer, descriptor.name, value)
-    specs = {
+    specs: dict[str, Sequence[Any]] = {
         "name": v1.param,
         "share_mode": v1.blob_share_mode,
         "lr_mult": v1.blobs_lr,
@@ -145,7 +139,7 @@ def upgrade_v1_layer(v1: caffe_pb2.V1LayerParameter) -> caffe_pb2.LayerParameter
     return layer
 
 
-def _copy_field(message: caffe_pb2.LayerParameter, name: str, value: Any) -> None:
+def _copy_field(message: caffe_pb2.LayerParameter | caffe_pb2.NetParameter, name: str, value: Any) -> None:
     current = getattr(message, name)
     if hasattr(current, "CopyFrom"):
         current.CopyFrom(value)
@@ -168,9 +162,7 @@ def _move_transformation(layer: caffe_pb2.LayerParameter) -> None:
             data.ClearField(name)
 
 
-def _input_layers(
-    net: caffe_pb2.NetParameter, taken: set[str], found: Findings
-) -> list[caffe_pb2.LayerParameter]:
+def _input_layers(net: caffe_pb2.NetParameter, taken: set[str], found: Findings) -> list[caffe_pb2.LayerParameter]:
     """One Input layer for every `input`, named after its blob."""
     if not net.input:
         if net.input_dim or net.input_shape:
@@ -183,11 +175,7 @@ def _input_layers(
     layers = []
     for index, blob in enumerate(net.input):
         layer = caffe_pb2.LayerParameter(name=_free_name(blob, taken), type="Input", top=[blob])
-        dims = (
-            net.input_shape[index].dim
-            if net.input_shape
-            else net.input_dim[_DIMS * index : _DIMS * (index + 1)]
-        )
+        dims = net.input_shape[index].dim if net.input_shape else net.input_dim[_DIMS * index : _DIMS * (index + 1)]
         layer.input_param.shape.add().dim.extend(dims)
         taken.add(layer.name)
         layers.append(layer)

@@ -84,14 +84,10 @@ def upgrade_v0_layers(layers: Sequence[Numbered], inputs: Sequence[str], found: 
     upgraded = []
     for line, layer in _fuse_padding(layers, inputs, found):
         if not layer.HasField("layer"):
-            found.problems.append(
-                (line, f"layers {layer.name!r} has V1's form in a network of V0's (`layer` inside)")
-            )
+            found.problems.append((line, f"layers {layer.name!r} has V1's form in a network of V0's (`layer` inside)"))
         elif layer.layer.type not in V0_TYPES:
             known = ", ".join(V0_TYPES)
-            what = (
-                f"layers {layer.layer.name!r} has the unknown V0 type {layer.layer.type!r}; known are {known}"
-            )
+            what = f"layers {layer.layer.name!r} has the unknown V0 type {layer.layer.type!r}; known are {known}"
             found.problems.append((line, what))
         else:
             upgraded.append(Numbered(line, _upgrade(layer, found.notes)))
@@ -115,9 +111,7 @@ def _fuse_padding(layers: Sequence[Numbered], inputs: Sequence[str], found: Find
                 continue
             layer.layer.pad = source.layer.pad
             layer.bottom[index] = source.bottom[0]
-            found.notes.append(
-                f"padding layer {source.layer.name!r} became the pad of {original.layer.name!r}"
-            )
+            found.notes.append(f"padding layer {source.layer.name!r} became the pad of {original.layer.name!r}")
         if original.layer.type != "padding":
             kept.append(Numbered(line, layer))
         maker.update(dict.fromkeys(original.top, original))
@@ -138,9 +132,7 @@ def _upgrade(v0: caffe_pb2.V1LayerParameter, notes: list[str]) -> caffe_pb2.V1La
         elif descriptor.name == "hdf5_output_param" and kind == "hdf5_output":
             v1.hdf5_output_param.CopyFrom(value)
         elif descriptor.name in _FIELDS or descriptor.name not in _HANDLED:
-            notes.append(
-                f"layer {flat.name!r}: {descriptor.name} means nothing for the V0 type {kind!r}, ignored"
-            )
+            notes.append(f"layer {flat.name!r}: {descriptor.name} means nothing for the V0 type {kind!r}, ignored")
     return v1
 
 

@@ -76,9 +76,7 @@ class Reader:
         else:
             stop = place + _FIXED_BYTES[wire]
         if stop > end:
-            raise WireError(
-                start, f"a field of {stop - place} bytes begins here, {stop - end} more than there are"
-            )
+            raise WireError(start, f"a field of {stop - place} bytes begins here, {stop - end} more than there are")
         return Field(number, wire, value, place, stop, start)
 
     def varint(self, start: int, end: int) -> tuple[int, int]:
@@ -90,9 +88,7 @@ class Reader:
             if byte < 0x80:
                 return value & 0xFFFFFFFFFFFFFFFF, place + 1
             shift += 7
-        raise WireError(
-            start, "the data end inside a number" if end < start + 10 else "a number has over ten bytes"
-        )
+        raise WireError(start, "the data end inside a number" if end < start + 10 else "a number has over ten bytes")
 
     def text(self, field: Field) -> str:
         """A string field; names in old files may be in any 8-bit code."""

@@ -1,0 +1,14 @@
+"""Caffe's layer types, one file each. Importing the package registers all of them."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from calib8.layers.base import Call, Op, make_op, register, registry
+from calib8.layers.fields import RefusedError
+
+__all__ = ["Call", "Op", "RefusedError", "make_op", "register", "registry"]
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"calib8.layers.{_module.name}")

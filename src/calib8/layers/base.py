@@ -1,0 +1,145 @@
+"""What a layer type is: its parameters, its shape rule, its meaning in float and, where it has one, in integers.
+
+A layer type is one class in one file of this folder, registered by its last statement. The class is made from the
+fields of one layer (`__init__` reads them all, so that unread ones can be refused) and knows neither weights nor
+shapes; those come with every call.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.graph import Layer, Shape
+from calib8.layers.fields import Fields, RefusedError
+from calib8.layers.onnx_builder import OnnxBuilder
+
+Weights = Sequence[NDArray[np.float32]]
+UNLIMITED = 1 << 30
+
+
+@dataclass(frozen=True)
+class Call:
+    """One layer while it is lowered.
+
+    Attributes:
+        bottoms: the ONNX names of the bottoms' values.
+        bottom_shapes, top_shapes: Caffe's shapes of the bottoms and of the tops.
+        blobs: the layer's weights, in the shapes of `Op.blob_shapes`.
+    """
+
+    bottoms: tuple[str, ...]
+    bottom_shapes: tuple[Shape, ...]
+    top_shapes: tuple[Shape, ...]
+    blobs: tuple[NDArray[np.float32], ...] = ()
+
+
+class Op(ABC):
+    """A Caffe layer with its parameters read.
+
+    Class attributes:
+        types: the type names that mean this layer, in all dialects.
+        bottoms, tops: the least and the largest number of bottoms and tops.
+        kind: "onnx" (has a lowering), "host" (runs in Python: has `run`), "source" (its tops are the net's inputs).
+        passive: the layer's tops hold values of its bottoms, so the threshold of a bottom is the threshold of a top.
+    """
+
+    types: ClassVar[tuple[str, ...]]
+    bottoms: ClassVar[tuple[int, int]] = (1, 1)
+    tops: ClassVar[tuple[int, int]] = (1, 1)
+    kind: ClassVar[str] = "onnx"
+
+    @abstractmethod
+    def __init__(self, fields: Fields) -> None:
+        """Read every field that the type knows. Raises RefusedError for values without a meaning."""
+
+    @abstractmethod
+    def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        """Shapes of the tops. Raises RefusedError when the bottoms do not fit."""
+
+    def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        """Shapes of the weights, in the order of the caffemodel."""
+        return []
+
+    def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
+        """Add float nodes to `g`; return the ONNX names of the tops. A top may be a bottom's name (nothing to do)."""
+        raise AssertionError(f"{type(self).__name__} is of kind {self.kind!r} and has no lowering")
+
+    def run(self, bottoms: Sequence[NDArray[Any]], call: Call) -> list[NDArray[Any]]:
+        """Compute the tops in Python (kind "host")."""
+        raise AssertionError(f"{type(self).__name__} is of kind {self.kind!r} and does not run in Python")
+
+    def multiply_adds(self, call: Call) -> int:
+        """Multiply-add operations of one forward pass; 0 where they do not matter."""
+        return 0
+
+    @property
+    def passive(self) -> bool:
+        """Whether the tops hold values of the bottoms, so that both have one threshold."""
+        return False
+
+
+_REGISTRY: dict[str, type[Op]] = {}
+
+
+def register(op: type[Op]) -> None:
+    """Make a layer type known under all its names."""
+    for name in op.types:
+        if name in _REGISTRY:
+            raise AssertionError(f"layer type {name!r} is registered twice: {_REGISTRY[name]} and {op}")
+        _REGISTRY[name] = op
+
+
+def registry() -> dict[str, type[Op]]:
+    """All layer types by name."""
+    return dict(_REGISTRY)
+
+
+def make_op(layer: Layer) -> Op:
+    """The Op of a layer.
+
+    Raises:
+        RefusedError: unsupported type, wrong number of bottoms or tops, a field without meaning, set fields that are
+            not implemented (all of them in one sentence).
+    """
+    op_type = _REGISTRY.get(layer.type)
+    if op_type is None:
+        raise RefusedError("this layer type is not supported")
+    _check_count("bottom", len(layer.bottoms), op_type.bottoms)
+    _check_count("top", len(layer.tops), op_type.tops)
+    fields = Fields(layer.param)
+    op = op_type(fields)
+    unread = fields.unread()
+    if unread:
+        raise RefusedError(
+            f"{', '.join(unread)} is set, which calib8 does not implement; remove it if it has no effect"
+        )
+    return op
+
+
+def _check_count(what: str, found: int, allowed: tuple[int, int]) -> None:
+    low, high = allowed
+    if low <= found <= high:
+        return
+    expected = f"{low}" if low == high else f"at least {low}" if high == UNLIMITED else f"{low} to {high}"
+    raise RefusedError(f"has {found} {what}s, expected {expected}")
+
+
+def canonical_axis(axis: int, rank: int, field: str) -> int:
+    """Caffe's CanonicalAxisIndex: negative axes count from the end. Raises RefusedError outside [-rank, rank)."""
+    if not -rank <= axis < rank:
+        raise RefusedError(f"{field} {axis} is outside a bottom of {rank} dimensions")
+    return axis % rank
+
+
+def count(shape: Sequence[int]) -> int:
+    """Number of elements."""
+    total = 1
+    for n in shape:
+        total *= n
+    return total

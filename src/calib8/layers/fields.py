@@ -1,0 +1,132 @@
+"""Reading a layer's fields, and knowing afterwards which set fields nobody read.
+
+A set field that a layer does not read would silently mean something else than in the fork that the prototxt comes
+from. So every read is remembered, and what is left over is reported. Fields that only steer training, the choice of
+an engine or the memory layout have no effect on the result; they are listed here, once, for all layer types.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from calib8.errors import Calib8Error
+
+# Without effect on inference, whatever message they stand in.
+_WITHOUT_EFFECT = frozenset(
+    [
+        "weight_filler",
+        "bias_filler",
+        "filler",
+        "slope_filler",
+        "engine",
+        "conv_algorithm",
+        "use_winograd",
+        "force_nd_im2col",
+        "moving_average_fraction",
+        "stable_prod_grad",
+        "stats_batch_size",
+        "coeff_fusion",
+        "fuse",
+        "per_fla_fuse",
+        "debug_info",
+        "class_weight_filler",
+    ]
+)
+# Of LayerParameter itself: read by the graph, or only for training.
+_OF_EVERY_LAYER = frozenset(
+    [
+        "name",
+        "type",
+        "bottom",
+        "top",
+        "phase",
+        "loss_weight",
+        "param",
+        "blobs",
+        "propagate_down",
+        "include",
+        "exclude",
+        "loss_param",
+        "engine",
+        "blobs_lr",
+        "weight_decay",
+        "quantization_param",
+        "mn_grad_compress_param",
+        "mn_activation_param",
+        "multinode",
+    ]
+)
+
+
+class RefusedError(Calib8Error):
+    """A layer cannot be built: one sentence, to which the walk over the net adds the layer's name and type."""
+
+
+class Group:
+    """One parameter message (`convolution_param`) of a layer. Attribute access reads a field and remembers it."""
+
+    def __init__(self, message: Any, name: str) -> None:
+        self._message = message
+        self._name = name
+        self._read: set[str] = set()
+
+    def __getattr__(self, field: str) -> Any:
+        if field.startswith("_"):
+            raise AttributeError(field)
+        self._read.add(field)
+        value = getattr(self._message, field)
+        descriptor = self._message.DESCRIPTOR.fields_by_name[field]
+        return _plain(value, descriptor)
+
+    def has(self, field: str) -> bool:
+        """Whether an optional field is set (the field counts as read)."""
+        self._read.add(field)
+        descriptor = self._message.DESCRIPTOR.fields_by_name[field]
+        if descriptor.is_repeated:
+            return len(getattr(self._message, field)) > 0
+        return bool(self._message.HasField(field))
+
+    def ignore(self, *fields: str) -> None:
+        """Declare fields that have no effect on this layer's result."""
+        self._read.update(fields)
+
+    def unread(self) -> list[str]:
+        names = (descriptor.name for descriptor, _ in self._message.ListFields())
+        return [f"{self._name}.{n}" for n in names if n not in self._read and n not in _WITHOUT_EFFECT]
+
+
+class Fields:
+    """The fields of one LayerParameter."""
+
+    def __init__(self, param: Any) -> None:
+        self.param = param
+        self._groups: dict[str, Group] = {}
+
+    def group(self, name: str) -> Group:
+        """The parameter message `name` with its defaults, whether the prototxt has it or not."""
+        if name not in self._groups:
+            self._groups[name] = Group(getattr(self.param, name), name)
+        return self._groups[name]
+
+    def has(self, name: str) -> bool:
+        """Whether the prototxt has the parameter message `name`."""
+        return bool(self.param.HasField(name))
+
+    def unread(self) -> list[str]:
+        """Set fields of the messages that this layer type reads, which it did not read."""
+        return [field for group in self._groups.values() for field in group.unread()]
+
+    def foreign(self) -> list[str]:
+        """Set parameter messages that mean nothing to this layer type: Caffe ignores them, too."""
+        names = (descriptor.name for descriptor, _ in self.param.ListFields())
+        return [n for n in names if n not in self._groups and n not in _OF_EVERY_LAYER]
+
+
+def _plain(value: Any, descriptor: Any) -> Any:
+    """Repeated scalars as tuples and enums as their names; messages stay as they are."""
+    enum = descriptor.enum_type
+    if descriptor.is_repeated:
+        if enum is not None:
+            return tuple(enum.values_by_number[v].name for v in value)
+        return tuple(value)
+    return enum.values_by_number[value].name if enum is not None else value

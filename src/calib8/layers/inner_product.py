@@ -1,0 +1,56 @@
+"""InnerProduct: y = W x + b over all axes from `axis` on.
+
+Shapes: bottom (d0..d[axis-1], K...) seen as M x K; weights (num_output, K), or (K, num_output) with `transpose`;
+bias (num_output); top (d0..d[axis-1], num_output).
+Source: BVLC/caffe, src/caffe/layers/inner_product_layer.cpp, lines 10-105.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from calib8.graph import Shape
+from calib8.layers.base import Call, Op, canonical_axis, count, register
+from calib8.layers.fields import Fields, RefusedError
+from calib8.layers.onnx_builder import OnnxBuilder
+
+
+class InnerProduct(Op):
+    """Fully connected layer; ONNX Gemm."""
+
+    types = ("InnerProduct",)
+
+    def __init__(self, fields: Fields) -> None:
+        group = fields.group("inner_product_param")
+        self.num_output: int = group.num_output
+        self.bias_term: bool = group.bias_term
+        self.transpose: bool = group.transpose
+        self.axis: int = group.axis
+        if self.num_output < 1:
+            raise RefusedError("has no num_output")
+
+    def matrix(self, bottom: Shape) -> tuple[int, int]:
+        """The bottom as rows and columns, M x K."""
+        axis = canonical_axis(self.axis, len(bottom), "inner_product_param.axis")
+        return count(bottom[:axis]), count(bottom[axis:])
+
+    def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        axis = canonical_axis(self.axis, len(bottoms[0]), "inner_product_param.axis")
+        return [(*bottoms[0][:axis], self.num_output)]
+
+    def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        columns = self.matrix(bottoms[0])[1]
+        weights = (columns, self.num_output) if self.transpose else (self.num_output, columns)
+        return [weights, (self.num_output,)] if self.bias_term else [weights]
+
+    def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
+        x = g.node("Reshape", call.bottoms[0], g.ints(*self.matrix(call.bottom_shapes[0])))
+        y = g.node("Gemm", x, *(g.weight(b) for b in call.blobs), transB=0 if self.transpose else 1)
+        return [g.node("Reshape", y, g.ints(*call.top_shapes[0])) if len(call.top_shapes[0]) != 2 else y]
+
+    def multiply_adds(self, call: Call) -> int:
+        rows, columns = self.matrix(call.bottom_shapes[0])
+        return rows * columns * self.num_output
+
+
+register(InnerProduct)

@@ -1,0 +1,110 @@
+"""A small builder of ONNX graphs: nodes, constants, and weights that stay where they are in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+OPSET = 18
+_INLINE_BYTES = 1024
+
+
+class OnnxBuilder:
+    """Collects the nodes of one ONNX graph.
+
+    Names of values are made here (`t0`, `t1`, ...), so Caffe's names never clash with ONNX's rules.
+    """
+
+    def __init__(self) -> None:
+        self._nodes: list[Any] = []
+        self._arrays: dict[str, NDArray[Any]] = {}
+        self._constants: dict[tuple[Any, ...], str] = {}
+        self._weights: dict[int, str] = {}
+        self._inputs: list[Any] = []
+        self._next = 0
+
+    def input(self, shape: Sequence[int], dtype: Any = np.float32) -> str:
+        """Declare a graph input; returns its name."""
+        name = self._name("in")
+        self._inputs.append(
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
+        )
+        return name
+
+    def node(self, op_type: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
+        """Add a node with one output; returns the output's name. Attributes that are None are left out."""
+        return self.nodes(op_type, *inputs, outputs=1, domain=domain, **attributes)[0]
+
+    def nodes(self, op_type: str, *inputs: str, outputs: int, domain: str = "", **attributes: Any) -> list[str]:
+        """Add a node with several outputs."""
+        names = [self._name("t") for _ in range(outputs)]
+        given = {k: v for k, v in attributes.items() if v is not None}
+        self._nodes.append(helper.make_node(op_type, inputs, names, domain=domain, **given))
+        return names
+
+    def constant(self, value: Any, dtype: Any = None) -> str:
+        """A constant; equal ones are stored once."""
+        array = np.ascontiguousarray(np.asarray(value, dtype=dtype)).reshape(np.shape(value))
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            self._constants[key] = self._store(array)
+        return self._constants[key]
+
+    def ints(self, *values: int) -> str:
+        """A constant int64 vector: shapes, axes, pads."""
+        return self.constant(np.array(values, dtype=np.int64))
+
+    def scalar(self, value: float) -> str:
+        """A constant float32 without dimensions."""
+        return self.constant(np.float32(value))
+
+    def weight(self, array: NDArray[Any]) -> str:
+        """A weight: not copied; the same array given twice is stored once."""
+        if id(array) not in self._weights:
+            self._weights[id(array)] = self._store(array)
+        return self._weights[id(array)]
+
+    def _store(self, array: NDArray[Any]) -> str:
+        name = self._name("w")
+        self._arrays[name] = array
+        return name
+
+    def _name(self, prefix: str) -> str:
+        self._next += 1
+        return f"{prefix}{self._next}"
+
+    def model(self, outputs: Sequence[tuple[str, Any]]) -> tuple[Any, dict[str, NDArray[Any]]]:
+        """The ONNX model and the arrays of its external initializers, by name.
+
+        Args:
+            outputs: names of the graph's outputs with their numpy dtypes.
+        """
+        initializers, external = [], {}
+        for name, array in self._arrays.items():
+            if array.nbytes <= _INLINE_BYTES:
+                initializers.append(numpy_helper.from_array(np.asarray(array), name))
+            else:
+                initializers.append(_external(name, array))
+                external[name] = array
+        outs = [
+            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(np.dtype(t)), None) for n, t in outputs
+        ]
+        graph = helper.make_graph(self._nodes, "calib8", self._inputs, outs, initializers)
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=9, producer_name="calib8"), external
+
+
+def _external(name: str, array: NDArray[Any]) -> Any:
+    """A TensorProto without bytes: the array is handed to the session beside the model."""
+    proto = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape)
+    proto.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "calib8-weights"), ("offset", "0"), ("length", str(array.nbytes))):
+        proto.external_data.add(key=key, value=value)
+    return proto
+
+
+__all__ = ["OPSET", "OnnxBuilder"]

@@ -1,0 +1,126 @@
+"""Pooling: the largest value or the average of a sliding window.
+
+Shapes: bottom (N, C, H, W); top (N, C, H', W') with H' = ceil((H + 2*pad - kernel) / stride) + 1 (`round_mode: FLOOR`
+or `ceil_mode: false`: floor). With a pad, a last window that starts beyond H + pad is dropped. MAX ignores the pad;
+AVE divides by the part of the window that lies in the padded image, so windows at the far border, which hang over it,
+divide by less than kernel_h * kernel_w.
+Source: BVLC/caffe, src/caffe/layers/pooling_layer.cpp, lines 15-127 (shapes), 140-235 (values).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.graph import Shape
+from calib8.layers.base import Call, Op, count, register
+from calib8.layers.fields import Fields, Group, RefusedError
+from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.layers.spatial import read_pair
+
+_LOWEST = float(np.finfo(np.float32).min)
+Axis = tuple[int, int, int, int]  # kernel, stride, pad before, pad after of the windows' full extent
+
+
+class Pooling(Op):
+    """MAX and AVE pooling; ONNX MaxPool and AveragePool."""
+
+    types = ("Pooling",)
+
+    def __init__(self, fields: Fields) -> None:
+        group = fields.group("pooling_param")
+        self.method: str = group.pool
+        self.is_global: bool = group.global_pooling
+        self.kernel, self.stride, self.pad = _read_sizes(group, self.is_global)
+        self.rounds_up = group.round_mode == "CEIL" and group.ceil_mode
+        if self.method not in ("MAX", "AVE"):
+            raise RefusedError(f"pooling_param.pool is {self.method}, which only training uses; expected MAX or AVE")
+
+    def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        if len(bottoms[0]) != 4:
+            raise RefusedError(f"bottom has {len(bottoms[0])} dimensions, expected N, C, H, W")
+        return [(*bottoms[0][:2], *(self._length(bottoms[0], i) for i in (0, 1)))]
+
+    def _length(self, bottom: Shape, i: int) -> int:
+        if self.is_global:
+            return 1
+        size, kernel, stride, pad = bottom[2 + i], self.kernel[i], self.stride[i], self.pad[i]
+        if pad >= kernel:
+            raise RefusedError(f"pad {pad} is not smaller than the kernel {kernel}")
+        room = size + 2 * pad - kernel
+        if room < 0 and not (self.rounds_up and room > -stride):
+            raise RefusedError(f"a window of {kernel} does not fit into {size} plus two pads of {pad}")
+        length = (-(-room // stride) if self.rounds_up else room // stride) + 1
+        if pad and (length - 1) * stride >= size + pad:
+            length -= 1
+        return length
+
+    def axes(self, bottom: Shape, top: Shape) -> tuple[Axis, Axis]:
+        """Per spatial axis kernel, stride, and the pads that make the windows fill their extent exactly."""
+        if self.is_global:
+            return (bottom[2], 1, 0, 0), (bottom[3], 1, 0, 0)
+        found = []
+        for i in (0, 1):
+            extent = (top[2 + i] - 1) * self.stride[i] + self.kernel[i]
+            after = max(extent - self.pad[i] - bottom[2 + i], 0)
+            found.append((self.kernel[i], self.stride[i], self.pad[i], after))
+        return found[0], found[1]
+
+    def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
+        height, width = self.axes(call.bottom_shapes[0], call.top_shapes[0])
+        if self.method == "MAX":
+            return [_lower_max(g, call.bottoms[0], height, width)]
+        return [self._lower_average(g, call, height, width)]
+
+    def _lower_average(self, g: OnnxBuilder, call: Call, height: Axis, width: Axis) -> str:
+        """An average over the full kernel, zeros in the pads, then scaled where Caffe divides by less."""
+        x, pads = call.bottoms[0], (height[2], width[2], height[3], width[3])
+        kernel, strides = (height[0], width[0]), (height[1], width[1])
+        if max(pads[0], pads[2]) >= kernel[0] or max(pads[1], pads[3]) >= kernel[1]:
+            x, pads = g.node("Pad", x, g.ints(0, 0, *pads[:2], 0, 0, *pads[2:])), (0, 0, 0, 0)
+        y = g.node("AveragePool", x, kernel_shape=kernel, strides=strides, pads=pads, count_include_pad=1)
+        divisors = self.divisors(call.bottom_shapes[0], call.top_shapes[0])
+        full = count(kernel)
+        if np.all(divisors == full):
+            return y
+        return g.node("Mul", y, g.constant((full / divisors).astype(np.float32)[None, None]))
+
+    def divisors(self, bottom: Shape, top: Shape) -> NDArray[np.float64]:
+        """What AVE divides each window's sum by, (H', W'): the window clipped to the padded image."""
+        if self.is_global:
+            return np.full((1, 1), float(bottom[2] * bottom[3]))
+        sides = []
+        for i in (0, 1):
+            start = np.arange(top[2 + i]) * self.stride[i] - self.pad[i]
+            sides.append(np.minimum(start + self.kernel[i], bottom[2 + i] + self.pad[i]) - start)
+        return np.outer(sides[0], sides[1]).astype(np.float64)
+
+
+def _lower_max(g: OnnxBuilder, x: str, height: Axis, width: Axis) -> str:
+    pads = (height[2], width[2], height[3], width[3])
+    if max(pads[0], pads[2]) >= height[0] or max(pads[1], pads[3]) >= width[0]:
+        # A stride beyond the kernel lets a window lie wholly in the pad: Caffe leaves -FLT_MAX there.
+        x = g.node("Pad", x, g.ints(0, 0, *pads[:2], 0, 0, *pads[2:]), g.scalar(_LOWEST))
+        pads = (0, 0, 0, 0)
+    return g.node("MaxPool", x, kernel_shape=(height[0], width[0]), strides=(height[1], width[1]), pads=pads)
+
+
+def _read_sizes(group: Group, is_global: bool) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    kernel = read_pair(group, "kernel_size", "kernel", 0)
+    stride = read_pair(group, "stride", "stride", 1)
+    pad = read_pair(group, "pad", "pad", 0)
+    if is_global:
+        if any(kernel):
+            raise RefusedError("sets both global_pooling and a kernel size; keep one of them")
+        if pad != (0, 0) or stride != (1, 1):
+            raise RefusedError(
+                f"global_pooling with pad {pad} and stride {stride}; Caffe allows only pad 0 and stride 1"
+            )
+    elif min(kernel) < 1 or min(stride) < 1:
+        raise RefusedError(f"kernel is {kernel} and stride {stride}; expected at least 1")
+    return kernel, stride, pad
+
+
+register(Pooling)
