@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from calib8.layers.base import Call, Op, make_op, register, registry
+from calib8.layers.base import Call, Op, QuantizeCall, make_op, register, registry
 from calib8.layers.fields import RefusedError
+from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.layers.plan import LayerPlan
 
-__all__ = ["Call", "Op", "RefusedError", "make_op", "register", "registry"]
+__all__ = ["Call", "LayerPlan", "OnnxBuilder", "Op", "QuantizeCall", "RefusedError", "make_op", "register", "registry"]
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"calib8.layers.{_module.name}")

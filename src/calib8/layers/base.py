@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from calib8.graph import Layer, Shape
 from calib8.layers.fields import Fields, RefusedError
 from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.layers.plan import LayerPlan
 
 Weights = Sequence[NDArray[np.float32]]
 UNLIMITED = 1 << 30
@@ -39,6 +40,24 @@ class Call:
     blobs: tuple[NDArray[np.float32], ...] = ()
 
 
+@dataclass(frozen=True)
+class QuantizeCall:
+    """One layer while its integers are computed.
+
+    Attributes:
+        call: shapes and float weights.
+        bottom_thresholds, top_thresholds: in real units, after folding.
+        fused_scale: for a BatchNorm, gamma and beta (C) of the Scale that is quantised with it.
+        fused_into: for a Scale, whether a BatchNorm does its work.
+    """
+
+    call: Call
+    bottom_thresholds: tuple[float, ...]
+    top_thresholds: tuple[float, ...]
+    fused_scale: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
+    fused_into: bool = False
+
+
 class Op(ABC):
     """A Caffe layer with its parameters read.
 
@@ -46,7 +65,6 @@ class Op(ABC):
         types: the type names that mean this layer, in all dialects.
         bottoms, tops: the least and the largest number of bottoms and tops.
         kind: "onnx" (has a lowering), "host" (runs in Python: has `run`), "source" (its tops are the net's inputs).
-        passive: the layer's tops hold values of its bottoms, so the threshold of a bottom is the threshold of a top.
     """
 
     types: ClassVar[tuple[str, ...]]
@@ -80,8 +98,27 @@ class Op(ABC):
 
     @property
     def passive(self) -> bool:
-        """Whether the tops hold values of the bottoms, so that both have one threshold."""
+        """Whether the tops hold values of the bottoms, so that all of them share one threshold."""
         return False
+
+    @property
+    def moves_data(self) -> bool:
+        """Whether `lower` only moves elements, so that the same nodes work on codes."""
+        return False
+
+    def quantize(self, q: QuantizeCall) -> LayerPlan | None:
+        """The layer's integers; None where the contract has no integer rule and the layer runs in FP32.
+
+        Raises:
+            QuantizationError: the contract cannot express it with these thresholds.
+        """
+        return LayerPlan() if self.moves_data else None
+
+    def lower_int8(self, g: OnnxBuilder, call: Call, plan: LayerPlan) -> list[str]:
+        """The layer in integers. Bottoms and tops are uint8 and hold `code + 128`."""
+        if not self.moves_data:
+            raise AssertionError(f"{type(self).__name__} has an integer rule and no integer lowering")
+        return self.lower(g, call)
 
 
 _REGISTRY: dict[str, type[Op]] = {}
