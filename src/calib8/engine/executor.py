@@ -1,0 +1,116 @@
+"""The steps of a lowered network, run in order over one set of inputs after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.engine.options import EngineOptions
+from calib8.engine.session import open_session
+from calib8.errors import Calib8Error
+from calib8.lowering.steps import HostStep, OnnxStep, Step, last_readers
+
+Array = NDArray[Any]
+Visitor = Callable[[str, Array], None]
+
+
+class Executor:
+    """Runs steps; hands each observed value to a visitor as soon as it is there.
+
+    The arrays that a visitor gets are the executor's own: they change with the next run. It copies what it keeps.
+
+    Args:
+        steps: what `lower_float` gives.
+        observed: the values that the visitor wants to see; inputs can be among them.
+    """
+
+    def __init__(
+        self, steps: Sequence[Step], observed: Collection[str], options: EngineOptions = EngineOptions()
+    ) -> None:
+        self._steps = tuple(steps)
+        self._observed = frozenset(observed)
+        self._release = options.release_blobs
+        self._runners = [_OnnxRunner(s, options) if isinstance(s, OnnxStep) else _HostRunner(s) for s in self._steps]
+        self._finished = last_readers(self._steps)
+
+    def run(self, inputs: Mapping[str, Array], visit: Visitor) -> None:
+        """One forward pass.
+
+        Args:
+            inputs: the network's input values, float32 in their shapes.
+            visit: called once for every observed value, with its name and its array.
+
+        Raises:
+            Calib8Error: an input is missing or has another shape, or a layer that runs in Python failed.
+        """
+        values: dict[str, Array] = {}
+        for name, array in inputs.items():
+            values[name] = array
+            if name in self._observed:
+                visit(name, array)
+        for runner, finished in zip(self._runners, self._finished, strict=True):
+            produced = runner.run(values, keep=not self._release)
+            values.update(produced)
+            for name, array in produced.items():
+                if name in self._observed:
+                    visit(name, array)
+            for name in finished:
+                values.pop(name, None)
+
+
+class _OnnxRunner:
+    """One graph. Buffers of inputs and outputs are bound once and used again, which costs far less than fresh ones."""
+
+    def __init__(self, step: OnnxStep, options: EngineOptions) -> None:
+        self._step = step
+        self._session = open_session(step, options)
+        self._binding = self._session.io_binding()
+        self._bound: dict[str, int] = {}
+        self._buffers: dict[str, Array] = {}
+
+    def run(self, values: Mapping[str, Array], *, keep: bool) -> dict[str, Array]:
+        for value, name in zip(self._step.inputs, self._step.input_names, strict=True):
+            self._bind("input", name, value, self._input(values, value))
+        outputs = self._buffers or self._new_buffers()
+        for value, name in zip(self._step.outputs, self._step.output_names, strict=True):
+            self._bind("output", name, value, outputs[value])
+        self._session.run_with_iobinding(self._binding)
+        self._buffers = outputs if keep else {}
+        return dict(outputs)
+
+    def _input(self, values: Mapping[str, Array], value: str) -> Array:
+        shape, dtype = self._step.shapes[value], self._step.dtypes[value]
+        if value not in values:
+            raise Calib8Error(f"input {value!r} is missing; its shape is {shape}")
+        array = np.ascontiguousarray(values[value], dtype=dtype)
+        if array.shape != shape:
+            raise Calib8Error(f"{value!r} has the shape {array.shape}; expected {shape}")
+        self._alive = array  # as long as it is bound
+        return array
+
+    def _new_buffers(self) -> dict[str, Array]:
+        return {v: np.empty(self._step.shapes[v], self._step.dtypes[v]) for v in self._step.outputs}
+
+    def _bind(self, side: str, name: str, value: str, array: Array) -> None:
+        address = array.ctypes.data
+        if self._bound.get(name) == address:
+            return
+        bind = self._binding.bind_input if side == "input" else self._binding.bind_output
+        bind(name, "cpu", 0, array.dtype.type, array.shape, address)
+        self._bound[name] = address
+
+
+class _HostRunner:
+    """One layer in Python."""
+
+    def __init__(self, step: HostStep) -> None:
+        self._step = step
+
+    def run(self, values: Mapping[str, Array], *, keep: bool) -> dict[str, Array]:
+        del keep  # its arrays are its own
+        bottoms = [values[b] for b in self._step.layer.bottoms]
+        tops = self._step.op.run(bottoms, self._step.call)
+        return dict(zip(self._step.outputs, tops, strict=True))

@@ -1,0 +1,40 @@
+"""One ONNX graph in ONNX Runtime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from calib8.engine.options import EngineOptions
+from calib8.lowering.steps import OnnxStep
+
+# These put a neighbour's arithmetic into a convolution's weights or accumulator, and so round otherwise than Caffe
+# does layer by layer, and otherwise from one choice of outputs to another.
+_INEXACT_FUSIONS = ["ConvAddFusion", "ConvMulFusion", "ConvBNFusion", "ConvAddActivationFusion"]
+_ERRORS_ONLY = 3
+
+
+def open_session(step: OnnxStep, options: EngineOptions) -> Any:
+    """An InferenceSession over a step's graph. Its weights are handed over where they lie."""
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = options.thread_count
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = _ERRORS_ONLY
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # 8-bit kernels of processors without VNNI otherwise add pairs of products in saturating 16 bits.
+    settings.add_session_config_entry("session.x64quantprecision", "1")
+    values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(a)) for a in step.weights.values()]
+    settings.add_external_initializers(list(step.weights), values)
+    return ort.InferenceSession(
+        step.onnx.SerializeToString(),
+        settings,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=_INEXACT_FUSIONS,
+    )
+
+
+def element_type(dtype: Any) -> Any:
+    """The numpy type that io_binding takes for a dtype."""
+    return np.dtype(dtype).type

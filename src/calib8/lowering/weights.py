@@ -1,0 +1,52 @@
+"""Blobs of a caffemodel for one layer: the right number of them, each in the shape that the layer wants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.errors import CaffemodelError
+from calib8.graph import Shape
+
+
+def bind_blobs(wanted: Sequence[Shape], stored: Sequence[NDArray[Any]] | None) -> tuple[NDArray[np.float32], ...]:
+    """The stored blobs in the wanted shapes, without a copy.
+
+    Old files pad shapes to four axes with ones (Caffe's legacy shapes), and forks differ in the ones that they
+    keep: shapes that agree but for ones hold the same values in the same order (BVLC/caffe src/caffe/blob.cpp,
+    Blob::ShapeEquals, is stricter).
+
+    Raises:
+        CaffemodelError: no blobs, another number of them, or another shape; a phrase that follows the layer's name.
+    """
+    if not wanted:
+        return ()
+    if not stored:
+        what = "is not in the caffemodel" if stored is None else "has no weights in the caffemodel"
+        raise CaffemodelError(f"{what}; expected {_shapes(wanted)}")
+    if len(stored) != len(wanted):
+        raise CaffemodelError(
+            f"has {len(stored)} blobs in the caffemodel ({_shapes([b.shape for b in stored])}); "
+            f"expected {len(wanted)} ({_shapes(wanted)})"
+        )
+    for index, (blob, shape) in enumerate(zip(stored, wanted, strict=True)):
+        if _without_ones(blob.shape) != _without_ones(shape):
+            raise CaffemodelError(
+                f"has blob {index} of shape {_shape(blob.shape)} in the caffemodel; expected {_shape(shape)}"
+            )
+    return tuple(np.asarray(blob, dtype=np.float32).reshape(shape) for blob, shape in zip(stored, wanted, strict=True))
+
+
+def _without_ones(shape: Shape) -> Shape:
+    return tuple(d for d in shape if d != 1)
+
+
+def _shapes(shapes: Sequence[Shape]) -> str:
+    return ", ".join(map(_shape, shapes))
+
+
+def _shape(shape: Shape) -> str:
+    return "x".join(map(str, shape)) or "scalar"
