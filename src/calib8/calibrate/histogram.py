@@ -17,13 +17,13 @@ NaN and infinities are counted apart and take no part in the distribution.
 from __future__ import annotations
 
 import math
-import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from calib8.calibrate import counting
 from calib8.errors import OptionError
 
 DEFAULT_BINS = 2048
@@ -32,7 +32,6 @@ MAX_BINS = 1 << 20
 DEAD_BELOW = 2.0**-100
 """A blob whose largest |x| is smaller than this counts as dead."""
 
-_BLOCK = 1 << 15
 _MIN_FINE_BINS = 1 << 16
 _MAX_FINE_BINS = 1 << 20
 _FINE_PER_BIN = 32
@@ -107,9 +106,9 @@ class AbsMax:
     def add(self, values: NDArray[np.float32]) -> None:
         """Take in an array of any shape."""
         flat = _flat(values)
-        peak = _peak(flat)
+        peak = counting.largest(flat)
         if not math.isfinite(peak):
-            peak = _peak(flat[np.isfinite(flat)])
+            peak = counting.largest(flat[np.isfinite(flat)])
         self.maximum = max(self.maximum, peak)
 
     def merge(self, other: AbsMax) -> None:
@@ -118,7 +117,7 @@ class AbsMax:
 
 
 class _Counter(ABC):
-    """What the two kinds share: arrays cut into blocks that fit the cache, odd values set apart."""
+    """What the two kinds share: values that are not finite set apart, tallies kept."""
 
     def __init__(self, table_size: int) -> None:
         self.maximum = 0.0
@@ -128,50 +127,32 @@ class _Counter(ABC):
     def add(self, values: NDArray[np.float32]) -> None:
         """Count an array of any shape."""
         flat = _flat(values)
-        for start in range(0, flat.size, _BLOCK):
-            self._add_block(flat[start : start + _BLOCK])
+        peak = counting.largest(flat)
+        if not math.isfinite(peak):
+            flat = self._set_non_finite_apart(flat)
+            peak = counting.largest(flat)
+        self._samples += flat.size
+        self._zeros += self._count(flat, peak)
+
+    @property
+    def non_finite(self) -> int:
+        """NaN values and infinities so far."""
+        return self._nans + self._infs
 
     @abstractmethod
     def result(self) -> BlobHistogram:
         """What has been counted so far, in the formula's bins."""
 
     @abstractmethod
-    def _admit(self, block: NDArray[np.float32], peak: float) -> NDArray[np.float32]:
-        """Make room for the block's largest |x|, or fit the block into the room there is."""
+    def _count(self, flat: NDArray[np.float32], peak: float) -> int:
+        """Count finite values, the largest |x| of which is `peak`; return the number of zeros."""
 
-    @abstractmethod
-    def _bins_of(self, block: NDArray[np.float32]) -> NDArray[np.intp]:
-        """The block's bins, in scratch memory. The block may lie in `_scratch.singles`."""
-
-    def _add_block(self, block: NDArray[np.float32]) -> None:
-        peak = _peak(block)
-        if not math.isfinite(peak):
-            block = self._set_non_finite_apart(block)
-            peak = _peak(block)
-        self._samples += block.size
-        block = self._drop_most_zeros(self._admit(block, peak))
-        np.add.at(self._table, self._bins_of(block), 1)
-
-    def _set_non_finite_apart(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
-        finite = block[np.isfinite(block)]
-        nans = int(np.count_nonzero(np.isnan(block)))
+    def _set_non_finite_apart(self, flat: NDArray[np.float32]) -> NDArray[np.float32]:
+        finite = flat[np.isfinite(flat)]
+        nans = int(np.count_nonzero(np.isnan(flat)))
         self._nans += nans
-        self._infs += block.size - finite.size - nans
+        self._infs += flat.size - finite.size - nans
         return finite
-
-    def _drop_most_zeros(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Count the zeros; where they are the most, count them in bin 0 at once and return the others.
-
-        A run of equal bins makes each addition wait for the one before: after a ReLU, dropping zeros pays
-        off.
-        """
-        is_other = np.not_equal(block, 0, out=_scratch.flags[: block.size])
-        others = int(np.count_nonzero(is_other))
-        self._zeros += block.size - others
-        if 2 * others >= block.size:
-            return block
-        self._table[0] += block.size - others
-        return np.compress(is_other, block, out=_scratch.singles[:others])
 
     def _merge_tallies(self, other: _Counter) -> None:
         self._zeros += other._zeros
@@ -218,21 +199,12 @@ class Histogram(_Counter):
         """What has been counted so far."""
         return self._histogram(self._table.copy())
 
-    def _admit(self, block: NDArray[np.float32], peak: float) -> NDArray[np.float32]:
-        if peak <= self.maximum:
-            return block
-        sizes = np.abs(block)
-        self._beyond += int(np.count_nonzero(sizes > self.maximum))
-        return np.minimum(sizes, np.float32(self.maximum))
-
-    def _bins_of(self, block: NDArray[np.float32]) -> NDArray[np.intp]:
-        singles, doubles = _scratch.singles[: block.size], _scratch.doubles[: block.size]
-        bins = _scratch.bins[: block.size]
-        np.abs(block, out=singles)
-        np.divide(singles, self._divisor, out=doubles, dtype=np.float64)
-        np.add(doubles, 0.5, out=doubles)
-        np.copyto(bins, doubles, casting="unsafe")  # truncates, which is floor: nothing is negative
-        return bins
+    def _count(self, flat: NDArray[np.float32], peak: float) -> int:
+        if peak > self.maximum:
+            sizes = np.abs(flat)
+            self._beyond += int(np.count_nonzero(sizes > self.maximum))
+            flat = np.minimum(sizes, np.float32(self.maximum))
+        return counting.count_centred(flat, self._table, self._divisor)
 
 
 class AdaptiveHistogram(_Counter):
@@ -290,10 +262,12 @@ class AdaptiveHistogram(_Counter):
         counts[0] += self._zeros
         return self._histogram(counts)
 
-    def _admit(self, block: NDArray[np.float32], peak: float) -> NDArray[np.float32]:
+    def _count(self, flat: NDArray[np.float32], peak: float) -> int:
         if peak > self.maximum:
             self._reach(peak)
-        return block
+        # Before the first value that is not 0 any scale does.
+        scale = 1.0 if self._exponent is None else math.ldexp(float(self._table.size), -self._exponent)
+        return counting.count_scaled(flat, self._table, scale)
 
     def _reach(self, peak: float) -> None:
         self.maximum = max(self.maximum, peak)
@@ -303,15 +277,6 @@ class AdaptiveHistogram(_Counter):
         if self._exponent is not None:
             self._table = _coarsen(self._table, exponent - self._exponent)
         self._exponent = exponent
-
-    def _bins_of(self, block: NDArray[np.float32]) -> NDArray[np.intp]:
-        singles, bins = _scratch.singles[: block.size], _scratch.bins[: block.size]
-        np.abs(block, out=singles)
-        if self._exponent is not None:
-            scale = math.ldexp(float(self._table.size), -self._exponent)
-            np.multiply(singles, np.float32(scale), out=singles)
-        np.copyto(bins, singles, casting="unsafe")
-        return bins
 
 
 def _coarsen(table: NDArray[np.int64], doublings: int) -> NDArray[np.int64]:
@@ -343,22 +308,4 @@ def _rebin(fine: NDArray[np.int64], fine_width: float, width: float, bins: int) 
 
 
 def _flat(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(values, dtype=np.float32).reshape(-1)
-
-
-def _peak(flat: NDArray[np.float32]) -> float:
-    """The largest |x|; NaN if there is one; 0 for nothing. Two reads of the cache, and no array of |x|."""
-    return max(float(flat.max()), -float(flat.min()), 0.0) if flat.size else 0.0
-
-
-class _Scratch(threading.local):
-    """Working memory of one block, per thread. Kept: fresh pages cost more than the arithmetic on them."""
-
-    def __init__(self) -> None:
-        self.singles = np.empty(_BLOCK, dtype=np.float32)
-        self.doubles = np.empty(_BLOCK, dtype=np.float64)
-        self.bins = np.empty(_BLOCK, dtype=np.intp)
-        self.flags = np.empty(_BLOCK, dtype=np.bool_)
-
-
-_scratch = _Scratch()
+    return np.ascontiguousarray(values, dtype=np.float32).reshape(-1)

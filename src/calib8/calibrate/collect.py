@@ -1,0 +1,162 @@
+"""Forward passes over the calibration data, and a histogram for every value that needs one.
+
+Nothing is kept of a sample: each value is counted as soon as it is computed, and its buffer is used again.
+Images go through the network one at a time wherever it treats them independently, so the size of the batches that
+the data layer gives changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.calibrate.histogram import DEFAULT_BINS, AbsMax, AdaptiveHistogram, BlobHistogram, Histogram, check_bins
+from calib8.calibrate.tally import Counter, Tally
+from calib8.engine import EngineOptions, Executor
+from calib8.errors import DataError
+from calib8.graph import Shape
+from calib8.lowering import Model, lower_float
+from calib8.lowering.batch import batch_of_one
+from calib8.lowering.model import reshaped
+from calib8.proto.text import Prototxt
+
+Array = NDArray[Any]
+Batches = Callable[[], Iterator[Mapping[str, Array]]]
+"""Starts anew with every call and gives the same batches: the data layer's tops by blob name."""
+Progress = Callable[[int], None]
+"""Called with the number of images that are done, counting every pass."""
+
+_RELEASE_BYTES = 1 << 20
+"""With released blobs, a graph ends behind the value that takes its wanted outputs beyond this."""
+_SHAPES_KEPT = 4
+
+
+@dataclass(frozen=True)
+class CollectOptions:
+    """How histograms are collected.
+
+    Attributes:
+        bins: bins of every histogram, a multiple of 128.
+        two_passes: measure the maxima in a first pass and count in a second one, exactly by the formula. One pass
+            gives exact maxima, and counts within the bound that `AdaptiveHistogram` states.
+        engine: threads, and whether blobs are released behind their last reader.
+    """
+
+    bins: int = DEFAULT_BINS
+    two_passes: bool = False
+    engine: EngineOptions = field(default_factory=EngineOptions)
+
+    def __post_init__(self) -> None:
+        check_bins(self.bins)
+
+
+def collect_histograms(
+    prototxt: Prototxt,
+    model: Model,
+    batches: Batches,
+    observed: Sequence[str],
+    options: CollectOptions = CollectOptions(),
+    progress: Progress = lambda done: None,
+) -> dict[str, BlobHistogram]:
+    """A histogram of |x| over all samples for every observed value.
+
+    Raises:
+        DataError: the data give no sample, or lack an input of the network.
+        Calib8Error: what the data or a layer in Python raises.
+    """
+    with Tally(options.engine) as tally:
+        run = _Passes(prototxt, model, batches, tuple(observed), options, tally, progress)
+        counters: dict[str, AdaptiveHistogram | Histogram]
+        if options.two_passes:
+            largest = {value: AbsMax() for value in observed}
+            run.over(largest)
+            counters = {value: Histogram(largest[value].maximum, options.bins) for value in observed}
+        else:
+            counters = {value: AdaptiveHistogram(options.bins) for value in observed}
+        run.over(counters)
+    return {value: counter.result() for value, counter in counters.items()}
+
+
+class _Passes:
+    """Forward passes over all batches, with an executor for each set of input shapes."""
+
+    def __init__(
+        self,
+        prototxt: Prototxt,
+        model: Model,
+        batches: Batches,
+        observed: tuple[str, ...],
+        options: CollectOptions,
+        tally: Tally,
+        progress: Progress,
+    ) -> None:
+        self._prototxt, self._model, self._batches, self._observed = prototxt, model, batches, observed
+        self._engine, self._tally, self._progress = options.engine, tally, progress
+        self._values = {model.net.blob_of[value]: value for value in model.inputs}
+        self._runs: dict[tuple[Shape, ...], _Run] = {}
+        self._done = 0
+
+    def over(self, counters: Mapping[str, Counter]) -> None:
+        images = 0
+        for batch in self._batches():
+            inputs = self._inputs(batch)
+            run = self._run_for(tuple(array.shape for array in inputs.values()))
+            for image in run.images(inputs):
+                run.executor.run(image, lambda value, array: self._tally.add(counters[value], array))
+                self._tally.flush()
+                images += run.per_run
+                self._progress(self._done + images)
+        if images == 0:
+            raise DataError(f"{self._model.net.source}: the calibration data give no sample")
+        self._done += images
+
+    def _inputs(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        missing = [blob for blob in self._values if blob not in batch]
+        if missing:
+            raise DataError(
+                f"{self._model.net.source}: the data give {', '.join(map(repr, batch))}; "
+                f"the network also needs {', '.join(map(repr, missing))}"
+            )
+        return {value: np.asarray(batch[blob], dtype=np.float32) for blob, value in self._values.items()}
+
+    def _run_for(self, shapes: tuple[Shape, ...]) -> _Run:
+        """Shapes differ from sample to sample where a Python layer reshapes its tops."""
+        if shapes not in self._runs:
+            while len(self._runs) >= _SHAPES_KEPT:
+                del self._runs[next(iter(self._runs))]
+            self._runs[shapes] = self._new_run(dict(zip(self._values, shapes, strict=True)))
+        return self._runs[shapes]
+
+    def _new_run(self, shapes: Mapping[str, Shape]) -> _Run:
+        model = self._model
+        if any(model.shapes[self._values[blob]] != shape for blob, shape in shapes.items()):
+            model = reshaped(self._prototxt, model, shapes)
+        single = batch_of_one(self._prototxt, model)
+        if single is None:
+            return _Run(self._executor(model), 1 if not shapes else next(iter(shapes.values()))[0], split=False)
+        return _Run(self._executor(single), 1, split=True)
+
+    def _executor(self, model: Model) -> Executor:
+        limit = _RELEASE_BYTES if self._engine.release_blobs else None
+        steps = lower_float(model, self._observed, max_output_bytes=limit)
+        return Executor(steps, self._observed, self._engine)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """An executor, how many images one run of it takes, and whether batches are split for it."""
+
+    executor: Executor
+    per_run: int
+    split: bool
+
+    def images(self, inputs: Mapping[str, Array]) -> Iterator[Mapping[str, Array]]:
+        if not self.split:
+            yield inputs
+            return
+        for index in range(next(iter(inputs.values())).shape[0]):
+            yield {value: array[index : index + 1] for value, array in inputs.items()}
