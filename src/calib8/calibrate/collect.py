@@ -8,14 +8,14 @@ the data layer gives changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calib8.calibrate.histogram import DEFAULT_BINS, AbsMax, AdaptiveHistogram, BlobHistogram, Histogram, check_bins
-from calib8.calibrate.tally import Counter, Tally
+from calib8.calibrate.workers import Counter, Crew, Workers
 from calib8.engine import EngineOptions, Executor
 from calib8.errors import DataError
 from calib8.graph import Shape
@@ -33,6 +33,7 @@ Progress = Callable[[int], None]
 _RELEASE_BYTES = 1 << 20
 """With released blobs, a graph ends behind the value that takes its wanted outputs beyond this."""
 _SHAPES_KEPT = 4
+_MOST_WORKERS = 4
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,16 @@ class CollectOptions:
     def __post_init__(self) -> None:
         check_bins(self.bins)
 
+    @property
+    def workers(self) -> int:
+        """Images that are on their way at the same time: each needs buffers for all its observed blobs."""
+        return 1 if self.engine.release_blobs else min(self.engine.thread_count, _MOST_WORKERS)
+
+    @property
+    def engine_of_worker(self) -> EngineOptions:
+        """The threads that are left for each of them."""
+        return replace(self.engine, threads=max(1, self.engine.thread_count // self.workers))
+
 
 def collect_histograms(
     prototxt: Prototxt,
@@ -68,8 +79,8 @@ def collect_histograms(
         DataError: the data give no sample, or lack an input of the network.
         Calib8Error: what the data or a layer in Python raises.
     """
-    with Tally(options.engine) as tally:
-        run = _Passes(prototxt, model, batches, tuple(observed), options, tally, progress)
+    with Workers(options.workers) as workers:
+        run = _Passes(prototxt, model, batches, tuple(observed), options, workers, progress)
         counters: dict[str, AdaptiveHistogram | Histogram]
         if options.two_passes:
             largest = {value: AbsMax() for value in observed}
@@ -91,11 +102,11 @@ class _Passes:
         batches: Batches,
         observed: tuple[str, ...],
         options: CollectOptions,
-        tally: Tally,
+        workers: Workers,
         progress: Progress,
     ) -> None:
         self._prototxt, self._model, self._batches, self._observed = prototxt, model, batches, observed
-        self._engine, self._tally, self._progress = options.engine, tally, progress
+        self._options, self._workers, self._progress = options, workers, progress
         self._values = {model.net.blob_of[value]: value for value in model.inputs}
         self._runs: dict[tuple[Shape, ...], _Run] = {}
         self._done = 0
@@ -106,10 +117,10 @@ class _Passes:
             inputs = self._inputs(batch)
             run = self._run_for(tuple(array.shape for array in inputs.values()))
             for image in run.images(inputs):
-                run.executor.run(image, lambda value, array: self._tally.add(counters[value], array))
-                self._tally.flush()
+                self._workers.submit(run.crew, image, counters)
                 images += run.per_run
                 self._progress(self._done + images)
+        self._workers.finish()
         if images == 0:
             raise DataError(f"{self._model.net.source}: the calibration data give no sample")
         self._done += images
@@ -137,20 +148,21 @@ class _Passes:
             model = reshaped(self._prototxt, model, shapes)
         single = batch_of_one(self._prototxt, model)
         if single is None:
-            return _Run(self._executor(model), 1 if not shapes else next(iter(shapes.values()))[0], split=False)
-        return _Run(self._executor(single), 1, split=True)
+            return _Run(self._crew(model), 1 if not shapes else next(iter(shapes.values()))[0], split=False)
+        return _Run(self._crew(single), 1, split=True)
 
-    def _executor(self, model: Model) -> Executor:
-        limit = _RELEASE_BYTES if self._engine.release_blobs else None
+    def _crew(self, model: Model) -> Crew:
+        limit = _RELEASE_BYTES if self._options.engine.release_blobs else None
         steps = lower_float(model, self._observed, max_output_bytes=limit)
-        return Executor(steps, self._observed, self._engine)
+        executor = Executor(steps, self._observed, self._options.engine_of_worker)
+        return Crew(executor, self._workers.count)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """An executor, how many images one run of it takes, and whether batches are split for it."""
+    """Executors of one network, how many images a run of them takes, and whether batches are split for them."""
 
-    executor: Executor
+    crew: Crew
     per_run: int
     split: bool
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -30,11 +31,16 @@ class Executor:
     def __init__(
         self, steps: Sequence[Step], observed: Collection[str], options: EngineOptions = EngineOptions()
     ) -> None:
-        self._steps = tuple(steps)
-        self._observed = frozenset(observed)
+        self.observed = frozenset(observed)
         self._release = options.release_blobs
-        self._runners = [_OnnxRunner(s, options) if isinstance(s, OnnxStep) else _HostRunner(s) for s in self._steps]
-        self._finished = last_readers(self._steps)
+        self._runners = [_OnnxRunner(s, options) if isinstance(s, OnnxStep) else _HostRunner(s) for s in steps]
+        self._finished = last_readers(steps)
+
+    def sibling(self) -> Executor:
+        """An executor with buffers of its own over the same sessions: both can run at the same time."""
+        twin = copy.copy(self)
+        twin._runners = [runner.sibling() for runner in self._runners]
+        return twin
 
     def run(self, inputs: Mapping[str, Array], visit: Visitor) -> None:
         """One forward pass.
@@ -49,13 +55,13 @@ class Executor:
         values: dict[str, Array] = {}
         for name, array in inputs.items():
             values[name] = array
-            if name in self._observed:
+            if name in self.observed:
                 visit(name, array)
         for runner, finished in zip(self._runners, self._finished, strict=True):
             produced = runner.run(values, keep=not self._release)
             values.update(produced)
             for name, array in produced.items():
-                if name in self._observed:
+                if name in self.observed:
                     visit(name, array)
             for name in finished:
                 values.pop(name, None)
@@ -67,6 +73,14 @@ class _OnnxRunner:
     def __init__(self, step: OnnxStep, options: EngineOptions) -> None:
         self._step = step
         self._session = open_session(step, options)
+        self._set_up()
+
+    def sibling(self) -> _OnnxRunner:
+        twin = copy.copy(self)
+        twin._set_up()
+        return twin
+
+    def _set_up(self) -> None:
         self._binding = self._session.io_binding()
         self._bound: dict[str, int] = {}
         self._buffers: dict[str, Array] = {}
@@ -108,6 +122,9 @@ class _HostRunner:
 
     def __init__(self, step: HostStep) -> None:
         self._step = step
+
+    def sibling(self) -> _HostRunner:
+        return self
 
     def run(self, values: Mapping[str, Array], *, keep: bool) -> dict[str, Array]:
         del keep  # its arrays are its own
