@@ -1,0 +1,6 @@
+"""Calibration and test samples: LMDB, image lists, HDF5, the user's Python layers, all behind `SampleSource`."""
+
+from calib8.data.faces import Batch, SampleSource, takes
+from calib8.data.sources import open_source
+
+__all__ = ["Batch", "SampleSource", "open_source", "takes"]

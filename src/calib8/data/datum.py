@@ -1,0 +1,81 @@
+"""Datum, the record of Caffe's databases: raw or encoded pixels, and a label.
+
+Source: BVLC/caffe, src/caffe/util/io.cpp, DecodeDatumToCVMat and DecodeDatumToCVMatNative.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from calib8.data.transform import Transform
+from calib8.errors import DataError
+from calib8.proto import caffe_pb2
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Pixels (C, H, W), uint8 or float32, and the label."""
+
+    pixels: NDArray[Any]
+    label: int
+
+
+def read_datum(record: bytes, transform: Transform, annotated: bool) -> Sample:
+    """The sample in a serialized Datum (AnnotatedDatum if `annotated`), decoded and resized.
+
+    Raises:
+        DataError: what is wrong with it, without its key.
+    """
+    try:
+        datum = caffe_pb2.AnnotatedDatum.FromString(record).datum if annotated else caffe_pb2.Datum.FromString(record)
+    except DecodeError:
+        kind = "AnnotatedDatum" if annotated else "Datum"
+        raise DataError(f"is truncated or no {kind} ({len(record)} bytes)") from None
+    if datum.encoded:
+        return Sample(_decode(datum.data, transform), datum.label)
+    if transform.resize is not None:
+        raise DataError("holds raw pixels, which Caffe does not resize; remove transform_param.resize_param")
+    return Sample(_raw(datum), datum.label)
+
+
+def _raw(datum: Any) -> NDArray[Any]:
+    """Raw pixels; uint8 `data` comes before `float_data`, as in Caffe."""
+    shape = (datum.channels, datum.height, datum.width)
+    if min(shape) < 1:
+        raise DataError(f"has the shape {shape}: not a Datum (or one for layers of another type)")
+    values = np.frombuffer(datum.data, np.uint8) if datum.data else np.array(datum.float_data, np.float32)
+    count = shape[0] * shape[1] * shape[2]
+    if values.size != count:
+        raise DataError(f"is truncated: it has {values.size} values, its shape {shape} needs {count}")
+    return values.reshape(shape)
+
+
+def _decode(data: bytes, transform: Transform) -> NDArray[Any]:
+    flags = {None: cv2.IMREAD_UNCHANGED, True: cv2.IMREAD_COLOR, False: cv2.IMREAD_GRAYSCALE}[transform.color]
+    image = decode_image(data, flags)
+    if image is None:
+        raise DataError(f"holds an encoded image that cannot be decoded ({len(data)} bytes)")
+    if image.dtype != np.uint8:
+        raise DataError(f"holds an encoded image of {image.dtype} pixels; 8 bits are expected")
+    return chw(transform.resized(image))
+
+
+def decode_image(data: bytes, flags: int) -> NDArray[Any] | None:
+    """OpenCV's pixels (H, W[, C]) of the bytes of an image file; None if they are none."""
+    if not data:
+        return None
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        return None
+
+
+def chw(image: NDArray[Any]) -> NDArray[Any]:
+    """A view (C, H, W) of an image (H, W) or (H, W, C)."""
+    return image[np.newaxis] if image.ndim == 2 else image.transpose(2, 0, 1)

@@ -1,0 +1,81 @@
+"""The face between samples and those who consume them: `SampleSource`, and `takes` to get a number of images."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.errors import DataError, OptionError
+from calib8.graph import Shape
+
+Batch = dict[str, NDArray[np.float32]]
+"""One array per top blob, under the blob's name in the prototxt; axis 0 counts images."""
+
+
+class SampleSource(Protocol):
+    """Calibration or test samples for the tops of one data layer.
+
+    Attributes:
+        shapes: the shape of every top of a full batch, known before the first batch is read.
+        size: number of images that there are; None if the source begins again by itself (Python layers).
+        batch_size: images in a full batch.
+        notes: what the source does differently from what the prototxt may let one expect, a sentence each.
+    """
+
+    shapes: Mapping[str, Shape]
+    size: int | None
+    batch_size: int
+    notes: tuple[str, ...]
+
+    def batches(self) -> Iterator[Batch]:
+        """All samples in their order, in full batches; only the last one may be smaller.
+
+        Every call begins with the first sample again, and gives the same bytes. The arrays are the caller's.
+
+        Raises:
+            DataError: a sample that cannot be read or does not fit the shape, by name.
+            UserLayerError: a Python layer failed.
+        """
+        ...
+
+
+def takes(source: SampleSource, iteration: int) -> Iterator[Batch]:
+    """Yield batches until `iteration` images were given; the last batch is cut to what is still missing.
+
+    Raises:
+        OptionError: `iteration` is below 1.
+        DataError: there are fewer images; both numbers are in the message.
+    """
+    if iteration < 1:
+        raise OptionError(f"iteration is {iteration}; it counts images and must be at least 1")
+    if source.size is not None and iteration > source.size:
+        raise DataError(
+            f"iteration asks for {iteration} images, but the data set has {source.size}; "
+            "give a smaller iteration or more images"
+        )
+    return _cut(source, iteration)
+
+
+def _cut(source: SampleSource, iteration: int) -> Iterator[Batch]:
+    given = 0
+    batches = source.batches()
+    try:
+        for batch in batches:
+            images = len(next(iter(batch.values())))
+            count = min(images, iteration - given)
+            given += count
+            yield batch if count == images else {top: _first(array, images, count) for top, array in batch.items()}
+            if given == iteration:
+                return
+    finally:
+        if isinstance(batches, Generator):
+            batches.close()
+    raise DataError(f"iteration asks for {iteration} images, but the data ended after {given}")
+
+
+def _first(array: NDArray[np.float32], images: int, count: int) -> NDArray[np.float32]:
+    """The part of a top that belongs to the first `count` images; a top that does not count images stays whole."""
+    return array[:count] if array.ndim and len(array) == images else array

@@ -1,0 +1,94 @@
+"""Data and AnnotatedData layers: samples from an LMDB of Datum records, in the order of their keys.
+
+Source: BVLC/caffe, src/caffe/layers/data_layer.cpp; src/caffe/util/db_lmdb.cpp; for AnnotatedData weiliu89/caffe,
+branch ssd, src/caffe/layers/annotated_data_layer.cpp (only the image top: boxes are for training).
+
+Deviations: `rand_skip` and `shuffle` are not followed, so that every run sees the same samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from calib8.data.batching import batch_shapes, batches_of
+from calib8.data.datum import Sample, read_datum
+from calib8.data.faces import Batch, SampleSource
+from calib8.data.files import find_path
+from calib8.data.lmdb_env import LmdbRecords
+from calib8.data.transform import Transform, read_transform
+from calib8.errors import DataError
+from calib8.graph import Shape
+
+
+class LmdbSource(SampleSource):
+    """A SampleSource over the LMDB of a Data or AnnotatedData layer; tops: pixels and, for Data, labels."""
+
+    def __init__(self, param: Any, model_folder: Path) -> None:
+        """Read the parameters and the first record.
+
+        Raises:
+            DataError: no LMDB, an empty one, a first record that cannot be read, fields without a meaning.
+        """
+        data = param.data_param
+        self._layer: str = param.name
+        self._annotated: bool = param.type == "AnnotatedData"
+        self._records = LmdbRecords(_find_lmdb(data, model_folder, param.name), f"layer {param.name!r}")
+        self._transform = _read_transform(param, model_folder)
+        self.size = self._records.count
+        self.batch_size = data.batch_size
+        self.notes = (*self._transform.notes, *_notes(data, param.name))
+        self.shapes = self._first_shapes(tuple(param.top[:1] if self._annotated else param.top))
+
+    def batches(self) -> Iterator[Batch]:
+        """See SampleSource."""
+        return batches_of(self._samples(), self._records.count, self.shapes, self._transform)
+
+    def _first_shapes(self, tops: tuple[str, ...]) -> dict[str, Shape]:
+        name, sample = next(self._samples())
+        try:
+            shape = self._transform.top_shape(sample.pixels.shape)
+        except DataError as why:
+            raise DataError(f"{name()} {why}") from None
+        return batch_shapes(tops, shape, self.batch_size, self._layer)
+
+    def _samples(self) -> Iterator[tuple[Any, Sample]]:
+        for key, record in self._records:
+
+            def name(key: bytes = key) -> str:
+                return f"{self._records.path}: the record with key {key.decode('utf-8', 'backslashreplace')!r}"
+
+            try:
+                sample = read_datum(record, self._transform, self._annotated)
+            except DataError as why:
+                raise DataError(f"{name()} {why}") from None
+            yield name, sample
+
+
+def _find_lmdb(data: Any, model_folder: Path, layer: str) -> Path:
+    if not data.source:
+        raise DataError(f"layer {layer!r}: data_param.source is missing; it names the folder of the LMDB")
+    path = find_path(data.source, [model_folder])
+    has_lmdb = (path / "data.mdb").exists()
+    says_leveldb = data.HasField("backend") and data.backend == data.LEVELDB
+    is_leveldb = path.is_dir() and not has_lmdb and (path / "CURRENT").exists()
+    if is_leveldb or says_leveldb:
+        raise DataError(
+            f"layer {layer!r}: data_param.backend LEVELDB is not read ({path}); make an LMDB with "
+            "`convert_imageset --backend=lmdb` and write `backend: LMDB`, or list the images for an ImageData layer"
+        )
+    return path
+
+
+def _read_transform(param: Any, model_folder: Path) -> Transform:
+    message = type(param.transform_param)()
+    message.CopyFrom(param.transform_param)
+    if param.data_param.force_encoded_color:
+        message.force_color = True
+    return read_transform(message, model_folder, param.name)
+
+
+def _notes(data: Any, layer: str) -> tuple[str, ...]:
+    ignored = [name for name in ("rand_skip", "shuffle") if getattr(data, name)]
+    return tuple(f"layer {layer!r}: {x} is not followed; samples come in the order of their keys" for x in ignored)

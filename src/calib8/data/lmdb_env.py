@@ -1,0 +1,89 @@
+"""Reading an LMDB: read-only, without locks, opened once per process."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+import lmdb
+
+from calib8.errors import DataError
+
+
+class _Environment:
+    """An open LMDB; closed when nobody holds it any more."""
+
+    def __init__(self, path: Path) -> None:
+        self.env = lmdb.open(
+            str(path), readonly=True, lock=False, create=False, subdir=path.is_dir(), readahead=False, max_dbs=0
+        )
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):  # the opening itself failed
+            self.env.close()
+
+
+_OPEN: WeakValueDictionary[Path, _Environment] = WeakValueDictionary()
+# LMDB forbids a process to open a database twice, but two networks, or two passes, may well read the same one.
+
+
+class LmdbRecords:
+    """The records of an LMDB in the order of their keys; iterating begins anew every time.
+
+    Attributes:
+        path: the folder (or file) of the database.
+        count: number of records.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        """Open it once to count.
+
+        Raises:
+            DataError: no LMDB there, a truncated or an empty one; `what` says what it was for.
+        """
+        self.path = path
+        self._what = what
+        with self._reading():
+            held = self._open()
+            self.count = int(held.env.stat()["entries"])
+            self._check_length(held.env)
+        if self.count == 0:
+            raise DataError(f"{what}: the LMDB {path} is empty; write samples into it first")
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (key, record). Raises DataError when the database cannot be read on."""
+        with self._reading():
+            held = self._open()
+            with held.env.begin(buffers=False) as transaction:
+                yield from transaction.cursor()
+
+    def _open(self) -> _Environment:
+        key = self.path.resolve()
+        held = _OPEN.get(key)
+        if held is None:
+            held = _OPEN[key] = _Environment(self.path)
+        return held
+
+    def _check_length(self, env: lmdb.Environment) -> None:
+        # Pages behind the end of a truncated file would kill the process (SIGBUS), not raise.
+        needed = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+        file = self.path / "data.mdb" if self.path.is_dir() else self.path
+        found = file.stat().st_size
+        if found < needed:
+            raise DataError(
+                f"{self._what}: the LMDB {self.path} is truncated: {file.name} has {found} bytes of {needed}; copy it "
+                "again"
+            )
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (lmdb.Error, OSError) as why:
+            reason = str(why).removeprefix(f"{self.path}: ")
+            raise DataError(
+                f"{self._what}: {self.path} is no readable LMDB: {reason}; data_param.source must name a folder with a "
+                f"data.mdb, relative to {Path.cwd()} or to the model's folder"
+            ) from None

@@ -1,0 +1,57 @@
+"""Mean images: Caffe's `.binaryproto` and numpy's `.npy`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from calib8.errors import DataError
+from calib8.proto import caffe_pb2
+from calib8.proto.blobs import BlobError, blob_from_proto
+
+MAX_MEAN_BYTES = 256 * 2**20
+"""Largest mean file that is read: 40 times a mean of 1024 x 1024 pixels."""
+
+
+def read_mean(path: Path, what: str) -> NDArray[np.float32]:
+    """A mean image (C, H, W), or (C, 1, 1) where the file has one number per channel.
+
+    Raises:
+        DataError: the file cannot be read or has another shape; `what` says what it was for.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_MEAN_BYTES:
+            raise DataError(f"{what}: {path} has {size} bytes; a mean image has at most {MAX_MEAN_BYTES}")
+        mean = _read_npy(path) if path.suffix == ".npy" else _read_binaryproto(path)
+    except (OSError, ValueError, DecodeError) as why:
+        reason = getattr(why, "strerror", None) or why
+        raise DataError(f"{what}: {path} is no readable mean image: {reason}") from None
+    if mean.ndim == 4 and mean.shape[0] == 1:
+        mean = mean[0]
+    if mean.ndim == 1:
+        mean = mean.reshape(-1, 1, 1)
+    if mean.ndim != 3 or mean.size == 0:
+        raise DataError(f"{what}: {path} has the shape {mean.shape}; (C, H, W) or one number per channel is expected")
+    if not np.isfinite(mean).all():
+        raise DataError(f"{what}: {path} holds values that are no finite numbers")
+    return mean
+
+
+def _read_npy(path: Path) -> NDArray[np.float32]:
+    array = np.load(path, allow_pickle=False)
+    if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
+        raise ValueError(f"its values are of type {array.dtype}, numbers are expected")
+    return np.asarray(array, np.float32)
+
+
+def _read_binaryproto(path: Path) -> NDArray[np.float32]:
+    blob = caffe_pb2.BlobProto()
+    blob.ParseFromString(path.read_bytes())
+    try:
+        return blob_from_proto(blob)
+    except BlobError as why:
+        raise ValueError(f"its blob {why}") from None

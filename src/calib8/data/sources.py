@@ -1,0 +1,41 @@
+"""Which source a data layer's type means."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from calib8.data.faces import SampleSource
+from calib8.data.lmdb_data import LmdbSource
+from calib8.data.python_data import PythonSource
+from calib8.errors import DataError
+from calib8.graph.build import TEST
+
+_SOURCES: dict[str, Callable[[Any, Path, int], SampleSource]] = {
+    "Data": lambda param, folder, phase: LmdbSource(param, folder),
+    "AnnotatedData": lambda param, folder, phase: LmdbSource(param, folder),
+    "Python": PythonSource,
+}
+
+
+def open_source(param: Any, model_folder: str | os.PathLike[str], phase: int = TEST) -> SampleSource:
+    """The samples of a data layer.
+
+    Args:
+        param: the LayerParameter of a layer without bottoms.
+        model_folder: the folder of the prototxt; relative paths are looked for in the working directory, then here.
+        phase: caffe.TRAIN or caffe.TEST, for Python layers.
+
+    Raises:
+        DataError: a type that gives no samples, or data that cannot be used.
+        UserLayerError: a Python layer that cannot be used.
+    """
+    make = _SOURCES.get(param.type)
+    if make is None:
+        raise DataError(
+            f"layer {param.name!r} ({param.type}) gives no samples; use one of {', '.join(_SOURCES)}, or an Input "
+            "layer with --images LIST"
+        )
+    return make(param, Path(model_folder), phase)

@@ -1,0 +1,7 @@
+"""The user's Python layers: `Layer` is their base class (`caffe.Layer`), `UserLayer` runs one."""
+
+from calib8.python_layers.blob import Blob, BlobVec
+from calib8.python_layers.layer import Layer
+from calib8.python_layers.user_layer import UserClass, UserLayer
+
+__all__ = ["Blob", "BlobVec", "Layer", "UserClass", "UserLayer"]
