@@ -3,7 +3,8 @@
 Shapes: bottom (N, C, H, W); top (N, C, H', W') with H' = ceil((H + 2*pad - kernel) / stride) + 1 (`round_mode: FLOOR`
 or `ceil_mode: false`: floor). With a pad, a last window that starts beyond H + pad is dropped. MAX ignores the pad;
 AVE divides by the part of the window that lies in the padded image, so windows at the far border, which hang over it,
-divide by less than kernel_h * kernel_w.
+divide by less than kernel_h * kernel_w. A second top of MAX is its mask, of the same shape: where in the channel each
+maximum was found first, h * W + w, as float32.
 Source: BVLC/caffe, src/caffe/layers/pooling_layer.cpp, lines 15-127 (shapes), 140-235 (values).
 """
 
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from calib8.graph import Shape
 from calib8.layers.base import Call, Op, count, register
@@ -28,6 +30,7 @@ class Pooling(Op):
     """MAX and AVE pooling; ONNX MaxPool and AveragePool."""
 
     types = ("Pooling",)
+    tops = (1, 2)
 
     def __init__(self, fields: Fields) -> None:
         group = fields.group("pooling_param")
@@ -35,13 +38,21 @@ class Pooling(Op):
         self.is_global: bool = group.global_pooling
         self.kernel, self.stride, self.pad = _read_sizes(group, self.is_global)
         self.rounds_up = group.round_mode == "CEIL" and group.ceil_mode
+        self.has_mask = len(fields.param.top) > 1
+        if self.has_mask and self.method != "MAX":
+            raise RefusedError(f"has 2 tops; only MAX has a mask, and pooling_param.pool is {self.method}")
         if self.method not in ("MAX", "AVE"):
             raise RefusedError(f"pooling_param.pool is {self.method}, which only training uses; expected MAX or AVE")
 
     def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         if len(bottoms[0]) != 4:
             raise RefusedError(f"bottom has {len(bottoms[0])} dimensions, expected N, C, H, W")
-        return [(*bottoms[0][:2], *(self._length(bottoms[0], i) for i in (0, 1)))]
+        top = (*bottoms[0][:2], *(self._length(bottoms[0], i) for i in (0, 1)))
+        if not self.has_mask:
+            return [top]
+        if any(_exceed_kernel(axis) for axis in self.axes(bottoms[0], top)):
+            raise RefusedError("has a mask, and a window that lies wholly in the pad, where there is nothing to find")
+        return [top, top]
 
     def _length(self, bottom: Shape, i: int) -> int:
         if self.is_global:
@@ -70,6 +81,8 @@ class Pooling(Op):
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
         height, width = self.axes(call.bottom_shapes[0], call.top_shapes[0])
+        if self.has_mask:
+            return _lower_max_and_mask(g, call, height, width)
         if self.method == "MAX":
             return [_lower_max(g, call.bottoms[0], height, width)]
         return [self._lower_average(g, call, height, width)]
@@ -78,7 +91,7 @@ class Pooling(Op):
         """An average over the full kernel, zeros in the pads, then scaled where Caffe divides by less."""
         x, pads = call.bottoms[0], (height[2], width[2], height[3], width[3])
         kernel, strides = (height[0], width[0]), (height[1], width[1])
-        if max(pads[0], pads[2]) >= kernel[0] or max(pads[1], pads[3]) >= kernel[1]:
+        if _exceed_kernel(height) or _exceed_kernel(width):
             x, pads = g.node("Pad", x, g.ints(0, 0, *pads[:2], 0, 0, *pads[2:])), (0, 0, 0, 0)
         y = g.node("AveragePool", x, kernel_shape=kernel, strides=strides, pads=pads, count_include_pad=1)
         divisors = self.divisors(call.bottom_shapes[0], call.top_shapes[0])
@@ -100,11 +113,28 @@ class Pooling(Op):
 
 def _lower_max(g: OnnxBuilder, x: str, height: Axis, width: Axis) -> str:
     pads = (height[2], width[2], height[3], width[3])
-    if max(pads[0], pads[2]) >= height[0] or max(pads[1], pads[3]) >= width[0]:
+    if _exceed_kernel(height) or _exceed_kernel(width):
         # A stride beyond the kernel lets a window lie wholly in the pad: Caffe leaves -FLT_MAX there.
         x = g.node("Pad", x, g.ints(0, 0, *pads[:2], 0, 0, *pads[2:]), g.scalar(_LOWEST))
         pads = (0, 0, 0, 0)
     return g.node("MaxPool", x, kernel_shape=(height[0], width[0]), strides=(height[1], width[1]), pads=pads)
+
+
+def _lower_max_and_mask(g: OnnxBuilder, call: Call, height: Axis, width: Axis) -> list[str]:
+    pads = (height[2], width[2], height[3], width[3])
+    values, places = g.nodes(
+        "MaxPool", call.bottoms[0], outputs=2,
+        kernel_shape=(height[0], width[0]), strides=(height[1], width[1]), pads=pads,
+    )  # fmt: skip
+    # ONNX counts through the whole tensor, Caffe through the channel.
+    in_channel = g.node("Mod", places, g.constant(np.int64(count(call.bottom_shapes[0][2:]))))
+    return [values, g.node("Cast", in_channel, to=TensorProto.FLOAT)]
+
+
+def _exceed_kernel(axis: Axis) -> bool:
+    """Whether a pad is as long as the kernel, which ONNX poolings do not allow."""
+    kernel, _, before, after = axis
+    return max(before, after) >= kernel
 
 
 def _read_sizes(group: Group, is_global: bool) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:

@@ -1,0 +1,27 @@
+"""AbsVal: y = |x|.
+
+Shapes: top as bottom, of any rank. No parameters.
+Source: BVLC/caffe, src/caffe/layers/absval_layer.cpp, AbsValLayer::Forward_cpu.
+"""
+
+from __future__ import annotations
+
+from calib8.layers.base import Call, register
+from calib8.layers.fields import Fields
+from calib8.layers.neuron import Neuron
+from calib8.layers.onnx_builder import OnnxBuilder
+
+
+class AbsVal(Neuron):
+    """Absolute value; ONNX Abs."""
+
+    types = ("AbsVal",)
+
+    def __init__(self, fields: Fields) -> None:
+        del fields  # it has none
+
+    def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
+        return [g.node("Abs", call.bottoms[0])]
+
+
+register(AbsVal)
