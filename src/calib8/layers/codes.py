@@ -1,0 +1,219 @@
+"""ONNX nodes that compute the integer contract exactly, over tensors of codes. No layer type is in here.
+
+A tensor of codes is uint8 and holds `code + 128`, so that 128 is zero: the form that ONNX Runtime's fast kernels take.
+What each function means in integers is written down in `arithmetic`; here stands how ONNX Runtime's nodes reach it:
+
+- They round ties to even, the contract rounds them up. Between two neighbours that are not ties there is room for a
+  nudge: values are multiples of 2^-rs, so half a step more lifts a tie over it and nothing else.
+- float32 is exact on integers below 2^24. What could be larger goes through float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import helper
+
+from calib8.arithmetic import INT8_LEVELS
+from calib8.layers.onnx_builder import OnnxBuilder
+
+ZERO = 128
+"""What a tensor of codes holds for code 0."""
+MAX_QLINEAR_RSHIFT = 13
+"""QLinearConv multiplies with 2^-rs * (1 + 2^-22): up to 255.5 in codes, that lifts by less than 2^-14."""
+_NUDGED = 1 + 2.0**-22
+_MAX_FLOAT_RSHIFT = 15  # half a step, 2^-16, is what float32 still resolves between 128 and 256
+_FLOAT32_EXACT = 1 << 23  # of an accumulator: with the nudge, one bit more is needed
+_INT32_PRODUCTS = (1 << 31) // (256 * 128) - 1  # products of uint8 and int8 that 32 bits hold
+
+
+@dataclass(frozen=True)
+class ConvGeometry:
+    """Attributes of ONNX Conv: one number per spatial axis, `pads` with all beginnings before all ends."""
+
+    strides: tuple[int, ...]
+    pads: tuple[int, ...]
+    dilations: tuple[int, ...]
+    group: int = 1
+
+
+def quantize_node(g: OnnxBuilder, x: str, threshold: float) -> str:
+    """Real values to codes, as `arithmetic.quantize`: `sat8(rnd(x * 128 / threshold))` in float64."""
+    wide = g.node("Cast", x, to=_onnx_type(np.float64))
+    scaled = g.node("Div", wide, g.constant(np.float64(threshold) / INT8_LEVELS))
+    return _floor_to_codes(g, g.node("Add", scaled, g.constant(np.float64(ZERO + 0.5))))
+
+
+def dequantize_node(g: OnnxBuilder, codes: str, threshold: float) -> str:
+    """Codes to real values, as `arithmetic.dequantize`: `code * threshold / 128`."""
+    return _scaled_codes(g, codes, float(np.float32(threshold)) / INT8_LEVELS)
+
+
+def weighted_sum(
+    g: OnnxBuilder,
+    codes: str,
+    weights: NDArray[np.int8],
+    bias: NDArray[Any] | None,
+    rshift: int,
+    geometry: ConvGeometry,
+) -> str:
+    """`sat8(rnd((sum code*W + B) / 2^rshift))` over a sliding window, as Convolution and InnerProduct have it.
+
+    Args:
+        weights: (O, C/group, kernel...).
+        bias: (O), integers; None for none.
+    """
+    weights = np.ascontiguousarray(weights, dtype=np.int8)
+    offsets = np.zeros(len(weights), np.int64) if bias is None else np.asarray(bias, dtype=np.int64).reshape(-1)
+    if rshift <= MAX_QLINEAR_RSHIFT and math.prod(weights.shape[1:]) <= _INT32_PRODUCTS:
+        return _qlinear_conv(g, codes, weights, offsets, rshift, geometry)
+    if accumulator_bound(weights, offsets) < _FLOAT32_EXACT:
+        return _float_conv(g, codes, weights, offsets, rshift, geometry)
+    return _integer_conv(g, codes, weights, offsets, rshift, geometry)
+
+
+def accumulator_bound(weights: NDArray[np.int8], bias: NDArray[np.int64]) -> int:
+    """The largest |accumulator|, partial sums included, that any codes can give."""
+    sums = np.abs(weights.astype(np.int64)).reshape(len(weights), -1).sum(axis=1)
+    return int((sums * INT8_LEVELS + np.abs(bias)).max(initial=0))
+
+
+def _qlinear_conv(
+    g: OnnxBuilder,
+    codes: str,
+    weights: NDArray[np.int8],
+    bias: NDArray[np.int64],
+    rshift: int,
+    geometry: ConvGeometry,
+) -> str:
+    """Output zero point 0 and 128 in the bias: all values in range are positive, so the nudge lifts every tie."""
+    one, zero = g.scalar(1.0), g.constant(np.uint8(0))
+    scale = g.scalar(math.ldexp(_NUDGED, -rshift))
+    shifted = (bias + (ZERO << rshift)).astype(np.int32)
+    return g.node(
+        "QLinearConv",
+        *(codes, scale, g.constant(np.uint8(ZERO))),
+        *(g.weight(weights), one, g.constant(np.int8(0))),
+        *(one, zero, g.weight(shifted)),
+        **_conv_attributes(weights, geometry),
+    )
+
+
+def _float_conv(
+    g: OnnxBuilder,
+    codes: str,
+    weights: NDArray[np.int8],
+    bias: NDArray[np.int64],
+    rshift: int,
+    geometry: ConvGeometry,
+) -> str:
+    """Scaling by powers of two is exact, so weights and bias carry the shift, and the bias the nudge."""
+    scaled = np.ldexp(weights.astype(np.float32), -rshift)
+    offset = np.ldexp(bias.astype(np.float64) + 0.5, -rshift).astype(np.float32)
+    values = g.node(
+        "Conv", _scaled_codes(g, codes, 1.0), g.weight(scaled), g.weight(offset), **_conv_attributes(weights, geometry)
+    )
+    return _round_to_codes(g, values)
+
+
+def _integer_conv(
+    g: OnnxBuilder,
+    codes: str,
+    weights: NDArray[np.int8],
+    bias: NDArray[np.int64],
+    rshift: int,
+    geometry: ConvGeometry,
+) -> str:
+    """32-bit accumulators, then float64. uint8 weights, because int8 ones take a slow kernel."""
+    accumulator = g.node(
+        "ConvInteger",
+        *(codes, g.weight((weights.astype(np.int16) + ZERO).astype(np.uint8))),
+        *(g.constant(np.uint8(ZERO)), g.constant(np.uint8(ZERO))),
+        **_conv_attributes(weights, geometry),
+    )
+    spread = (1, -1) + (1,) * (weights.ndim - 2)
+    return shift_to_codes(g, accumulator, rshift, bias.reshape(spread))
+
+
+def shift_to_codes(g: OnnxBuilder, accumulator: str, rshift: int, bias: NDArray[np.int64] | None = None) -> str:
+    """`sat8(rnd((acc + bias) / 2^rshift))` of an accumulator of any numeric type below 2^52, in float64."""
+    wide = g.node("Cast", accumulator, to=_onnx_type(np.float64))
+    scaled = g.node("Mul", wide, g.constant(np.float64(math.ldexp(1.0, -rshift))))
+    offset = np.zeros((), np.int64) if bias is None else bias
+    return _floor_to_codes(g, g.node("Add", scaled, g.constant(np.ldexp(offset.astype(np.float64), -rshift) + 128.5)))
+
+
+def scaled_sum(g: OnnxBuilder, terms: Sequence[tuple[str, float]], rshift: int, *, saturate16: bool = False) -> str:
+    """`sat8(rnd(sum_i code_i * factor_i / 2^rshift))` of tensors of one shape.
+
+    Args:
+        terms: tensors of codes and their integral factors.
+        saturate16: clamp the sum to 16 bits after every term, in the given order.
+    """
+    wide = rshift > _MAX_FLOAT_RSHIFT or sum(abs(f) for _, f in terms) * INT8_LEVELS >= _FLOAT32_EXACT
+    kind: Any = np.float64 if wide else np.float32
+    low, high = (g.constant(kind(math.ldexp(v, -rshift))) for v in (-32768.0, 32767.0))
+    total = ""
+    for codes, factor in terms:
+        value = _scaled_codes(g, codes, math.ldexp(factor, -rshift), wide=wide)
+        total = g.node("Add", total, value) if total else value
+        if saturate16 and (len(terms) > 1 or abs(factor) * INT8_LEVELS > 32767):
+            total = g.node("Clip", total, low, high)
+    return nudge_to_codes(g, total, rshift, wide=wide)
+
+
+def nudge_to_codes(g: OnnxBuilder, values: str, rshift: int, *, wide: bool = False) -> str:
+    """`sat8(rnd(v))` of real values that are whole multiples of 2^-rshift, exact in their type."""
+    if wide:
+        return _floor_to_codes(g, g.node("Add", values, g.constant(np.float64(ZERO + 0.5))))
+    if rshift == 0:
+        return _round_to_codes(g, values)  # integers have no ties
+    return _round_to_codes(g, g.node("Add", values, g.scalar(math.ldexp(1.0, -rshift - 1))))
+
+
+def shift_is_exact_in_float32(rshift: int, largest: float) -> bool:
+    """Whether `nudge_to_codes` may take float32: accumulators up to `largest`, to be shifted by `rshift`."""
+    return rshift <= _MAX_FLOAT_RSHIFT and largest < _FLOAT32_EXACT
+
+
+def code_values(g: OnnxBuilder, codes: str, *, wide: bool = False) -> str:
+    """The codes themselves, -128 to 127, in float32 (float64 with `wide`)."""
+    return _scaled_codes(g, codes, 1.0, wide=wide)
+
+
+def _scaled_codes(g: OnnxBuilder, codes: str, factor: float, *, wide: bool = False) -> str:
+    """`code * factor`; the factor is a float32 number, or the product is taken in float64."""
+    if not wide:
+        return g.node("DequantizeLinear", codes, g.scalar(factor), g.constant(np.uint8(ZERO)))
+    values = g.node("DequantizeLinear", codes, g.scalar(1.0), g.constant(np.uint8(ZERO)))
+    return g.node("Mul", g.node("Cast", values, to=_onnx_type(np.float64)), g.constant(np.float64(factor)))
+
+
+def _round_to_codes(g: OnnxBuilder, values: str) -> str:
+    """float32 values that lie on no tie: to the nearest integer, saturated."""
+    return g.node("QuantizeLinear", values, g.scalar(1.0), g.constant(np.uint8(ZERO)))
+
+
+def _floor_to_codes(g: OnnxBuilder, values: str) -> str:
+    """float64 values, already moved by 128.5: the cast cuts off, which is floor in the clamped range."""
+    clamped = g.node("Clip", values, g.constant(np.float64(0)), g.constant(np.float64(255)))
+    return g.node("Cast", clamped, to=_onnx_type(np.uint8))
+
+
+def _conv_attributes(weights: NDArray[Any], geometry: ConvGeometry) -> dict[str, Any]:
+    return {
+        "kernel_shape": weights.shape[2:],
+        "strides": geometry.strides,
+        "pads": geometry.pads,
+        "dilations": geometry.dilations,
+        "group": geometry.group,
+    }
+
+
+def _onnx_type(dtype: Any) -> int:
+    return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
