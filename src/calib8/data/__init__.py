@@ -1,6 +1,8 @@
 """Calibration and test samples: LMDB, image lists, HDF5, the user's Python layers, all behind `SampleSource`."""
 
 from calib8.data.faces import Batch, SampleSource, takes
+from calib8.data.images import ImagesSource
+from calib8.data.preprocess import Preprocess
 from calib8.data.sources import open_source
 
-__all__ = ["Batch", "SampleSource", "open_source", "takes"]
+__all__ = ["Batch", "ImagesSource", "Preprocess", "SampleSource", "open_source", "takes"]

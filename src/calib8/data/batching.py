@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -17,24 +18,34 @@ MAX_COUNT = 2**31 - 1
 """Most values of a blob in Caffe (include/caffe/blob.hpp)."""
 
 
-def batch_shapes(tops: tuple[str, ...], image: Shape, batch_size: int, layer: str) -> dict[str, Shape]:
-    """Shapes of an image top (N, C, H, W) and, where there is a second top, of labels (N).
+NamedSample = tuple[Callable[[], str], Sample]
+"""What a sample is called in messages, and the sample."""
+
+
+def first_shapes(param: Any, batch_size: int, samples: Iterator[NamedSample], transform: Transform) -> dict[str, Shape]:
+    """Shapes of a full batch as the first sample settles them: pixels (N, C, H, W), labels (N) for a second top.
 
     Raises:
-        DataError: no top or more than two, a batch size that is not positive, a batch that is no Caffe blob any more.
+        DataError: no top or more than two, a batch size that is not positive, a first sample that does not fit the
+            transformation, a batch that is no Caffe blob any more.
     """
-    if len(tops) not in (1, 2):
-        raise DataError(f"layer {layer!r}: has {len(tops)} tops, expected one for the images and one for labels")
+    what = f"layer {param.name!r}"
+    if len(param.top) not in (1, 2):
+        raise DataError(f"{what}: has {len(param.top)} tops, expected one for the images and one for labels")
     if batch_size < 1:
-        raise DataError(f"layer {layer!r}: batch_size is {batch_size}; it must be at least 1")
-    count = batch_size * int(np.prod(image, dtype=object))
-    if count > MAX_COUNT:
-        raise DataError(f"layer {layer!r}: a batch of {batch_size} x {image} has {count} values, more than {MAX_COUNT}")
-    return dict(zip(tops, [(batch_size, *image), (batch_size,)], strict=False))
+        raise DataError(f"{what}: batch_size is {batch_size}; it must be at least 1")
+    name, sample = next(samples)
+    try:
+        image = transform.top_shape(sample.pixels.shape)
+    except DataError as why:
+        raise DataError(f"{name()} {why}") from None
+    if batch_size * math.prod(image) > MAX_COUNT:
+        raise DataError(f"{what}: a batch of {batch_size} x {image} has more than {MAX_COUNT} values")
+    return dict(zip(param.top, [(batch_size, *image), (batch_size,)], strict=False))
 
 
 def batches_of(
-    samples: Iterable[tuple[Callable[[], str], Sample]],
+    samples: Iterable[NamedSample],
     size: int,
     shapes: Mapping[str, Shape],
     transform: Transform,
@@ -42,7 +53,7 @@ def batches_of(
     """Yield batches of transformed samples.
 
     Args:
-        samples: what a sample is called (for messages), and the sample.
+        samples: all of them, in order.
         size: number of samples.
         shapes: of a full batch; the first top takes the pixels, the second, if any, the labels.
 

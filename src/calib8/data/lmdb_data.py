@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from calib8.data.batching import batch_shapes, batches_of
-from calib8.data.datum import Sample, read_datum
+from calib8.data.batching import NamedSample, batches_of, first_shapes
+from calib8.data.datum import read_datum
 from calib8.data.faces import Batch, SampleSource
 from calib8.data.files import find_path
 from calib8.data.lmdb_env import LmdbRecords
 from calib8.data.transform import Transform, read_transform
 from calib8.errors import DataError
-from calib8.graph import Shape
 
 
 class LmdbSource(SampleSource):
@@ -32,28 +31,20 @@ class LmdbSource(SampleSource):
             DataError: no LMDB, an empty one, a first record that cannot be read, fields without a meaning.
         """
         data = param.data_param
-        self._layer: str = param.name
         self._annotated: bool = param.type == "AnnotatedData"
         self._records = LmdbRecords(_find_lmdb(data, model_folder, param.name), f"layer {param.name!r}")
         self._transform = _read_transform(param, model_folder)
         self.size = self._records.count
         self.batch_size = data.batch_size
         self.notes = (*self._transform.notes, *_notes(data, param.name))
-        self.shapes = self._first_shapes(tuple(param.top[:1] if self._annotated else param.top))
+        shapes = first_shapes(param, data.batch_size, self._samples(), self._transform)
+        self.shapes = dict(list(shapes.items())[:1]) if self._annotated else shapes
 
     def batches(self) -> Iterator[Batch]:
         """See SampleSource."""
         return batches_of(self._samples(), self._records.count, self.shapes, self._transform)
 
-    def _first_shapes(self, tops: tuple[str, ...]) -> dict[str, Shape]:
-        name, sample = next(self._samples())
-        try:
-            shape = self._transform.top_shape(sample.pixels.shape)
-        except DataError as why:
-            raise DataError(f"{name()} {why}") from None
-        return batch_shapes(tops, shape, self.batch_size, self._layer)
-
-    def _samples(self) -> Iterator[tuple[Any, Sample]]:
+    def _samples(self) -> Iterator[NamedSample]:
         for key, record in self._records:
 
             def name(key: bytes = key) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from calib8.data.faces import SampleSource
+from calib8.data.hdf5_data import Hdf5Source
+from calib8.data.image_data import ImageDataSource
 from calib8.data.lmdb_data import LmdbSource
 from calib8.data.python_data import PythonSource
 from calib8.errors import DataError
@@ -16,6 +18,8 @@ from calib8.graph.build import TEST
 _SOURCES: dict[str, Callable[[Any, Path, int], SampleSource]] = {
     "Data": lambda param, folder, phase: LmdbSource(param, folder),
     "AnnotatedData": lambda param, folder, phase: LmdbSource(param, folder),
+    "ImageData": lambda param, folder, phase: ImageDataSource(param, folder),
+    "HDF5Data": lambda param, folder, phase: Hdf5Source(param, folder),
     "Python": PythonSource,
 }
 

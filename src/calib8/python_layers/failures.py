@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Collection
+from collections.abc import Callable
 
 _PYTHON_2_SYNTAX = re.compile(
     r"^\s*print\s+[^(=\s]|^\s*print\s*$|^\s*print\s*>>|^\s*exec\s+[^(=\s]"
@@ -14,6 +14,7 @@ _PYTHON_2_NAMES = re.compile(
     r"'(xrange|unicode|basestring|long|raw_input|reduce|reload|unichr|iteritems|itervalues|iterkeys|has_key|file|cmp"
     r"|execfile|cPickle|StringIO|cStringIO|Queue|ConfigParser|urllib2|itertools\.izip|izip)'"
 )
+_MAX_TEXT = 1000
 _PORT_IT = "port it to Python 3"
 
 
@@ -28,12 +29,12 @@ def syntax_failure(why: SyntaxError) -> str:
     return f"{where}: {type(why).__name__}: {why.msg}: {text!r}"
 
 
-def run_failure(why: BaseException, files: Collection[str]) -> str:
-    """Any exception of user code: the innermost line in the user's `files`, the exception's type and text."""
+def run_failure(why: BaseException, is_users: Callable[[str], bool]) -> str:
+    """Any exception of user code: its type and text, and the innermost line in a file of the user's."""
     if isinstance(why, SyntaxError):
         return syntax_failure(why)
-    frames = [f for f in traceback.extract_tb(why.__traceback__) if f.filename in files]
+    frames = [f for f in traceback.extract_tb(why.__traceback__) if is_users(f.filename)]
     where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    text = str(why)
+    text = " ".join(str(why).split())[:_MAX_TEXT]
     hint = f"; this is Python 2 code: {_PORT_IT}" if _PYTHON_2_NAMES.search(text) else ""
     return f"raised {type(why).__name__}{f': {text}' if text else ''}{where}{hint}"

@@ -19,8 +19,10 @@ from typing import Any
 import yaml
 
 Modules = dict[str, ModuleType]
-_CAFFE_FOLDER = Path(__file__).resolve().parents[2] / "caffe"
+_CALIB8_FOLDER = Path(__file__).resolve().parents[1]
+_CAFFE_FOLDER = _CALIB8_FOLDER.parent / "caffe"
 _caffe_modules: Modules = {}
+_NEVER_SHADOWED = frozenset(["__main__", "calib8", "caffe"])
 
 
 class World:
@@ -37,6 +39,13 @@ class World:
         """Run user code inside. Not for several threads at a time."""
         with self._paths(), self._imports(), _caffe(), _old_yaml_load():
             yield
+
+    def owns(self, file: str) -> bool:
+        """Whether a source file lies in this world's folders, and not in an environment inside them."""
+        path = Path(os.path.realpath(file))
+        if "site-packages" in path.parts or path.is_relative_to(_CALIB8_FOLDER):
+            return False
+        return any(path.is_relative_to(folder) for folder in self._first)
 
     @contextlib.contextmanager
     def _paths(self) -> Iterator[None]:
@@ -67,7 +76,7 @@ class World:
 
     def _is_shadowed(self, top: str) -> bool:
         """Whether a loaded module has the name of another file in this world's first folders."""
-        if top == "caffe" or top in sys.stdlib_module_names:
+        if top in _NEVER_SHADOWED or top in sys.stdlib_module_names:
             return False
         if top not in self._origin_in_first:
             spec = PathFinder.find_spec(top, self._first)

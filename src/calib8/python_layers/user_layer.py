@@ -46,10 +46,12 @@ class UserClass:
         self.param = param
         self.model_folder = model_folder
         self._world = World([model_folder, Path.cwd()], bundled)
+        self.file = ""
         self.title = f"layer {param.name!r} (Python, {param.python_param.module}.{param.python_param.layer})"
         self._check_names()
         module = self._import()
         self.file = str(getattr(module, "__file__", None) or param.python_param.module)
+        self.title = f"layer {param.name!r} (Python, {param.python_param.layer} in {self.file})"
         self.layer_class: type[Layer] = self._find_class(module)
         _log.info("layer %r: the Python layer %s runs from %s", param.name, param.python_param.layer, self.file)
 
@@ -62,7 +64,10 @@ class UserClass:
         except Calib8Error:
             raise
         except (Exception, SystemExit) as why:  # noqa: BLE001 - user code may raise anything
-            raise UserLayerError(f"{self.title}: {what} {run_failure(why, {self.file})}") from None
+            raise UserLayerError(f"{self.title}: {what} {run_failure(why, self._is_users)}") from None
+
+    def _is_users(self, file: str) -> bool:
+        return file == self.file or self._world.owns(file)
 
     def _check_names(self) -> None:
         names = self.param.python_param

@@ -1,0 +1,1 @@
+"""Python layers that calib8 brings along; prototxts name them without the package."""

@@ -1,0 +1,130 @@
+"""HDF5Data layers: rows of the datasets that are named like the tops, in the files of a list.
+
+Source: BVLC/caffe, src/caffe/layers/hdf5_data_layer.cpp. Deviation: `shuffle` is not followed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calib8.data.batching import MAX_COUNT
+from calib8.data.faces import Batch, SampleSource
+from calib8.data.files import find_path, read_lines
+from calib8.errors import DataError
+from calib8.graph import Shape
+
+
+class Hdf5Source(SampleSource):
+    """A SampleSource over the files of an HDF5Data layer; one top per dataset."""
+
+    def __init__(self, param: Any, model_folder: Path) -> None:
+        """Read the list, and the shapes in every file.
+
+        Raises:
+            DataError: h5py is missing, a file that cannot be read, datasets that are missing or do not fit together.
+        """
+        data = param.hdf5_data_param
+        self._what = f"layer {param.name!r}"
+        _check(param, self._what)
+        self._files = _listed_files(data.source, model_folder, self._what)
+        self._rows, shapes = _all_shapes(self._files, tuple(param.top), self._what)
+        self.shapes = {top: (data.batch_size, *shape) for top, shape in shapes.items()}
+        if any(math.prod(shape) > MAX_COUNT for shape in self.shapes.values()):
+            raise DataError(
+                f"{self._what}: a batch of {data.batch_size} rows is larger than a blob can be ({MAX_COUNT})"
+            )
+        self.size = sum(self._rows)
+        self.batch_size = data.batch_size
+        self.notes = (f"{self._what}: shuffle is not followed; rows come in their order",) if data.shuffle else ()
+
+    def batches(self) -> Iterator[Batch]:
+        """See SampleSource. A batch may hold rows of several files."""
+        batch: Batch = {}
+        missing, filled = sum(self._rows), 0
+        for path, rows in zip(self._files, self._rows, strict=True):
+            with _open(path, self._what) as file:
+                done = 0
+                while done < rows:
+                    if not batch:
+                        length = min(self.batch_size, missing)
+                        batch = {t: np.empty((length, *s[1:]), np.float32) for t, s in self.shapes.items()}
+                    count = min(rows - done, length - filled)
+                    for top, array in batch.items():
+                        array[filled : filled + count] = file[top][done : done + count]
+                    done, filled, missing = done + count, filled + count, missing - count
+                    if filled == length:
+                        yield batch
+                        batch, filled = {}, 0
+
+
+def _check(param: Any, what: str) -> None:
+    problems = []
+    if not param.top:
+        problems.append("has no top")
+    if not param.hdf5_data_param.source:
+        problems.append("hdf5_data_param.source is missing; it names a list of HDF5 files")
+    if param.hdf5_data_param.batch_size < 1:
+        problems.append("hdf5_data_param.batch_size is missing or 0; it must be at least 1")
+    if param.HasField("transform_param"):
+        problems.append("has a transform_param; Caffe does not transform HDF5 data")
+    if problems:
+        raise DataError(f"{what}: the samples cannot be read as the prototxt says", problems)
+
+
+def _listed_files(source: str, model_folder: Path, what: str) -> list[Path]:
+    lines = [line.strip() for line in read_lines(find_path(source, [model_folder]), what)]
+    files = [find_path(line, [model_folder]) for line in lines if line]
+    if not files:
+        raise DataError(f"{what}: the list {source} names no files")
+    missing = [f"no file {path}" for path in files if not path.is_file()]
+    if missing:
+        raise DataError(f"{what}: {len(missing)} of {len(files)} files in {source} are missing", missing[:20])
+    return files
+
+
+def _all_shapes(files: list[Path], tops: tuple[str, ...], what: str) -> tuple[list[int], dict[str, Shape]]:
+    """Rows of every file, and the shape of one row of every top."""
+    found = [_shapes_in(path, tops, what) for path in files]
+    first = found[0][1]
+    problems = [
+        f"{path}: rows of the shapes {shapes}, the first file has {first}"
+        for path, (_, shapes) in zip(files, found, strict=True)
+        if shapes != first
+    ]
+    if problems:
+        raise DataError(f"{what}: the HDF5 files do not fit together", problems)
+    return [rows for rows, _ in found], first
+
+
+def _shapes_in(path: Path, tops: tuple[str, ...], what: str) -> tuple[int, dict[str, Shape]]:
+    with _open(path, what) as file:
+        missing = [top for top in tops if not hasattr(file.get(top), "dtype")]
+        if missing:
+            raise DataError(f"{what}: {path} has no dataset {', '.join(map(repr, missing))}; it has {sorted(file)}")
+        datasets = {top: file[top] for top in tops}
+        wrong = [top for top, d in datasets.items() if d.dtype.kind not in "iuf" or d.ndim == 0]
+        if wrong:
+            raise DataError(f"{what}: {path}: dataset {wrong[0]!r} has no rows of numbers")
+        rows = {d.shape[0] for d in datasets.values()}
+        if len(rows) > 1 or rows == {0}:
+            raise DataError(f"{what}: {path}: the datasets have {sorted(rows)} rows; all need the same number")
+        return rows.pop(), {top: tuple(d.shape[1:]) for top, d in datasets.items()}
+
+
+@contextlib.contextmanager
+def _open(path: Path, what: str) -> Iterator[Any]:
+    try:
+        import h5py  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise DataError(f"{what}: HDF5Data needs h5py: pip install calib8[hdf5]") from None
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError, KeyError) as why:
+        raise DataError(f"{what}: {path} is no readable HDF5 file: {why}") from None

@@ -1,0 +1,75 @@
+"""ImageData layers: samples from a list of image files.
+
+Source: BVLC/caffe, src/caffe/layers/image_data_layer.cpp; src/caffe/util/io.cpp, ReadImageToCVMat.
+
+Deviations: `shuffle` and `rand_skip` are not followed, so that every run sees the same samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from calib8.data.batching import NamedSample, batches_of, first_shapes
+from calib8.data.datum import Sample, chw
+from calib8.data.faces import Batch, SampleSource
+from calib8.data.files import find_path
+from calib8.data.image_list import ListedImage, read_image_list
+from calib8.data.transform import read_transform
+from calib8.errors import DataError
+
+
+class ImageDataSource(SampleSource):
+    """A SampleSource over the list of an ImageData layer; tops: pixels, labels."""
+
+    def __init__(self, param: Any, model_folder: Path) -> None:
+        """Read the parameters, the list, and the first image.
+
+        Raises:
+            DataError: missing images (the first 20), a first image that cannot be read, fields without a meaning.
+        """
+        data = param.image_data_param
+        _check(data, param.name)
+        self._size = (data.new_width, data.new_height)
+        self._flags = cv2.IMREAD_COLOR if data.is_color else cv2.IMREAD_GRAYSCALE
+        self._transform = read_transform(param.transform_param, model_folder, param.name)
+        path = find_path(data.source, [model_folder])
+        self._images = read_image_list(path, f"layer {param.name!r}", [model_folder], data.root_folder)
+        self.size = len(self._images)
+        self.batch_size = data.batch_size
+        self.notes = (*self._transform.notes, *_notes(data, param.name))
+        self.shapes = first_shapes(param, data.batch_size, self._samples(), self._transform)
+
+    def batches(self) -> Iterator[Batch]:
+        """See SampleSource."""
+        return batches_of(self._samples(), len(self._images), self.shapes, self._transform)
+
+    def _samples(self) -> Iterator[NamedSample]:
+        for listed in self._images:
+            image = listed.read(self._flags)
+            if self._size != (0, 0):
+                image = cv2.resize(image, self._size)
+            yield _name_of(listed), Sample(chw(self._transform.resized(image)), listed.label)
+
+
+def _name_of(listed: ListedImage) -> Callable[[], str]:
+    return lambda: f"{listed.place}: {listed.path}"
+
+
+def _check(data: Any, layer: str) -> None:
+    problems = []
+    if not data.source:
+        problems.append("image_data_param.source is missing; it names the list of images")
+    if bool(data.new_height) != bool(data.new_width):
+        problems.append("image_data_param has one of new_height and new_width; both are needed")
+    problems += [f"image_data_param.{n} is not implemented" for n in ("min_height", "min_width") if getattr(data, n)]
+    if problems:
+        raise DataError(f"layer {layer!r}: the samples cannot be read as the prototxt says", problems)
+
+
+def _notes(data: Any, layer: str) -> tuple[str, ...]:
+    ignored = [name for name in ("rand_skip", "shuffle") if getattr(data, name)]
+    return tuple(f"layer {layer!r}: {x} is not followed; samples come in the order of the list" for x in ignored)

@@ -1,0 +1,71 @@
+"""Samples for a plain Input layer: images of a list, prepared by a Preprocess."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+from calib8.data.faces import Batch, SampleSource
+from calib8.data.image_list import ListedImage, find_images
+from calib8.data.preprocess import Preparer, Preprocess
+from calib8.errors import DataError
+from calib8.graph import Shape
+
+
+class ImagesSource(SampleSource):
+    """A SampleSource of images for one input blob."""
+
+    def __init__(self, listing: str | os.PathLike[str], top: str, shape: Shape, preprocess: Preprocess) -> None:
+        """Find the images.
+
+        Args:
+            listing: a text file with a path per line, a folder, or a single image.
+            top: the input blob.
+            shape: its shape (N, C, H, W).
+            preprocess: how the images become samples.
+
+        Raises:
+            DataError: an input that takes no images, missing images (the first 20), a mean that does not fit.
+        """
+        if len(shape) != 4 or min(shape) < 1:
+            raise DataError(f"input {top!r} has the shape {shape}; images need (N, C, H, W)")
+        self._preparer = _preparer(top, shape, preprocess)
+        self._images = find_images(listing, "images")
+        self._top = top
+        self.shapes = {top: shape}
+        self.size = len(self._images)
+        self.batch_size = shape[0]
+        self.notes = ()
+
+    def batches(self) -> Iterator[Batch]:
+        """See SampleSource."""
+        for start in range(0, len(self._images), self.batch_size):
+            chosen = self._images[start : start + self.batch_size]
+            array = np.empty((len(chosen), *self._preparer.shape), np.float32)
+            for listed, sample in zip(chosen, array, strict=True):
+                prepare(listed, self._preparer, sample)
+            yield {self._top: array}
+
+
+def prepare(listed: ListedImage, preparer: Preparer, sample: np.ndarray) -> None:
+    """Read one image and fill `sample` from it. Raises DataError with the image's path and place."""
+    image = listed.read(preparer.flags)
+    try:
+        preparer.apply(image, sample)
+    except DataError as why:
+        raise DataError(f"{listed.place}: {listed.path} {why}") from None
+
+
+def _preparer(top: str, shape: Shape, preprocess: Preprocess) -> Preparer:
+    height, width, channels = (shape[1 + preprocess.transpose.index(axis)] for axis in range(3))
+    try:
+        preparer = Preparer(preprocess, preprocess.size or (height, width), channels)
+    except DataError as why:
+        raise DataError(f"input {top!r}: {why}") from None
+    if preparer.shape != shape[1:]:
+        raise DataError(
+            f"input {top!r} has the shape {shape}, the size {preprocess.size} gives samples of {preparer.shape}"
+        )
+    return preparer
