@@ -83,6 +83,7 @@ class _OnnxRunner:
     def _set_up(self) -> None:
         self._binding = self._session.io_binding()
         self._bound: dict[str, int] = {}
+        self._alive: dict[str, Array] = {}
         self._buffers: dict[str, Array] = {}
 
     def run(self, values: Mapping[str, Array], *, keep: bool) -> dict[str, Array]:
@@ -102,7 +103,7 @@ class _OnnxRunner:
         array = np.ascontiguousarray(values[value], dtype=dtype)
         if array.shape != shape:
             raise Calib8Error(f"{value!r} has the shape {array.shape}; expected {shape}")
-        self._alive = array  # as long as it is bound
+        self._alive[value] = array  # as long as it is bound
         return array
 
     def _new_buffers(self) -> dict[str, Array]:

@@ -1,7 +1,7 @@
 """Padding: a frame of one value around each channel.
 
 Shapes: bottom (N, C, H, W); top (N, C, pad_t + H + pad_b, pad_l + W + pad_r). Parameters: `pad_l`, `pad_r`, `pad_t`,
-`pad_b`, `pad_value`, all default 0; `pad_method`, CONSTANT only.
+`pad_b`, `pad_value`, all default 0; `pad_method`, CONSTANT only. BM1880's `pad_param` is refused.
 Source: sophgo/caffe, src/caffe/layers/padding_layer.cpp, PaddingLayer::Reshape and Forward_cpu.
 """
 
@@ -21,6 +21,8 @@ class Padding(Op):
     types = ("Padding",)
 
     def __init__(self, fields: Fields) -> None:
+        if fields.has("pad_param"):
+            raise RefusedError("sets pad_param, and no public source tells the order of its pads; use padding_param")
         group = fields.group("padding_param")
         self.before: tuple[int, int] = (group.pad_t, group.pad_l)
         self.after: tuple[int, int] = (group.pad_b, group.pad_r)
