@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from calib8.engine.options import EngineOptions
 from calib8.engine.session import open_session
 from calib8.errors import Calib8Error
-from calib8.lowering.steps import HostStep, OnnxStep, Step, last_readers
+from calib8.lowering.steps import HostStep, OnnxStep, Port, Step, last_readers
 
 Array = NDArray[Any]
 Visitor = Callable[[str, Array], None]
@@ -83,39 +83,33 @@ class _OnnxRunner:
     def _set_up(self) -> None:
         self._binding = self._session.io_binding()
         self._bound: dict[str, int] = {}
-        self._alive: dict[str, Array] = {}
+        self._alive: list[Array] = []
         self._buffers: dict[str, Array] = {}
 
     def run(self, values: Mapping[str, Array], *, keep: bool) -> dict[str, Array]:
-        for value, name in zip(self._step.inputs, self._step.input_names, strict=True):
-            self._bind("input", name, value, self._input(values, value))
-        outputs = self._buffers or self._new_buffers()
-        for value, name in zip(self._step.outputs, self._step.output_names, strict=True):
-            self._bind("output", name, value, outputs[value])
+        self._alive = [self._input(values, port) for port in self._step.input_ports]  # as long as they are bound
+        for port, array in zip(self._step.input_ports, self._alive, strict=True):
+            self._bind(self._binding.bind_input, port, array)
+        outputs = self._buffers or {p.value: np.empty(p.shape, p.dtype) for p in self._step.output_ports}
+        for port in self._step.output_ports:
+            self._bind(self._binding.bind_output, port, outputs[port.value])
         self._session.run_with_iobinding(self._binding)
         self._buffers = outputs if keep else {}
         return dict(outputs)
 
-    def _input(self, values: Mapping[str, Array], value: str) -> Array:
-        shape, dtype = self._step.shapes[value], self._step.dtypes[value]
-        if value not in values:
-            raise Calib8Error(f"input {value!r} is missing; its shape is {shape}")
-        array = np.ascontiguousarray(values[value], dtype=dtype)
-        if array.shape != shape:
-            raise Calib8Error(f"{value!r} has the shape {array.shape}; expected {shape}")
-        self._alive[value] = array  # as long as it is bound
+    def _input(self, values: Mapping[str, Array], port: Port) -> Array:
+        if port.value not in values:
+            raise Calib8Error(f"input {port.value!r} is missing; its shape is {port.shape}")
+        array = np.ascontiguousarray(values[port.value], dtype=port.dtype)
+        if array.shape != port.shape:
+            raise Calib8Error(f"{port.value!r} has the shape {array.shape}; expected {port.shape}")
         return array
 
-    def _new_buffers(self) -> dict[str, Array]:
-        return {v: np.empty(self._step.shapes[v], self._step.dtypes[v]) for v in self._step.outputs}
-
-    def _bind(self, side: str, name: str, value: str, array: Array) -> None:
+    def _bind(self, bind: Callable[..., None], port: Port, array: Array) -> None:
         address = array.ctypes.data
-        if self._bound.get(name) == address:
-            return
-        bind = self._binding.bind_input if side == "input" else self._binding.bind_output
-        bind(name, "cpu", 0, array.dtype.type, array.shape, address)
-        self._bound[name] = address
+        if self._bound.get(port.name) != address:
+            bind(port.name, "cpu", 0, array.dtype.type, array.shape, address)
+            self._bound[port.name] = address
 
 
 class _HostRunner:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from calib8.graph import Layer, Shape
-from calib8.layers import Call, Op
+from calib8.layers import Call, OnnxBuilder, Op
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of a graph: a value of the network, its name in the graph, its shape, its numpy dtype."""
+
+    value: str
+    name: str
+    shape: Shape
+    dtype: Any = np.float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,22 +30,25 @@ class OnnxStep:
     Attributes:
         onnx: the ModelProto; its large weights are left out.
         weights: these weights by initializer name, views of wherever they lie.
-        inputs, outputs: the graph's inputs and outputs in order, as values of the network.
-        input_names, output_names: their names in the graph.
-        shapes: shapes of inputs and outputs by value.
-        dtypes: numpy dtypes of inputs and outputs by value: float32, or uint8 for codes.
+        input_ports, output_ports: the graph's inputs and outputs in order.
         layers: names of the layers in it, for messages.
     """
 
     onnx: Any
     weights: Mapping[str, NDArray[Any]]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    input_names: tuple[str, ...]
-    output_names: tuple[str, ...]
-    shapes: Mapping[str, Shape]
-    dtypes: Mapping[str, Any]
+    input_ports: tuple[Port, ...]
+    output_ports: tuple[Port, ...]
     layers: tuple[str, ...]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The values that it reads."""
+        return tuple(port.value for port in self.input_ports)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The values that it gives."""
+        return tuple(port.value for port in self.output_ports)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +71,18 @@ class HostStep:
 
 
 Step = OnnxStep | HostStep
+
+
+def close_graph(g: OnnxBuilder, inputs: Sequence[Port], outputs: Sequence[Port], layers: tuple[str, ...]) -> OnnxStep:
+    """The step of a finished graph: every output gets a name of its own, which is no input's and no other output's."""
+    taken = {port.name for port in inputs}
+    own: list[Port] = []
+    for port in outputs:
+        name = port.name if port.name not in taken else g.node("Identity", port.name)
+        taken.add(name)
+        own.append(replace(port, name=name))
+    onnx, weights = g.model([(port.name, port.dtype) for port in own])
+    return OnnxStep(onnx, weights, tuple(inputs), tuple(own), layers)
 
 
 def last_readers(steps: Sequence[Step], keep: Sequence[str] = ()) -> list[tuple[str, ...]]:

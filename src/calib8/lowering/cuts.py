@@ -1,0 +1,46 @@
+"""Where a network is cut into graphs: which layers are needed, and which of them go into one graph."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+
+from calib8.graph import Layer
+from calib8.layers import Op
+from calib8.lowering.model import Model
+
+Pair = tuple[Layer, Op]
+
+
+def needed_layers(model: Model, outputs: Collection[str]) -> list[Pair]:
+    """The layers that the outputs depend on, in order, without the sources."""
+    wanted = set(outputs)
+    needed: list[Pair] = []
+    for layer, op in reversed(list(zip(model.net.layers, model.ops, strict=True))):
+        if wanted.intersection(layer.tops) and op.kind != "source":
+            needed.append((layer, op))
+            wanted.update(layer.bottoms)
+    return needed[::-1]
+
+
+def stretches(
+    model: Model, pairs: Sequence[Pair], outputs: Collection[str] = (), max_output_bytes: int | None = None
+) -> Iterator[list[Pair]]:
+    """Cut the layers: around each that runs in Python, and behind the wanted output that makes them too large."""
+    stretch: list[Pair] = []
+    size = 0
+    for layer, op in pairs:
+        if op.kind == "host":
+            if stretch:
+                yield stretch
+            yield [(layer, op)]
+            stretch, size = [], 0
+            continue
+        stretch.append((layer, op))
+        wanted = [t for t in layer.tops if t in outputs]
+        size += sum(4 * math.prod(model.shapes[t]) for t in wanted)
+        if wanted and max_output_bytes is not None and size >= max_output_bytes:
+            yield stretch
+            stretch, size = [], 0
+    if stretch:
+        yield stretch

@@ -1,0 +1,152 @@
+"""The INT8 walk: some layers in the chip's integers, the others in FP32, values converted where the two meet.
+
+A value has up to two forms in a graph: real numbers, and codes (uint8, `code + 128`). Each is made from the other when
+it is first asked for, with the value's threshold. Whoever reads a value from outside gets real numbers; the codes of a
+value are an output of their own, called `codes_of(value)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from calib8.graph import Layer
+from calib8.layers import LayerPlan, OnnxBuilder, Op
+from calib8.layers.codes import dequantize_node, quantize_node
+from calib8.lowering.cuts import Pair, needed_layers, stretches
+from calib8.lowering.model import Model
+from calib8.lowering.steps import HostStep, OnnxStep, Port, Step, close_graph
+
+_USER_SCALE = 128.0
+"""Input that the user quantised is x * 128 / threshold: its "threshold" is 128."""
+
+
+def codes_of(value: str) -> str:
+    """The name of a value's codes; no blob has it, since no prototxt can hold the character."""
+    return f"\0{value}"
+
+
+def is_codes(name: str) -> bool:
+    """Whether a name is that of a value's codes."""
+    return name.startswith("\0")
+
+
+def value_of(name: str) -> str:
+    """The value that a name, real or of codes, belongs to."""
+    return name.removeprefix("\0")
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerSetup:
+    """What of a network runs in integers.
+
+    Attributes:
+        int8_layers: names of the layers; each has a plan.
+        plans: integers by layer name.
+        thresholds: of every value that is quantised or dequantised, in real units.
+        quantized_inputs: input values that come as x * 128 / threshold instead of as real numbers.
+    """
+
+    int8_layers: frozenset[str]
+    plans: Mapping[str, LayerPlan]
+    thresholds: Mapping[str, float]
+    quantized_inputs: frozenset[str] = frozenset()
+
+
+def lower_int8(model: Model, setup: IntegerSetup, outputs: Collection[str]) -> tuple[Step, ...]:
+    """The steps that compute `outputs`: values (real numbers) and `codes_of` values, and nothing else.
+
+    A network without a layer in Python is one graph.
+    """
+    cut = list(stretches(model, needed_layers(model, {value_of(name) for name in outputs})))
+    steps: list[Step] = []
+    available: set[str] = set()
+    for stretch, wanted in zip(cut, _read_later(setup, cut, outputs), strict=True):
+        layer, op = stretch[0]
+        if op.kind == "host":
+            steps.append(HostStep(layer, op, model.call(layer)))
+            available.update(layer.tops)
+        else:
+            step = _GraphWalk(model, setup, available).lower(stretch, wanted)
+            steps.append(step)
+            available.update(step.outputs)
+    return tuple(steps)
+
+
+def _read_later(setup: IntegerSetup, cut: Sequence[Sequence[Pair]], outputs: Collection[str]) -> list[set[str]]:
+    """For every stretch the names, real or codes, that later ones or the caller read."""
+    found: list[set[str]] = []
+    read = set(outputs)
+    for stretch in reversed(cut):
+        found.append(set(read))
+        for layer, op in stretch:
+            as_codes = layer.name in setup.int8_layers and op.kind != "host"
+            read |= {codes_of(b) if as_codes else b for b in layer.bottoms}
+    return found[::-1]
+
+
+@dataclass
+class _GraphWalk:
+    """One graph while it is built."""
+
+    model: Model
+    setup: IntegerSetup
+    available: Collection[str]  # what earlier steps give, real or codes
+    g: OnnxBuilder = field(default_factory=OnnxBuilder)
+    names: dict[str, str] = field(default_factory=dict)  # real or codes -> name in the graph
+    inputs: dict[str, Port] = field(default_factory=dict)
+
+    def lower(self, stretch: Sequence[Pair], wanted: Collection[str]) -> OnnxStep:
+        for layer, op in stretch:
+            self._layer(layer, op)
+        made = {top for layer, _ in stretch for top in layer.tops}
+        outputs = sorted(n for n in wanted if value_of(n) in made or self._is_input_codes(n))
+        ports = [self._output(name) for name in outputs]
+        return close_graph(self.g, list(self.inputs.values()), ports, tuple(layer.name for layer, _ in stretch))
+
+    def _is_input_codes(self, name: str) -> bool:
+        return is_codes(name) and value_of(name) in self.model.inputs and name not in self.available
+
+    def _layer(self, layer: Layer, op: Op) -> None:
+        if layer.name in self.setup.int8_layers:
+            call = self.model.call(layer, [self._codes(b) for b in layer.bottoms])
+            tops = op.lower_int8(self.g, call, self.setup.plans[layer.name])
+            self.names.update(zip(map(codes_of, layer.tops), tops, strict=True))
+        else:
+            call = self.model.call(layer, [self._real(b) for b in layer.bottoms])
+            self.names.update(zip(layer.tops, op.lower(self.g, call), strict=True))
+
+    def _real(self, value: str) -> str:
+        if value not in self.names:
+            from_codes = codes_of(value) in self.names or codes_of(value) in self.available
+            if value in self.setup.quantized_inputs or (from_codes and value not in self.available):
+                self.names[value] = dequantize_node(self.g, self._codes(value), self.setup.thresholds[value])
+            else:
+                self.names[value] = self._input(value, np.float32)
+        return self.names[value]
+
+    def _codes(self, value: str) -> str:
+        name = codes_of(value)
+        if name not in self.names:
+            if name in self.available:
+                self.names[name] = self._input(name, np.uint8)
+            elif value in self.setup.quantized_inputs:
+                self.names[name] = quantize_node(self.g, self._input(value, np.float32), _USER_SCALE)
+            else:
+                self.names[name] = quantize_node(self.g, self._real(value), self.setup.thresholds[value])
+        return self.names[name]
+
+    def _input(self, name: str, dtype: Any) -> str:
+        if name not in self.inputs:
+            shape = self.model.shapes[value_of(name)]
+            self.inputs[name] = Port(name, self.g.input(shape, dtype), shape, dtype)
+        return self.inputs[name].name
+
+    def _output(self, name: str) -> Port:
+        shape = self.model.shapes[value_of(name)]
+        if is_codes(name):
+            return Port(name, self._codes(value_of(name)), shape, np.uint8)
+        return Port(name, self._real(name), shape)
