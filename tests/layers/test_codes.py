@@ -143,3 +143,19 @@ def test_quantize_node_equals_the_contract_also_on_ties():
     with np.errstate(over="ignore"):
         expected = np.clip(np.floor(x.astype(np.float64) * 128 / float(threshold) + 0.5), -128, 127)
     assert np.array_equal(got, expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(-128, 127), st.integers(0, 31), st.lists(st.integers(-128, 127), min_size=1, max_size=3),
+    st.integers(0, 31),
+)  # fmt: skip
+def test_two_sided_over_all_codes(gt, gt_rshift, le, le_rshift):
+    every = np.arange(-128, 128)
+    x = np.stack([every] * len(le))[None, :, :]
+    got = run(lambda g, c: nodes.two_sided(g, c, (gt, gt_rshift), (np.array(le)[:, None], le_rshift)), as_codes(x))
+    expected = [
+        [to_code(max(int(q), 0) * gt, gt_rshift) + to_code(min(int(q), 0) * slope, le_rshift) for q in every]
+        for slope in le
+    ]
+    assert got[0].tolist() == expected

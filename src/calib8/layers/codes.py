@@ -167,6 +167,25 @@ def scaled_sum(g: OnnxBuilder, terms: Sequence[tuple[str, float]], rshift: int, 
     return nudge_to_codes(g, total, rshift, wide=wide)
 
 
+def two_sided(g: OnnxBuilder, codes: str, positive: tuple[int, int], negative: tuple[NDArray[Any], int]) -> str:
+    """`sat8(rnd(max(x,0)*gt / 2^gt_rs)) + sat8(rnd(min(x,0)*le / 2^le_rs))`, x being the codes.
+
+    One of the two terms is always 0, so their exact sum is rounded once.
+
+    Args:
+        positive: gt and its shift.
+        negative: le, of a shape that broadcasts over the codes, and its shift.
+    """
+    rshift = max(positive[1], negative[1])
+    wide = rshift > _MAX_FLOAT_RSHIFT
+    kind: Any = np.float64 if wide else np.float32
+    values, zero = code_values(g, codes, wide=wide), g.constant(kind(0))
+    upper = g.node("Mul", g.node("Max", values, zero), g.constant(kind(math.ldexp(positive[0], -positive[1]))))
+    slopes = np.ldexp(np.asarray(negative[0], dtype=np.float64), -negative[1]).astype(kind)
+    lower = g.node("Mul", g.node("Min", values, zero), g.constant(slopes))
+    return nudge_to_codes(g, g.node("Add", upper, lower), rshift, wide=wide)
+
+
 def nudge_to_codes(g: OnnxBuilder, values: str, rshift: int, *, wide: bool = False) -> str:
     """`sat8(rnd(v))` of real values that are whole multiples of 2^-rshift, exact in their type."""
     if wide:
