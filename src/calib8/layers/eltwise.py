@@ -1,0 +1,61 @@
+"""Eltwise: y = prod_i x_i, sum_i coeff_i * x_i, or max_i x_i, element by element.
+
+Shapes: two or more bottoms of one shape; top the same. Parameters: `operation` SUM, PROD or MAX (default SUM); `coeff`,
+one per bottom, for SUM (MAX ignores them, as Caffe does, and PROD refuses them).
+Synopsys adds MIN, DIV (x_0 / x_1) and a second bottom that covers only the axes of the first one from `axis` (default
+0) on; it is repeated over the others.
+Source: BVLC/caffe, src/caffe/layers/eltwise_layer.cpp, LayerSetUp, Reshape, Forward_cpu;
+foss-for-synopsys-dwc-arc-processors/synopsys-caffe, the same file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from calib8.graph import Shape
+from calib8.layers.base import UNLIMITED, Call, Op, register
+from calib8.layers.broadcast import Span
+from calib8.layers.fields import Fields, RefusedError
+from calib8.layers.onnx_builder import OnnxBuilder
+
+_NODES = {"PROD": "Mul", "SUM": "Add", "MAX": "Max", "MIN": "Min", "DIV": "Div"}
+
+
+class Eltwise(Op):
+    """Combines bottoms element by element; ONNX Mul, Add, Max, Min, Div."""
+
+    types = ("Eltwise",)
+    bottoms = (2, UNLIMITED)
+
+    def __init__(self, fields: Fields) -> None:
+        group = fields.group("eltwise_param")
+        bottoms = len(fields.param.bottom)
+        self.operation: str = group.operation
+        self.coeff: tuple[float, ...] = group.coeff or (1.0,) * bottoms
+        self._span = Span(group.axis, -1, "eltwise_param")
+        if len(self.coeff) != bottoms:
+            raise RefusedError(f"has {len(self.coeff)} coeff for {bottoms} bottoms; expected one each, or none")
+        if self.operation in ("PROD", "DIV") and group.has("coeff"):
+            raise RefusedError(f"has coeff with operation {self.operation}; Caffe takes them for SUM only")
+        if self.operation == "DIV" and bottoms != 2:
+            raise RefusedError(f"has {bottoms} bottoms; operation DIV takes 2")
+
+    def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        if any(b != bottoms[0] for b in bottoms[2:]):
+            raise RefusedError(f"bottoms have different shapes: {', '.join(str(list(b)) for b in bottoms)}")
+        self._span.aligned(bottoms[0], bottoms[1])
+        return [bottoms[0]]
+
+    def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
+        terms = list(call.bottoms)
+        if call.bottom_shapes[1] != call.bottom_shapes[0]:
+            terms[1] = g.node("Reshape", terms[1], g.ints(*self._span.aligned(*call.bottom_shapes[:2])))
+        if self.operation == "SUM":
+            terms = [x if c == 1 else g.node("Mul", x, g.scalar(c)) for x, c in zip(terms, self.coeff, strict=True)]
+        y = terms[0]
+        for x in terms[1:]:
+            y = g.node(_NODES[self.operation], y, x)
+        return [y]
+
+
+register(Eltwise)

@@ -1,0 +1,16 @@
+"""The axis of Concat and Slice: a signed `axis`, or its unsigned name of old, which counts from the front only."""
+
+from __future__ import annotations
+
+from calib8.layers.fields import Group, RefusedError
+
+
+def read_axis(group: Group, old_name: str) -> int:
+    """The field `axis`, or `old_name` (`concat_dim`, `slice_dim`); both default to 1. RefusedError when both are set.
+
+    Source: BVLC/caffe, src/caffe/layers/concat_layer.cpp and slice_layer.cpp, LayerSetUp.
+    """
+    if group.has("axis") and group.has(old_name):
+        raise RefusedError(f"sets both axis and {old_name}; keep one of them")
+    axis: int = getattr(group, old_name) if group.has(old_name) else group.axis
+    return axis

@@ -1,0 +1,44 @@
+"""PReLU: y = max(x, 0) + slope * min(x, 0), with one slope per channel or one for all.
+
+Shapes: bottom (N, C, ...), two dimensions at least; blob slope (C), or one number with `channel_shared: true`
+(default false); top as bottom. Source: BVLC/caffe, src/caffe/layers/prelu_layer.cpp, LayerSetUp, Reshape, Forward_cpu.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from calib8.arithmetic import prelu_constants
+from calib8.graph import Shape
+from calib8.layers.base import Call, Op, QuantizeCall, register
+from calib8.layers.fields import Fields, RefusedError
+from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.layers.plan import LayerPlan, PReluRow
+
+
+class PReLU(Op):
+    """Rectifier with learned slopes; ONNX PRelu."""
+
+    types = ("PReLU",)
+
+    def __init__(self, fields: Fields) -> None:
+        self.channel_shared: bool = fields.group("prelu_param").channel_shared
+
+    def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        if len(bottoms[0]) < 2:
+            raise RefusedError(f"bottom has {len(bottoms[0])} dimensions, expected N, C and any further axes")
+        return list(bottoms)
+
+    def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        return [() if self.channel_shared else (bottoms[0][1],)]
+
+    def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
+        spread = (-1,) + (1,) * (len(call.bottom_shapes[0]) - 2)
+        return [g.node("PRelu", call.bottoms[0], g.weight(call.blobs[0].reshape(spread)))]
+
+    def quantize(self, q: QuantizeCall) -> LayerPlan:
+        found = prelu_constants(q.call.blobs[0], q.bottom_thresholds[0], q.top_thresholds[0])
+        return LayerPlan(blobs=(found.slopes,), prelu=PReluRow(found.gt_scale, found.gt_rshift, found.le_rshift))
+
+
+register(PReLU)

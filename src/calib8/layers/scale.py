@@ -1,0 +1,76 @@
+"""Scale: y = gamma * x (+ beta), where gamma and beta cover some axes of x and are repeated over the others.
+
+Shapes: bottom (d0, ...), gamma and beta (d[axis], ..., d[axis + num_axes - 1]); top as bottom. gamma is a weight, or
+the second bottom (`num_axes` then has no meaning). Parameters: `axis` 1, `num_axes` 1 (-1: to the end; 0: one number),
+`bias_term` false. Blobs: gamma (with one bottom), then beta (with `bias_term`).
+Source: BVLC/caffe, src/caffe/layers/scale_layer.cpp, LayerSetUp, Reshape, Forward_cpu.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.graph import Shape
+from calib8.layers.base import Call, Op, QuantizeCall, register
+from calib8.layers.broadcast import read_span
+from calib8.layers.fields import Fields
+from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.layers.plan import LayerPlan
+from calib8.layers.weighted_sum import quantize_weighted_sum
+
+
+class Scale(Op):
+    """Multiplies, and adds, along some axes; ONNX Mul and Add."""
+
+    types = ("Scale",)
+    bottoms = (1, 2)
+
+    def __init__(self, fields: Fields) -> None:
+        group = fields.group("scale_param")
+        self.span = read_span(group, "scale_param")
+        self.bias_term: bool = group.bias_term
+
+    def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        self.span.aligned(bottoms[0], self._operand(bottoms))
+        return [bottoms[0]]
+
+    def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        return [self._operand(bottoms)] * ((len(bottoms) == 1) + self.bias_term)
+
+    def _operand(self, bottoms: Sequence[Shape]) -> Shape:
+        return bottoms[1] if len(bottoms) == 2 else self.span.weight_shape(bottoms[0])
+
+    def is_per_channel(self, bottoms: Sequence[Shape]) -> bool:
+        """Whether gamma is a weight with one number for each channel (axis 1): what a BatchNorm can take over."""
+        return len(bottoms) == 1 and self.span.aligned(bottoms[0], self._operand(bottoms)) == (
+            bottoms[0][1],
+            *(1,) * (len(bottoms[0]) - 2),
+        )
+
+    def affine(self, blobs: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """gamma and beta of a Scale with weights, one number for each element of gamma; beta is 0 without a bias."""
+        gamma = blobs[0].reshape(-1)
+        return gamma, blobs[1].reshape(-1) if self.bias_term else np.zeros_like(gamma)
+
+    def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
+        shape = self.span.aligned(call.bottom_shapes[0], self._operand(call.bottom_shapes))
+        weights = [g.weight(b.reshape(shape)) for b in call.blobs]
+        factor = g.node("Reshape", call.bottoms[1], g.ints(*shape)) if len(call.bottoms) == 2 else weights[0]
+        y = g.node("Mul", call.bottoms[0], factor)
+        return [g.node("Add", y, weights[-1]) if self.bias_term else y]
+
+    def quantize(self, q: QuantizeCall) -> LayerPlan | None:
+        """Behind its BatchNorm nothing is left to do: gamma 1 and beta 0. With two bottoms there is no integer rule."""
+        if len(q.bottom_thresholds) > 1:
+            return None
+        gamma, *beta = q.call.blobs
+        if not q.fused_into:
+            return quantize_weighted_sum(gamma, beta[0] if beta else None, q.bottom_thresholds[0], q.top_thresholds[0])
+        ones, zeros = np.ones(gamma.shape, dtype=np.int8), tuple(np.zeros(b.shape, dtype=np.int16) for b in beta)
+        return LayerPlan(blobs=(ones, *zeros), fusion_skipped=True)
+
+
+register(Scale)
