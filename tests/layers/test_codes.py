@@ -5,26 +5,23 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calib8.engine import EngineOptions
+from calib8.engine.session import open_session
 from calib8.layers import codes as nodes
 from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.lowering.steps import OnnxStep
 
 
 def run(build, *inputs):
     """Run a graph that `build(g, *names)` makes over these inputs."""
     g = OnnxBuilder()
     names = [g.input(x.shape, x.dtype) for x in inputs]
-    output = build(g, *names)
-    onnx, weights = g.model([(output, np.uint8)])
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    options.add_external_initializers(list(weights), [ort.OrtValue.ortvalue_from_numpy(w) for w in weights.values()])
-    session = ort.InferenceSession(onnx.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    onnx, weights = g.model([(build(g, *names), np.uint8)])
+    session = open_session(OnnxStep(onnx, weights, (), (), ()), EngineOptions())
     return session.run(None, dict(zip(names, inputs, strict=True)))[0].astype(np.int64) - 128
 
 
