@@ -77,6 +77,22 @@ def weighted_sum(
     return _integer_conv(g, codes, weights, offsets, rshift, geometry)
 
 
+def affine_codes(
+    g: OnnxBuilder, codes: str, scale: NDArray[Any], shift: NDArray[Any] | None, rshift: int, shape: Sequence[int]
+) -> str:
+    """`sat8(rnd((code*scale + shift) / 2^rshift))` per channel (axis 1): a 1x1 depthwise convolution.
+
+    Args:
+        scale, shift: (C), integers.
+        shape: of the codes, (N, C, ...).
+    """
+    batch, channels = (*shape, 1)[:2]
+    image = g.node("Reshape", codes, g.ints(batch, channels, -1, 1))
+    pixel = ConvGeometry((1, 1), (0, 0, 0, 0), (1, 1), channels)
+    y = weighted_sum(g, image, scale.reshape(-1, 1, 1, 1), shift, rshift, pixel)
+    return g.node("Reshape", y, g.ints(*shape))
+
+
 def accumulator_bound(weights: NDArray[np.int8], bias: NDArray[np.int64]) -> int:
     """The largest |accumulator|, partial sums included, that any codes can give."""
     sums = np.abs(weights.astype(np.int64)).reshape(len(weights), -1).sum(axis=1)

@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from calib8.graph import Shape
-from calib8.layers.base import UNLIMITED, Call, Op, count, register
+from calib8.layers.base import UNLIMITED, Call, Op, QuantizeCall, count, register
+from calib8.layers.codes import ConvGeometry, weighted_sum
 from calib8.layers.fields import Fields, RefusedError
 from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.layers.plan import LayerPlan, shift_of
 from calib8.layers.spatial import Window, conv_output_shape, read_window
+from calib8.layers.weighted_sum import quantize_weighted_sum
 
 
 class Convolution(Op):
@@ -68,6 +71,19 @@ class Convolution(Op):
             )
             for x in call.bottoms
         ]  # fmt: skip
+
+    def quantize(self, q: QuantizeCall) -> LayerPlan | None:
+        """Several bottoms share the integer weights, so they must agree in their thresholds; else FP32."""
+        if len(set(q.bottom_thresholds)) > 1 or len(set(q.top_thresholds)) > 1:
+            return None
+        weights, *bias = q.call.blobs
+        return quantize_weighted_sum(weights, bias[0] if bias else None, q.bottom_thresholds[0], q.top_thresholds[0])
+
+    def lower_int8(self, g: OnnxBuilder, call: Call, plan: LayerPlan) -> list[str]:
+        window = self.over(call.bottom_shapes[0])
+        geometry = ConvGeometry(window.stride, window.pad * 2, window.dilation, self.group)
+        weights, *bias = plan.blobs
+        return [weighted_sum(g, x, weights, bias[0] if bias else None, shift_of(plan), geometry) for x in call.bottoms]
 
     def multiply_adds(self, call: Call) -> int:
         per_output = count(self.blob_shapes(call.bottom_shapes)[0][1:])

@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from calib8.graph import Shape
-from calib8.layers.base import Call, Op, canonical_axis, count, register
+from calib8.layers.base import Call, Op, QuantizeCall, canonical_axis, count, register
+from calib8.layers.codes import ConvGeometry, weighted_sum
 from calib8.layers.fields import Fields, RefusedError
 from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.layers.plan import LayerPlan, shift_of
+from calib8.layers.weighted_sum import quantize_weighted_sum
 
 
 class InnerProduct(Op):
@@ -47,6 +50,20 @@ class InnerProduct(Op):
         x = g.node("Reshape", call.bottoms[0], g.ints(*self.matrix(call.bottom_shapes[0])))
         y = g.node("Gemm", x, *(g.weight(b) for b in call.blobs), transB=0 if self.transpose else 1)
         return [g.node("Reshape", y, g.ints(*call.top_shapes[0])) if len(call.top_shapes[0]) != 2 else y]
+
+    def quantize(self, q: QuantizeCall) -> LayerPlan:
+        weights, *bias = q.call.blobs
+        return quantize_weighted_sum(weights, bias[0] if bias else None, q.bottom_thresholds[0], q.top_thresholds[0])
+
+    def lower_int8(self, g: OnnxBuilder, call: Call, plan: LayerPlan) -> list[str]:
+        """A 1x1 convolution over M images of one pixel with K channels."""
+        rows, columns = self.matrix(call.bottom_shapes[0])
+        weights, *bias = plan.blobs
+        kernels = (weights.T if self.transpose else weights).reshape(self.num_output, columns, 1, 1)
+        x = g.node("Reshape", call.bottoms[0], g.ints(rows, columns, 1, 1))
+        pixel = ConvGeometry((1, 1), (0, 0, 0, 0), (1, 1))
+        y = weighted_sum(g, x, kernels, bias[0] if bias else None, shift_of(plan), pixel)
+        return [g.node("Reshape", y, g.ints(*call.top_shapes[0]))]
 
     def multiply_adds(self, call: Call) -> int:
         rows, columns = self.matrix(call.bottom_shapes[0])

@@ -35,6 +35,13 @@ class ConcatRow:
     rshifts: tuple[int, ...]
 
 
+def shift_of(plan: LayerPlan) -> int:
+    """The right shift of a layer that has one."""
+    if plan.rshift is None:
+        raise AssertionError("a layer with an accumulator has a right shift")
+    return plan.rshift
+
+
 @dataclass(frozen=True, eq=False)
 class LayerPlan:
     """What quantising one layer gives. Every integer of an INT8 forward pass is in here.

@@ -10,16 +10,20 @@ Source: BVLC/caffe, src/caffe/layers/pooling_layer.cpp, lines 15-127 (shapes), 1
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from calib8.arithmetic import average_pooling_constants, pooling_multiplier
 from calib8.graph import Shape
-from calib8.layers.base import Call, Op, count, register
+from calib8.layers.base import Call, Op, QuantizeCall, count, register
+from calib8.layers.codes import code_values, nudge_to_codes, scaled_sum, shift_is_exact_in_float32
 from calib8.layers.fields import Fields, Group, RefusedError
 from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.layers.plan import LayerPlan, shift_of
 from calib8.layers.spatial import read_pair
 
 _LOWEST = float(np.finfo(np.float32).min)
@@ -84,7 +88,7 @@ class Pooling(Op):
         if self.has_mask:
             return _lower_max_and_mask(g, call, height, width)
         if self.method == "MAX":
-            return [_lower_max(g, call.bottoms[0], height, width)]
+            return [_lower_max(g, call.bottoms[0], height, width, g.scalar(_LOWEST))]
         return [self._lower_average(g, call, height, width)]
 
     def _lower_average(self, g: OnnxBuilder, call: Call, height: Axis, width: Axis) -> str:
@@ -100,6 +104,48 @@ class Pooling(Op):
             return y
         return g.node("Mul", y, g.constant((full / divisors).astype(np.float32)[None, None]))
 
+    def quantize(self, q: QuantizeCall) -> LayerPlan | None:
+        """The ratio of the thresholds alone; AVE folds its window in later. A mask is an index, so no code."""
+        if len(q.top_thresholds) > 1:
+            return None
+        mult, rshift = pooling_multiplier(q.bottom_thresholds[0], q.top_thresholds[0])
+        return LayerPlan(rshift=rshift, multipliers=(mult,))
+
+    def lower_int8(self, g: OnnxBuilder, call: Call, plan: LayerPlan) -> list[str]:
+        height, width = self.axes(call.bottom_shapes[0], call.top_shapes[0])
+        mult, rshift = plan.multipliers[0], shift_of(plan)
+        if self.method == "MAX":
+            largest = _lower_max(g, call.bottoms[0], height, width, g.constant(np.uint8(0)))
+            return [largest if mult == 1 << rshift else scaled_sum(g, [(largest, mult)], rshift)]
+        return [self._average_codes(g, call, mult, rshift)]
+
+    def _average_codes(self, g: OnnxBuilder, call: Call, mult: int, rshift: int) -> str:
+        """Sums of codes times the constants of each window's own size, so that border windows average as in Caffe."""
+        divisors = self.divisors(call.bottom_shapes[0], call.top_shapes[0]).astype(np.int64)
+        constants = {k: average_pooling_constants(k, mult, rshift) for k in map(int, np.unique(divisors))}
+        most = max(r for _, r in constants.values())
+        factors = np.vectorize(lambda k: math.ldexp(constants[k][0], -constants[k][1]))(divisors)
+        wide = not shift_is_exact_in_float32(most, 128 * 255 * count(self.window_size(call.bottom_shapes[0])))
+        sums = self._window_sums(g, call, code_values(g, call.bottoms[0]))
+        if wide:
+            sums = g.node("Cast", sums, to=TensorProto.DOUBLE)
+        kind = np.float64 if wide else np.float32
+        scaled = g.node("Mul", sums, g.constant(factors.astype(kind)[None, None]))
+        return nudge_to_codes(g, scaled, most, wide=wide)
+
+    def window_size(self, bottom: Shape) -> Shape:
+        """Height and width of a window."""
+        return tuple(bottom[2:]) if self.is_global else self.kernel
+
+    def _window_sums(self, g: OnnxBuilder, call: Call, x: str) -> str:
+        if self.is_global:
+            return g.node("ReduceSum", x, g.ints(2, 3))
+        height, width = self.axes(call.bottom_shapes[0], call.top_shapes[0])
+        channels = call.bottom_shapes[0][1]
+        ones = np.ones((channels, 1, height[0], width[0]), np.float32)
+        pads = (height[2], width[2], height[3], width[3])
+        return g.node("Conv", x, g.weight(ones), group=channels, strides=(height[1], width[1]), pads=pads)
+
     def divisors(self, bottom: Shape, top: Shape) -> NDArray[np.float64]:
         """What AVE divides each window's sum by, (H', W'): the window clipped to the padded image."""
         if self.is_global:
@@ -111,11 +157,11 @@ class Pooling(Op):
         return np.outer(sides[0], sides[1]).astype(np.float64)
 
 
-def _lower_max(g: OnnxBuilder, x: str, height: Axis, width: Axis) -> str:
+def _lower_max(g: OnnxBuilder, x: str, height: Axis, width: Axis, lowest: str) -> str:
     pads = (height[2], width[2], height[3], width[3])
     if _exceed_kernel(height) or _exceed_kernel(width):
         # A stride beyond the kernel lets a window lie wholly in the pad: Caffe leaves -FLT_MAX there.
-        x = g.node("Pad", x, g.ints(0, 0, *pads[:2], 0, 0, *pads[2:]), g.scalar(_LOWEST))
+        x = g.node("Pad", x, g.ints(0, 0, *pads[:2], 0, 0, *pads[2:]), lowest)
         pads = (0, 0, 0, 0)
     return g.node("MaxPool", x, kernel_shape=(height[0], width[0]), strides=(height[1], width[1]), pads=pads)
 
