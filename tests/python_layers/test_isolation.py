@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from calib8.graph.build import TEST
+from calib8.python_layers import Layer, UserClass, UserLayer
+
+WriteModule = Callable[[str, str], Path]
+ParamOf = Callable[..., Any]
+
+LAYER = """
+import caffe
+from utils_of_mine import NUMBER
+class L(caffe.Layer):
+    def setup(self, bottom, top):
+        top[0].reshape(1)
+    def forward(self, bottom, top):
+        from later import OTHER
+        top[0].data[0] = NUMBER * 10 + OTHER
+"""
+
+
+def value_of(user_class: UserClass) -> float:
+    return float(UserLayer(user_class, TEST).forward()[0][0])
+
+
+def test_two_models_with_modules_of_the_same_names(
+    tmp_path: Path, write_module: WriteModule, param_of: ParamOf
+) -> None:
+    for name, number in (("one", 1), ("two", 2)):
+        write_module(f"{name}/data_layer.py", LAYER)
+        write_module(f"{name}/utils_of_mine.py", f"NUMBER = {number}")
+        write_module(f"{name}/later.py", f"OTHER = {number}")
+    path, modules = list(sys.path), dict(sys.modules)
+    one, two = (UserClass(param_of("data_layer"), tmp_path / name) for name in ("one", "two"))
+    assert [value_of(x) for x in (one, two, one)] == [11, 22, 11]
+    assert sys.path == path
+    changed = {n for n in set(modules) | set(sys.modules) if modules.get(n) is not sys.modules.get(n)}
+    assert not {n for n in changed if n.partition(".")[0] in {"data_layer", "utils_of_mine", "later", "caffe"}}
+    assert not list(tmp_path.rglob("__pycache__"))
+
+
+def test_a_loaded_module_of_the_same_name_is_put_aside(
+    tmp_path: Path, write_module: WriteModule, param_of: ParamOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_module("elsewhere/utils_of_mine.py", "NUMBER = 7")
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    import utils_of_mine  # noqa: PLC0415
+
+    write_module("model/data_layer.py", LAYER)
+    write_module("model/utils_of_mine.py", "NUMBER = 1")
+    write_module("model/later.py", "OTHER = 3")
+    assert value_of(UserClass(param_of("data_layer"), tmp_path / "model")) == 13
+    assert sys.modules.pop("utils_of_mine") is utils_of_mine
+
+
+@pytest.mark.parametrize(
+    ("folders", "found"),
+    [
+        (["model", "work", "path", "bundled"], "model"),
+        (["work", "path", "bundled"], "work"),
+        (["path", "bundled"], "path"),
+        (["bundled"], "bundled"),
+    ],
+)
+def test_where_modules_are_looked_for(
+    tmp_path: Path,
+    write_module: WriteModule,
+    param_of: ParamOf,
+    monkeypatch: pytest.MonkeyPatch,
+    folders: list[str],
+    found: str,
+) -> None:
+    for folder in ("model", "work", "path", "bundled"):
+        (tmp_path / folder).mkdir()
+    for folder in folders:
+        write_module(f"{folder}/my_layers.py", "import caffe\nclass L(caffe.Layer): pass\n")
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.syspath_prepend(tmp_path / "path")
+    user_class = UserClass(param_of("my_layers"), tmp_path / "model", [tmp_path / "bundled"])
+    assert Path(user_class.file) == (tmp_path / found / "my_layers.py").resolve()
+    sys.modules.pop("my_layers", None)
+
+
+@pytest.mark.parametrize("init", [True, False])
+def test_modules_in_packages(
+    tmp_path: Path, write_module: WriteModule, param_of: ParamOf, monkeypatch: pytest.MonkeyPatch, init: bool
+) -> None:
+    write_module("ssd300/data_layer.py", LAYER.replace("from utils", "from .utils"))
+    write_module("ssd300/utils_of_mine.py", "NUMBER = 4")
+    write_module("later.py", "OTHER = 2")
+    if init:
+        write_module("ssd300/__init__.py", "")
+    monkeypatch.chdir(tmp_path)
+    assert value_of(UserClass(param_of("ssd300.data_layer"), tmp_path / "ssd300")) == 42
+    assert "ssd300" not in sys.modules
+
+
+def test_a_mere_folder_hides_no_module(tmp_path: Path, write_module: WriteModule, param_of: ParamOf) -> None:
+    (tmp_path / "yaml").mkdir()
+    write_module("simple.py", "import caffe, yaml\nclass L(caffe.Layer): loader = yaml.SafeLoader\n")
+    assert UserClass(param_of("simple"), tmp_path).layer_class.__dict__["loader"] is yaml.SafeLoader
+
+
+def test_yaml_load_without_a_loader_works_inside_only(
+    tmp_path: Path, write_module: WriteModule, param_of: ParamOf
+) -> None:
+    write_module(
+        "old_yaml.py",
+        """
+        import caffe, yaml
+        class L(caffe.Layer):
+            def setup(self, bottom, top):
+                top[0].reshape(yaml.load(self.param_str)['h'], len(yaml.load('[1]', Loader=yaml.FullLoader)))
+        """,
+    )
+    layer = UserLayer(UserClass(param_of("old_yaml", param_str="{'h': 5}"), tmp_path), TEST)
+    assert layer.top_shapes == ((5, 1),)
+    with pytest.raises(TypeError):
+        yaml.load("{}")  # type: ignore[call-arg]
+
+
+def test_paths_are_restored_after_a_failure(tmp_path: Path, write_module: WriteModule, param_of: ParamOf) -> None:
+    write_module("fails.py", "import sys\nsys.path.append('/nowhere')\nraise RuntimeError('no')\n")
+    path = list(sys.path)
+    with pytest.raises(Exception, match="RuntimeError: no"):
+        UserClass(param_of("fails"), tmp_path)
+    assert sys.path == path
+    assert "fails" not in sys.modules
+
+
+def test_import_caffe_gives_ours_even_beside_another(
+    tmp_path: Path, write_module: WriteModule, param_of: ParamOf
+) -> None:
+    write_module("foreign/caffe/__init__.py", "Layer = object; raise RuntimeError('the foreign one')")
+    write_module("model/mine.py", "import caffe\nimport caffe.io\nclass L(caffe.Layer): pass\n")
+    code = f"""
+import sys
+from pathlib import Path
+from calib8.proto.text import parse_prototxt
+from calib8.python_layers import UserClass
+param = parse_prototxt('layer {{ name: "u" type: "Python" top: "t" python_param {{ module: "mine" layer: "L" }} }}')
+print(UserClass(param.net.layer[0], Path({str(tmp_path / "model")!r})).layer_class.__mro__[1].__module__)
+print("caffe" in sys.modules)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "foreign")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stdout.split() == ["calib8.python_layers.layer", "False"]
+
+
+def test_import_caffe() -> None:
+    import caffe  # noqa: PLC0415
+
+    assert caffe.Layer is Layer
+    assert (caffe.TRAIN, caffe.TEST) == (0, 1)
+    assert caffe.proto.caffe_pb2.Datum(channels=3).channels == 3
