@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -11,14 +11,14 @@ import lmdb
 
 from calib8.errors import DataError
 
+_BYTES_PER_OPENING = 8 * 2**20
+
 
 class _Environment:
     """An open LMDB; closed when nobody holds it any more."""
 
     def __init__(self, path: Path) -> None:
-        self.env = lmdb.open(
-            str(path), readonly=True, lock=False, create=False, subdir=path.is_dir(), readahead=False, max_dbs=0
-        )
+        self.env = lmdb.open(str(path), readonly=True, lock=False, create=False, subdir=path.is_dir())
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError):  # the opening itself failed
@@ -54,10 +54,29 @@ class LmdbRecords:
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield (key, record). Raises DataError when the database cannot be read on."""
+        last: bytes | None = None
+        while (last := (yield from self._read_after(last))) is not None:
+            pass
+
+    def _read_after(self, last: bytes | None) -> Generator[tuple[bytes, bytes], None, bytes | None]:
+        """Yield the records behind the key `last`; returns the key to go on with, None at the end.
+
+        Pages that were read count as memory of the process until the database is closed, so it is opened again every
+        _BYTES_PER_OPENING: memory must not grow with the number of samples.
+        """
+        read = 0
         with self._reading():
             held = self._open()
-            with held.env.begin(buffers=False) as transaction:
-                yield from transaction.cursor()
+            with held.env.begin() as transaction, transaction.cursor() as cursor:
+                if last is not None and not cursor.set_range(last):
+                    return None
+                for key, record in cursor:
+                    if key != last:
+                        yield key, record
+                        read += len(record)
+                    if read >= _BYTES_PER_OPENING:
+                        return key
+        return None
 
     def _open(self) -> _Environment:
         key = self.path.resolve()
