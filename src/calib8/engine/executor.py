@@ -100,7 +100,7 @@ class _OnnxRunner:
     def _input(self, values: Mapping[str, Array], port: Port) -> Array:
         if port.value not in values:
             raise Calib8Error(f"input {port.value!r} is missing; its shape is {port.shape}")
-        array = np.ascontiguousarray(values[port.value], dtype=port.dtype)
+        array = np.asarray(values[port.value], dtype=port.dtype, order="C")  # of 0 axes, too
         if array.shape != port.shape:
             raise Calib8Error(f"{port.value!r} has the shape {array.shape}; expected {port.shape}")
         return array
