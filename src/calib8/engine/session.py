@@ -23,12 +23,10 @@ def open_session(step: OnnxStep, options: EngineOptions) -> Any:
     settings.inter_op_num_threads = 1
     settings.log_severity_level = _ERRORS_ONLY
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    # 8-bit kernels of processors without VNNI otherwise add pairs of products in saturating 16 bits.
-    settings.add_session_config_entry("session.x64quantprecision", "1")
     # Or it would put a float convolution between codes into an integer one, which rounds ties otherwise.
     settings.add_session_config_entry("session.disable_quant_qdq", "1")
     # Float kernels gain nothing measurable from repacked weights, which take time and as much memory again.
-    if not any(np.dtype(a.dtype) == np.int8 for a in step.weights.values()):
+    if not any(np.dtype(a.dtype) == np.uint8 for a in step.weights.values()):
         settings.add_session_config_entry("session.disable_prepacking", "1")
     values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(a)) for a in step.weights.values()]
     settings.add_external_initializers(list(step.weights), values)

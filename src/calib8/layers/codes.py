@@ -108,13 +108,13 @@ def _qlinear_conv(
     geometry: ConvGeometry,
 ) -> str:
     """Output zero point 0 and 128 in the bias: all values in range are positive, so the nudge lifts every tie."""
-    one, zero = g.scalar(1.0), g.constant(np.uint8(0))
+    one, zero, code_zero = g.scalar(1.0), g.constant(np.uint8(0)), g.constant(np.uint8(ZERO))
     scale = g.scalar(math.ldexp(_NUDGED, -rshift))
     shifted = (bias + (ZERO << rshift)).astype(np.int32)
     return g.node(
         "QLinearConv",
-        *(codes, scale, g.constant(np.uint8(ZERO))),
-        *(g.weight(weights), one, g.constant(np.int8(0))),
+        *(codes, scale, code_zero),
+        *(g.weight(_as_codes(weights)), one, code_zero),
         *(one, zero, g.weight(shifted)),
         **_conv_attributes(weights, geometry),
     )
@@ -145,10 +145,10 @@ def _integer_conv(
     rshift: int,
     geometry: ConvGeometry,
 ) -> str:
-    """32-bit accumulators, then float64. uint8 weights, because int8 ones take a slow kernel."""
+    """32-bit accumulators, then float64."""
     accumulator = g.node(
         "ConvInteger",
-        *(codes, g.weight((weights.astype(np.int16) + ZERO).astype(np.uint8))),
+        *(codes, g.weight(_as_codes(weights))),
         *(g.constant(np.uint8(ZERO)), g.constant(np.uint8(ZERO))),
         **_conv_attributes(weights, geometry),
     )
@@ -238,6 +238,11 @@ def _floor_to_codes(g: OnnxBuilder, values: str) -> str:
     """float64 values, already moved by 128.5: the cast cuts off, which is floor in the clamped range."""
     clamped = g.node("Clip", values, g.constant(np.float64(0)), g.constant(np.float64(255)))
     return g.node("Cast", clamped, to=_onnx_type(np.uint8))
+
+
+def _as_codes(weights: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """Weights as uint8 too: for int8 ones, processors without VNNI add pairs of products in saturating 16 bits."""
+    return np.ascontiguousarray(weights).view(np.uint8) ^ np.uint8(ZERO)
 
 
 def _conv_attributes(weights: NDArray[Any], geometry: ConvGeometry) -> dict[str, Any]:
