@@ -146,6 +146,16 @@ def test_two_sources_read_one_database_in_turns(tmp_path: Path, write_lmdb: Writ
         assert (a["data"] == b["data"]).all()
 
 
+@pytest.mark.parametrize("length", [1, 60, 61, 10**6])
+def test_reading_goes_on_where_it_stopped_when_the_database_is_opened_again(
+    tmp_path: Path, write_lmdb: WriteLmdb, layer_of: LayerOf, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    write_lmdb({key: raw(i) for i, key in enumerate(keys(9))})
+    source = open_source(layer_of(prototxt()), tmp_path)
+    monkeypatch.setattr("calib8.data.lmdb_env._BYTES_PER_OPENING", length)
+    assert np.concatenate([b["label"] for b in source.batches()]).tolist() == list(range(9))
+
+
 def test_the_database_is_closed_after_use(tmp_path: Path, write_lmdb: WriteLmdb, layer_of: LayerOf) -> None:
     path = write_lmdb({key: raw(i) for i, key in enumerate(keys(4))})
     source = open_source(layer_of(prototxt()), tmp_path)

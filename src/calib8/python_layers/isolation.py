@@ -89,6 +89,10 @@ class World:
 @contextlib.contextmanager
 def _caffe() -> Iterator[None]:
     """Make `import caffe` give calib8's, even where PYTHONPATH leads to another one."""
+    loaded = sys.modules.get("caffe")
+    if loaded is not None and _file(loaded) == str(_CAFFE_FOLDER / "__init__.py"):
+        yield
+        return
     outside = {n: sys.modules.pop(n) for n in list(sys.modules) if _top(n) == "caffe"}
     if not _caffe_modules:
         _load_caffe()
