@@ -38,6 +38,7 @@ def build_net(
     if problems:
         raise PrototxtError(f"{prototxt.source}: the network cannot be built", problems)
     layers, values = _rename_in_place(kept)
+    names = {layer.name for layer in layers}
     unknown = tuple(f"{x}: unknown field, ignored" for x in prototxt.unknown_fields)
     return Net(
         name=prototxt.net.name,
@@ -45,6 +46,7 @@ def build_net(
         layers=layers,
         notes=(*prototxt.notes, *unknown, *notes),
         values_of_blob=values,
+        left_out=tuple(p.name for p in params if p.name not in names),
     )
 
 

@@ -47,6 +47,7 @@ class Net:
         source: the prototxt's path, for messages and for finding the user's Python layers.
         notes: what was changed or left out while building, one sentence each.
         has_weights: whether a caffemodel was bound.
+        left_out: names of layers that only measure, which are not in `layers`.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Net:
     notes: tuple[str, ...] = ()
     has_weights: bool = False
     values_of_blob: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     @cached_property
     def layer_by_name(self) -> dict[str, Layer]:

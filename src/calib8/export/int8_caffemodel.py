@@ -1,0 +1,78 @@
+"""The int8 caffemodel: the layers of the network as the prototxt has them, their integers stored as float32.
+
+No threshold, scale or shift is in it; those stand in the calibration table. A layer that stays in FP32 keeps its float
+weights. What the blobs of a layer mean is the business of its `Op.quantize`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.errors import CaffemodelError, TableError
+from calib8.layers import LayerPlan
+from calib8.lowering import Model
+from calib8.lowering.weights import bind_blobs
+from calib8.proto.caffemodel import read_caffemodel, write_caffemodel
+from calib8.quantize import QuantPlan
+
+
+def write_int8_model(path: str | os.PathLike[str], model: Model, plan: QuantPlan) -> None:
+    """Write the quantised network; the file appears whole or not at all.
+
+    Raises:
+        OptionError: the folder does not exist or cannot be written.
+    """
+    write_caffemodel(
+        path,
+        model.net.name,
+        (
+            (layer.param, layer.blobs if (p := plan.plans[layer.name]) is None else p.blobs)
+            for layer in model.net.layers
+        ),
+    )
+
+
+def read_int8_model(path: str | os.PathLike[str], model: Model, plan: QuantPlan) -> QuantPlan:
+    """`plan` with the integer weights of the file instead of its own.
+
+    Raises:
+        CaffemodelError: the file cannot be read.
+        TableError: it is the int8 model of another network, or holds no integers; all such layers.
+    """
+    source = read_caffemodel(path)
+    stored = {layer.name: layer.blobs for layer in source.layers}
+    plans: dict[str, LayerPlan | None] = dict(plan.plans)
+    problems = [f"layer {n!r} is not in the network" for n in stored if stored[n] and n not in plans]
+    for name, own in plan.plans.items():
+        if own is None or not own.blobs:
+            continue
+        try:
+            plans[name] = replace(own, blobs=_integers(own.blobs, stored.get(name)))
+        except CaffemodelError as why:
+            problems.append(f"layer {name!r} {why}")
+    if problems:
+        raise TableError(f"{path} is not the int8 model of {model.net.source}", problems)
+    return replace(plan, plans=plans)
+
+
+def _integers(own: Sequence[NDArray[Any]], stored: Sequence[NDArray[np.float32]] | None) -> tuple[NDArray[Any], ...]:
+    """The stored blobs in the shapes and the integer types of a layer's own."""
+    bound = bind_blobs([blob.shape for blob in own], stored)
+    return tuple(_cast(i, blob, like.dtype) for i, (blob, like) in enumerate(zip(bound, own, strict=True)))
+
+
+def _cast(index: int, blob: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
+    limits = np.iinfo(dtype)
+    fits = (blob >= limits.min) & (blob <= limits.max) & (blob == np.floor(blob))
+    if not fits.all():
+        raise CaffemodelError(
+            f"has {blob[~fits].flat[0]:.6g} in blob {index}; expected integers from {limits.min} to {limits.max} "
+            "(is this the FP32 model?)"
+        )
+    return blob.astype(dtype)

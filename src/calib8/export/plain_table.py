@@ -1,0 +1,63 @@
+"""The plain table: one line `name threshold rshift` per layer, the threshold of its first top in 12 digits.
+
+The original writes 0 as the shift of a Pooling, and for a leaky ReLU the shift of its negative side; so do we. Its
+lines stand in no order, ours in that of the layers; reading takes any order.
+"""
+
+from __future__ import annotations
+
+from calib8.errors import TableError
+from calib8.layers import LayerPlan, Op
+from calib8.layers.pooling import Pooling
+from calib8.lowering import Model
+from calib8.quantize import QuantPlan
+
+
+def plain_table(model: Model, plan: QuantPlan) -> bytes:
+    """The table's bytes. Layers without a top have no line.
+
+    Raises:
+        TableError: a layer's name has a line break in it.
+    """
+    lines = []
+    for layer, op in zip(model.net.layers, model.ops, strict=True):
+        if not layer.tops:
+            continue
+        if "\n" in layer.name or "\r" in layer.name:
+            raise TableError(f"layer {layer.name!r} has a line break in its name; the plain table cannot hold that")
+        lines.append(f"{layer.name} {plan.thresholds[layer.tops[0]]:.12g} {_shift(op, plan.plans[layer.name])}\n")
+    return "".join(lines).encode()
+
+
+def _shift(op: Op, plan: LayerPlan | None) -> int:
+    if plan is None or isinstance(op, Pooling):
+        return 0
+    if plan.leaky is not None:
+        return plan.leaky.le_rshift
+    return plan.prelu.le_rshift if plan.prelu is not None else plan.rshift or 0
+
+
+def read_plain_table(text: str, model: Model, source: str) -> dict[str, float]:
+    """The thresholds of all values of the network. Further tops of a layer take that of its first.
+
+    Raises:
+        TableError: lines of another form, names that do not fit, layers without a line; all of them.
+    """
+    lines: dict[str, float] = {}
+    problems: list[str] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            name, threshold, shift = line.rsplit(" ", 2)
+            int(shift)
+            lines[name] = float(threshold)
+        except ValueError:
+            problems.append(f"line {number} is {line[:80]!r}; expected `name threshold rshift`")
+    with_tops = [layer for layer in model.net.layers if layer.tops]
+    names = {layer.name for layer in with_tops} | set(model.net.left_out)
+    problems += [f"the network has no layer {name!r}" for name in lines if name not in names]
+    problems += [f"no line for layer {x.name!r} ({x.type})" for x in with_tops if x.name not in lines]
+    if problems:
+        raise TableError(f"{source} is not the calibration table of {model.net.source}", problems)
+    return {top: lines[layer.name] for layer in with_tops for top in layer.tops}

@@ -1,0 +1,192 @@
+"""A calibration table read back: thresholds of values, and the integers of its rows in the place of computed ones."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from calib8.arithmetic import MAX_RSHIFT
+from calib8.errors import ModelError, TableError
+from calib8.export.calibration_table import Message
+from calib8.graph import Layer
+from calib8.layers import LayerPlan
+from calib8.layers.plan import ConcatRow, LeakyReluConstants, PReluRow
+from calib8.lowering import Model
+from calib8.proto import calibration_pb2
+from calib8.proto.textformat import read_text
+from calib8.quantize import QuantPlan
+
+
+def parse_binary_table(data: bytes, source: str) -> Message:
+    """A table from its binary form.
+
+    Raises:
+        TableError: it is none.
+    """
+    message = calibration_pb2.NetCalibrationParameter()
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        raise TableError(f"{source}: not a calibration table, or a damaged one") from None
+    return _checked(message, source)
+
+
+def parse_text_table(text: str, source: str) -> Message:
+    """A table from its text form.
+
+    Raises:
+        TableError: it is none; with line numbers.
+    """
+    message = calibration_pb2.NetCalibrationParameter()
+    try:
+        unknown = read_text(text, message, source, ModelError).unknown_fields
+    except ModelError as why:
+        raise TableError(f"{source}: not a calibration table", why.problems) from None
+    if unknown:
+        raise TableError(f"{source}: fields that a calibration table does not have", unknown)
+    return _checked(message, source)
+
+
+def _checked(message: Message, source: str) -> Message:
+    if not message.layer or not message.IsInitialized():
+        raise TableError(f"{source}: not a calibration table: it has no layers, or some that lack a required field")
+    twice = [name for name, rows in Counter(row.name for row in message.layer).items() if rows > 1]
+    if twice:
+        raise TableError(f"{source}: layers with more than one row", [f"layer {name!r}" for name in twice])
+    return message
+
+
+def row_thresholds(message: Message, model: Model, source: str) -> dict[str, float]:
+    """The thresholds of all values of the network.
+
+    A layer's row has its name and gives a threshold for each top, by blob name or else by place. A data layer may have
+    had another name when the table was made; then its tops are looked for in rows that fit no layer.
+
+    Raises:
+        TableError: layers without a row, rows without a layer, tops without a threshold; all of them.
+    """
+    rows = {row.name: row for row in message.layer}
+    strangers = {n: r for n, r in rows.items() if n not in model.net.layer_by_name and n not in model.net.left_out}
+    found: dict[str, float] = {}
+    problems: list[str] = []
+    for layer, op in zip(model.net.layers, model.ops, strict=True):
+        row = rows.get(layer.name)
+        if row is None and op.kind == "source":
+            row = next((r for r in strangers.values() if _has_blob(r, layer.top_blobs)), None)
+            strangers.pop(row.name if row is not None else "", None)
+        if row is None:
+            problems.append(f"no row for layer {layer.name!r} ({layer.type})")
+            continue
+        for top, threshold in zip(layer.tops, _top_thresholds(row, layer), strict=True):
+            if threshold is None:
+                problems.append(f"no threshold for top {model.net.blob_of[top]!r} of layer {layer.name!r}")
+            else:
+                found[top] = threshold
+    problems += [f"the network has no layer {name!r}" for name in strangers]
+    if problems:
+        raise TableError(f"{source} is not the calibration table of {model.net.source}", problems)
+    return found
+
+
+def _has_blob(row: Any, names: tuple[str, ...]) -> bool:
+    return any(blob.name in names for blob in row.blob_param)
+
+
+def _top_thresholds(row: Any, layer: Layer) -> list[float | None]:
+    named = {blob.name: float(blob.threshold_y) for blob in row.blob_param}
+    placed = [float(t) for t in row.threshold_y]
+    return [
+        named.get(blob, placed[index] if index < len(placed) else None) for index, blob in enumerate(layer.top_blobs)
+    ]
+
+
+def with_row_integers(plan: QuantPlan, message: Message, model: Model, source: str) -> QuantPlan:
+    """`plan` with the shifts and multipliers of the table instead of its own.
+
+    Raises:
+        TableError: rows that lack what their layers need, or hold what no layer can have; all of them.
+    """
+    rows = {row.name: row for row in message.layer}
+    plans: dict[str, LayerPlan | None] = {}
+    problems: list[str] = []
+    for name, own in plan.plans.items():
+        plans[name] = own
+        if own is not None and name in rows:
+            try:
+                plans[name] = _from_row(own, rows[name], len(model.net.layer_by_name[name].bottoms))
+            except TableError as why:
+                problems.append(f"layer {name!r} {why}")
+    if problems:
+        raise TableError(f"{source}: rows that do not fit their layers", problems)
+    return replace(plan, plans=plans)
+
+
+def _from_row(own: LayerPlan, row: Any, bottoms: int) -> LayerPlan:
+    if row.fusion_skipped and not own.fusion_skipped:
+        raise TableError("has fusion_skipped, but no BatchNorm does its work in this network")
+    changes: dict[str, Any] = {}
+    if own.rshift is not None:
+        _require(row, "right_shift_width")
+        changes["rshift"] = _in_range(row.right_shift_width, "right_shift_width", MAX_RSHIFT)
+    if len(row.threshold_x_quantized) != len(own.multipliers):
+        raise TableError(f"has {len(row.threshold_x_quantized)} threshold_x_quantized, expected {len(own.multipliers)}")
+    changes["multipliers"] = tuple(_in_range(m, "threshold_x_quantized", 255) for m in row.threshold_x_quantized)
+    if own.leaky is not None:
+        changes["leaky"] = _leaky(row)
+    if own.prelu is not None:
+        _require(row, "prelu_param")
+        p = row.prelu_param
+        changes["prelu"] = PReluRow(p.gt_scale, p.gt_right_shift_width, p.le_right_shift_width)
+    if _requantizes(row):
+        changes["concat"] = _concat(row, bottoms)
+    return replace(own, **changes)
+
+
+def _leaky(row: Any) -> LeakyReluConstants:
+    if not row.HasField("leakyrelu_param"):
+        _require(row, "relu_param")
+    x = row.leakyrelu_param if row.HasField("leakyrelu_param") else row.relu_param
+    return LeakyReluConstants(x.gt_scale, x.gt_right_shift_width, x.le_scale, x.le_right_shift_width)
+
+
+def _requantizes(row: Any) -> bool:
+    return bool(row.concat_param.need_quantize_num)
+
+
+def _concat(row: Any, bottoms: int) -> ConcatRow:
+    multipliers, shifts = row.concat_param.threshold_x_quantized, row.concat_param.right_shift_width
+    if not len(multipliers) == len(shifts) == bottoms:
+        raise TableError(
+            f"has {len(multipliers)} multipliers and {len(shifts)} shifts in concat_param, expected {bottoms} each"
+        )
+    return ConcatRow(
+        tuple(_in_range(m, "threshold_x_quantized", 255) for m in multipliers),
+        tuple(_in_range(s, "right_shift_width", MAX_RSHIFT) for s in shifts),
+    )
+
+
+def _require(row: Any, field: str) -> None:
+    if not row.HasField(field):
+        raise TableError(f"has no {field}")
+
+
+def _in_range(value: int, field: str, most: int) -> int:
+    if not 0 <= value <= most:
+        raise TableError(f"has {field} {value}, expected 0 to {most}")
+    return value
+
+
+def unequal(thresholds: Mapping[str, float], plan: QuantPlan, model: Model) -> tuple[str, ...]:
+    """A warning for each layer that hands its bottom's codes on, whose top has another threshold in the table."""
+    return tuple(
+        f"layer {layer.name!r}: the table has {thresholds[top]:g} for its top, which holds its bottom's codes; "
+        f"{plan.thresholds[top]:g} is used"
+        for layer, op in zip(model.net.layers, model.ops, strict=True)
+        if op.passive
+        for top in layer.tops
+        if thresholds[top] != plan.thresholds[top]
+    )
