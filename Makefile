@@ -1,0 +1,58 @@
+# The commands of the project. Each of them makes .venv first where it is missing or older than pyproject.toml.
+# A bare machine needs Python >= 3.10 with venv (Debian: python3-venv) and make; a C compiler is optional.
+
+PYTHON_CANDIDATES = $(PYTHON) python3.13 python3.12 python3.11 python3.10 python3
+USABLE_PYTHON = import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+C_SOURCES := $(wildcard src/calib8/*/*.c)
+
+# protoc 25.1: its modules work with every protobuf >= 4.25. A newer protoc's refuse older runtimes.
+PROTOC_PACKAGE := grpcio-tools==1.62.3
+PROTO_VENV := build/proto-venv
+PROTO_FILES := calib8/proto/caffe.proto calib8/proto/calibration.proto
+
+.PHONY: setup test check demo bench proto clean
+.DEFAULT_GOAL := setup
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml $(C_SOURCES)
+	@test -x $(BIN)/python || { \
+	  for python in $(PYTHON_CANDIDATES); do \
+	    if $$python -c '$(USABLE_PYTHON)' 2>/dev/null; then exec $$python -m venv --clear $(VENV); fi; \
+	  done; \
+	  echo "make: no Python >= 3.10 with venv and ensurepip found; install one, or name it: make PYTHON=/path/python3" >&2; \
+	  exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m pytest
+
+demo: $(STAMP)
+	@$(BIN)/python examples/demo.py
+
+bench: $(STAMP)
+	@for script in bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+$(PROTO_VENV): $(STAMP)
+	$(BIN)/python -m venv --clear $@
+	$@/bin/pip install --quiet --disable-pip-version-check --only-binary :all: '$(PROTOC_PACKAGE)'
+
+# The wheel of this protoc is for Python 3.10 to 3.12.
+proto: $(PROTO_VENV)
+	cd src && ../$(PROTO_VENV)/bin/python -m grpc_tools.protoc -I . --python_out . --pyi_out . $(PROTO_FILES)
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests bench examples calibration_tool -name __pycache__ -type d -prune -exec rm -rf {} +
