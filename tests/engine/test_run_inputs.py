@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from calib8.engine import run_float
+from calib8.errors import DataError
 from calib8.lowering import build_model
 from calib8.proto.text import parse_prototxt
 
@@ -27,3 +29,18 @@ def test_inputs_that_need_a_copy_live_until_the_run():
     a, x, z = (rng.standard_normal((512, 64)).T for _ in range(3))
     y = run_float(model, {"a": a, "x": x, "z": z}, observe=["y"])["y"]
     assert np.allclose(y, a * x + z, atol=1e-5)
+
+
+@pytest.mark.parametrize("index", [3, -1])
+def test_values_that_a_layer_cannot_take_are_one_clear_line(index):
+    model = build_model(
+        parse_prototxt(
+            """layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 3 dim: 2 } } }
+            layer { name: "i" type: "Input" top: "i" input_param { shape { dim: 1 } } }
+            layer { name: "pick" type: "BatchReindex" bottom: "x" bottom: "i" top: "y" }"""
+        )
+    )
+    with pytest.raises(DataError) as caught:
+        run_float(model, {"x": np.zeros((3, 2), np.float32), "i": np.array([index], np.float32)})
+    assert str(caught.value).startswith("layer 'pick' cannot take the values of its bottoms: indices element out of")
+    assert "\n" not in str(caught.value)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from calib8.engine.options import EngineOptions
 from calib8.engine.session import open_session
-from calib8.errors import Calib8Error
+from calib8.errors import Calib8Error, DataError
 from calib8.lowering.steps import HostStep, OnnxStep, Port, Step, last_readers
 
 Array = NDArray[Any]
@@ -93,9 +93,19 @@ class _OnnxRunner:
         outputs = self._buffers or {p.value: np.empty(p.shape, p.dtype) for p in self._step.output_ports}
         for port in self._step.output_ports:
             self._bind(self._binding.bind_output, port, outputs[port.value])
-        self._session.run_with_iobinding(self._binding)
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except RuntimeError as why:
+            raise DataError(self._failure(str(why))) from None
         self._buffers = outputs if keep else {}
         return dict(outputs)
+
+    def _failure(self, why: str) -> str:
+        """A value that a layer cannot take, such as an index outside of what it counts."""
+        layers = self._step.layers
+        where = f"layer {layers[0]!r}" if len(layers) == 1 else f"one of the layers {layers[0]!r} to {layers[-1]!r}"
+        reason = why.partition("Status Message: ")[2].partition("\x1b")[0].strip() or why
+        return f"{where} cannot take the values of its bottoms: {reason}"
 
     def _input(self, values: Mapping[str, Array], port: Port) -> Array:
         if port.value not in values:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from onnx import TensorProto
 
 from calib8.graph import Shape
@@ -34,6 +35,9 @@ class BatchReindex(Op):
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
         index = g.node("Cast", call.bottoms[1], to=TensorProto.INT64)
+        # ONNX counts negative indices from the end; outside, like here, the run stops.
+        zero, outside = (g.constant(np.int64(v)) for v in (0, call.bottom_shapes[0][0]))
+        index = g.node("Where", g.node("Less", index, zero), outside, index)
         return [g.node("Gather", call.bottoms[0], index, axis=0)]
 
 
