@@ -80,8 +80,8 @@ class World:
             return False
         if top not in self._origin_in_first:
             spec = PathFinder.find_spec(top, self._first)
-            # A mere folder (no __init__.py) hides no module that stands later on the path.
-            self._origin_in_first[top] = spec.origin if spec is not None and spec.loader is not None else None
+            # A mere folder (no __init__.py) has no origin, and hides no module that stands later on the path.
+            self._origin_in_first[top] = spec.origin if spec is not None else None
         own = self._origin_in_first[top]
         return own is not None and os.path.realpath(own) != _file(sys.modules[top])
 
