@@ -3,7 +3,9 @@
 Shapes: bottom (T, N, ...); blobs W_x (4H, I), W_h (4H, H), b (4H); top (T, N, H). Parameters: `num_output` H,
 required; `batch_size` and `clipping_threshold` (of gradients) have no effect. The second bottom that some forks
 allow is refused.
-Source: dlunion/CC4.0, src/caffe/layers/lstm_layer.cpp, LstmLayer::Forward_cpu, after junhyukoh/caffe-lstm.
+Source: dlunion/CC4.0, src/caffe/layers/lstm_layer.cu, LstmLayer::Forward_gpu, after junhyukoh/caffe-lstm. Deviation:
+the Forward_cpu beside it adds the first sequence's share W_h h to the gates of all sequences, so that it differs from
+the GPU, and from calib8, with more than one sequence.
 """
 
 from __future__ import annotations
