@@ -3,6 +3,6 @@
 from calib8.data.faces import Batch, SampleSource, takes
 from calib8.data.images import ImagesSource
 from calib8.data.preprocess import Preprocess
-from calib8.data.sources import open_source
+from calib8.data.sources import DATA_TYPES, open_source
 
-__all__ = ["Batch", "ImagesSource", "Preprocess", "SampleSource", "open_source", "takes"]
+__all__ = ["DATA_TYPES", "Batch", "ImagesSource", "Preprocess", "SampleSource", "open_source", "takes"]

@@ -22,6 +22,8 @@ _SOURCES: dict[str, Callable[[Any, Path, int], SampleSource]] = {
     "HDF5Data": lambda param, folder, phase: Hdf5Source(param, folder),
     "Python": PythonSource,
 }
+DATA_TYPES = frozenset(_SOURCES)
+"""Types of layers that `open_source` reads, when they have no bottoms."""
 
 
 def open_source(param: Any, model_folder: str | os.PathLike[str], phase: int = TEST) -> SampleSource:
