@@ -1,0 +1,1 @@
+"""The `calib8` command: one file per subcommand."""

@@ -1,0 +1,156 @@
+"""`calib8 calibrate NAME PATH`: thresholds from data, integers from thresholds, the four files of the guide."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from calib8.calibrate.histogram import DEFAULT_BINS
+from calib8.calibrate.thresholds import DEFAULT_METHOD, METHODS, ThresholdOptions
+from calib8.calibration import Calibration
+from calib8.cli.images import add_image_options, images_source
+from calib8.cli.options import add_common_options
+from calib8.cli.progress import ProgressLine
+from calib8.errors import OptionError
+from calib8.export import read_plain_table
+from calib8.proto.text import read_prototxt
+
+_DESCRIPTION = """\
+Quantise a Caffe network to INT8 for the BM1880.
+
+PATH is a folder with deploy.prototxt and custom.caffemodel. Calibration images come through the network's own data
+layer (a Data layer over an LMDB, ImageData, HDF5Data or a Python layer, named "data"), or from --images for a network
+with a plain Input layer. Into the same folder go
+  bmnet_NAME_int8.caffemodel                       integer weights and biases
+  bmnet_NAME_calibration_table, .pb2, .prototxt    a threshold for every blob, shifts and multipliers"""
+
+_EPILOG = """\
+examples:
+  calib8 calibrate lenet models/lenet --iteration 100
+  calib8 calibrate squeezenet models/squeezenet -n 100 --images photos/ --resize crop --mean 104,117,123
+  calib8 calibrate yolov3 custom -n 200 --method mse --memory_opt"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add this command."""
+    parser = commands.add_parser(
+        "calibrate", help="quantise a network to INT8", description=_DESCRIPTION, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.set_defaults(run=run)
+    parser.add_argument("name", metavar="NAME", help="name of the network, in the files and in the table")
+    parser.add_argument("path", metavar="PATH", type=Path, help="folder with deploy.prototxt and custom.caffemodel")
+    parser.add_argument(
+        "-n", "--iteration", type=int, default=10, metavar="N",
+        help="how many images are used (default: 10; 100 or more give better thresholds)",
+    )  # fmt: skip
+    parser.add_argument("--output", metavar="FOLDER", type=Path, help="where the files go (default: PATH)")
+    _add_threshold_options(parser)
+    _add_run_options(parser)
+    add_image_options(parser)
+
+
+def _add_threshold_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("thresholds")
+    methods = "; ".join(f"{m.name}: {m.summary}" for m in METHODS.values())
+    group.add_argument(
+        "--method", choices=METHODS, default=DEFAULT_METHOD, help=f"{methods} (default: {DEFAULT_METHOD})"
+    )
+    group.add_argument(
+        "--percent", type=float, default=ThresholdOptions().percent, metavar="P",
+        help="with --method percentile: this share of the values is not clipped (default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument("--ignore-zeros", action="store_true", help="leave zeros out of the distributions")
+    group.add_argument(
+        "--bins", type=int, default=DEFAULT_BINS, metavar="N",
+        help="bins of a histogram, a multiple of 128 (default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--concat-quantize", action="store_true", help="every bottom of a Concat keeps a threshold of its own"
+    )
+    group.add_argument(
+        "--thresholds", metavar="TABLE", type=Path,
+        help="take the thresholds from a plain calibration table instead of measuring them",
+    )  # fmt: skip
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("running")
+    group.add_argument(
+        "--memory_opt", "--memory-opt", "--memory", action="store_true", dest="memory_opt",
+        help="free every blob behind its last reader: less memory, somewhat slower, the same result",
+    )  # fmt: skip
+    group.add_argument(
+        "--two-pass", action="store_true",
+        help="measure maxima first and count in a second pass, exactly by the formula; one pass (the default) may "
+        "count a value one bin beside its own if it lies within 1/16 of a bin of the edge between them",
+    )  # fmt: skip
+    add_common_options(group)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Calibrate and write the files.
+
+    Returns:
+        The exit code.
+    """
+    if not options.path.is_dir():
+        raise OptionError(f"{options.path}: no such folder; it holds deploy.prototxt and custom.caffemodel")
+    prototxt = options.path / "deploy.prototxt"
+    passes = 2 if options.two_pass else 1
+    with ProgressLine("calibrating", options.iteration * passes) as progress:
+        calibration = Calibration(
+            {
+                "model_name": options.name,
+                "in_prototxt": prototxt,
+                "in_caffemodel": options.path / "custom.caffemodel",
+                "iteration": options.iteration,
+                "enable_memory_opt": options.memory_opt,
+                "enable_calibration_opt": not options.two_pass,
+                "histogram_bin_num": options.bins,
+                "enable_concat_quantize": options.concat_quantize,
+            },
+            source=images_source(options, read_prototxt(prototxt)),
+            method=options.method,
+            threshold_options=ThresholdOptions(percent=options.percent, ignore_zeros=options.ignore_zeros),
+            threads=options.threads,
+            progress=progress,
+        )
+        if options.thresholds is None:
+            calibration.calc_tables()
+        else:
+            calibration.tune_tables(_given_thresholds(options.thresholds, calibration))
+    paths = calibration.export(options.output or options.path)
+    print(summary(calibration))
+    print("\n".join(str(path) for path in paths))
+    return 0
+
+
+def _given_thresholds(path: Path, calibration: Calibration) -> dict[str, float]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as why:
+        raise OptionError(f"{path}: cannot be read as a plain calibration table: {why}") from None
+    return read_plain_table(text, calibration.model, str(path))
+
+
+def summary(calibration: Calibration) -> str:
+    """A table: every layer with its top's threshold, the largest value that was seen, and the right shift."""
+    plan, model = calibration.plan, calibration.model
+    rows = [("layer", "type", "threshold", "max|x|", "rshift")]
+    for layer in model.net.layers:
+        own = plan.plans.get(layer.name)
+        for top in layer.tops:
+            seen = calibration.histograms.get(top)
+            rows.append(
+                (
+                    layer.name, layer.type, f"{plan.thresholds[top]:.6g}", f"{seen.maximum:.6g}" if seen else "",
+                    "" if own is None or own.rshift is None else str(own.rshift),
+                )
+            )  # fmt: skip
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    return "\n".join(
+        "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    )

@@ -1,0 +1,92 @@
+"""Options that say which images are used and how they become samples, for networks with a plain Input layer."""
+
+from __future__ import annotations
+
+import argparse
+
+from calib8.data import ImagesSource, Preprocess
+from calib8.data.preprocess import COLOR_FORMATS, RESIZE_MODES
+from calib8.errors import DataError
+from calib8.graph import build_net
+from calib8.layers import make_op
+from calib8.proto.text import Prototxt
+
+
+def add_image_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--images` and what goes with it."""
+    group = parser.add_argument_group(
+        "images", "For a network with a plain Input layer: sample = (pixels - mean) * scale."
+    )
+    group.add_argument(
+        "--images", metavar="LIST", help="a text file with a path per line, a folder of images, or one image"
+    )
+    group.add_argument("--input", metavar="BLOB", help="the input that takes them (default: the only one)")
+    group.add_argument("--size", metavar="HxW", type=_size, help="size of a sample (default: that of the input)")
+    group.add_argument(
+        "--resize", choices=RESIZE_MODES, default="warp",
+        help="warp: to the size, whatever the aspect ratio; letterbox: keep it, fill up with zeros; crop: short side, "
+        "then the centre (default: warp)",
+    )  # fmt: skip
+    group.add_argument(
+        "--short-side", metavar="N", type=int, help="with --resize crop: length of the short side before"
+    )
+    group.add_argument("--color", choices=COLOR_FORMATS, help="order of the channels (default: bgr, gray for one)")
+    group.add_argument(
+        "--mean", metavar="V[,V,V]|FILE", default="",
+        help="one value, one per channel in the order of --color, or a .binaryproto or .npy file (default: 0)",
+    )  # fmt: skip
+    group.add_argument("--scale", metavar="V[,V,V]", type=_numbers, default=(1.0,), help="factor (default: 1)")
+    group.add_argument(
+        "--mirror", type=int, choices=(-1, 0, 1), help="OpenCV's flip code: 0 upside down, 1 left to right, -1 both"
+    )
+
+
+def images_source(options: argparse.Namespace, prototxt: Prototxt) -> ImagesSource | None:
+    """The images that the options name; None without `--images`.
+
+    Raises:
+        DataError: the network has no such input, or the images do not fit it.
+    """
+    if options.images is None:
+        return None
+    shapes = _inputs(prototxt)
+    blob = options.input or next(iter(shapes), "")
+    if blob not in shapes or (options.input is None and len(shapes) > 1):
+        raise DataError(
+            f"{prototxt.source}: which input takes the images? Say --input BLOB; "
+            f"Input layers of the network: {', '.join(map(repr, shapes)) or 'none'}"
+        )
+    scale = options.scale[0] if len(options.scale) == 1 else options.scale
+    preprocess = Preprocess(
+        size=options.size, resize=options.resize, short_side=options.short_side, color_format=options.color,
+        mean=_mean(options.mean), scale=scale, mirror=options.mirror,
+    )  # fmt: skip
+    return ImagesSource(options.images, blob, shapes[blob], preprocess)
+
+
+def _inputs(prototxt: Prototxt) -> dict[str, tuple[int, ...]]:
+    layers = [layer for layer in build_net(prototxt).layers if layer.type == "Input"]
+    return {b: s for x in layers for b, s in zip(x.top_blobs, make_op(x).top_shapes([]), strict=True)}
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    if not (height.isdigit() and width.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; expected HEIGHTxWIDTH, like 224x224")
+    return int(height), int(width)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number, and no list of numbers with commas") from None
+
+
+def _mean(text: str) -> tuple[float, ...] | str:
+    if not text:
+        return ()
+    try:
+        return _numbers(text)
+    except argparse.ArgumentTypeError:
+        return text

@@ -1,0 +1,55 @@
+"""`calib8 COMMAND`: parses the command line, runs the command, turns errors into exit codes.
+
+Results go to stdout; notes, progress and errors to stderr. Exit codes: 0, 1 (one clear message), 2 (usage).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from calib8.cli import calibrate
+from calib8.errors import Calib8Error
+
+_COMMANDS = (calibrate,)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit code.
+    """
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    logging.getLogger("calib8").setLevel(logging.INFO if options.verbose else logging.WARNING)
+    try:
+        code = int(options.run(options))
+        sys.stdout.flush()
+    except Calib8Error as why:
+        print(f"calib8: error: {why}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader (head, less) has gone; python would complain again when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("calib8: interrupted; no file was changed", file=sys.stderr)
+        return 130
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="calib8",
+        description="INT8 calibration for Caffe networks, without Caffe.",
+        epilog="`calib8 COMMAND --help` explains a command.",
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in _COMMANDS:
+        command.add_parser(commands)
+    return parser

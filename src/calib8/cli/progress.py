@@ -1,0 +1,61 @@
+"""A progress line on stderr with the time that is left; silent where stderr is no terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TextIO
+
+_QUIET_SECONDS = 2.0
+_REFRESH_SECONDS = 0.2
+
+
+class ProgressLine:
+    """Shows `what: done/total, rate, time left`, from two seconds on. Use it in a `with` block."""
+
+    def __init__(self, what: str, total: int | None, stream: TextIO | None = None) -> None:
+        self._what, self._total = what, total
+        self._stream = stream or sys.stderr
+        self._shown = self._stream.isatty()
+        self._start = self._last = time.monotonic()
+        self._width = 0
+
+    def __enter__(self) -> ProgressLine:
+        return self
+
+    def __call__(self, done: int) -> None:
+        """Report how many are done."""
+        now = time.monotonic()
+        if not self._shown or now - self._start < _QUIET_SECONDS or now - self._last < _REFRESH_SECONDS:
+            return
+        self._last = now
+        self._write(progress_text(self._what, done, self._total, now - self._start))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._width:
+            self._stream.write("\r" + " " * self._width + "\r")
+            self._stream.flush()
+
+    def _write(self, text: str) -> None:
+        self._stream.write("\r" + text.ljust(self._width))
+        self._stream.flush()
+        self._width = max(self._width, len(text))
+
+
+def progress_text(what: str, done: int, total: int | None, seconds: float) -> str:
+    """One line, for instance `calibrating: 40/100, 21.3/s, 3 s left`."""
+    rate = done / seconds if seconds > 0 else 0.0
+    if total is None:
+        return f"{what}: {done}, {rate:.1f}/s"
+    left = f", {_duration((total - done) / rate)} left" if rate > 0 else ""
+    return f"{what}: {done}/{total}, {rate:.1f}/s{left}"
+
+
+def _duration(seconds: float) -> str:
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60}:{whole % 60:02d} min" if whole < 3600 else f"{whole // 3600}:{whole % 3600 // 60:02d} h"
