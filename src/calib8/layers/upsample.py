@@ -27,7 +27,7 @@ _PAD_OUT_SCALE = 2
 
 
 class Upsample(Op):
-    """Repetition, ONNX Reshape and Expand; or un-pooling, ONNX ScatterElements."""
+    """Repetition, ONNX Resize; or un-pooling, ONNX ScatterElements."""
 
     types = ("Upsample",)
     bottoms = (1, 2)
@@ -80,11 +80,8 @@ class Upsample(Op):
 
 
 def _lower_nearest(g: OnnxBuilder, call: Call) -> str:
-    n, c, h, w = call.bottom_shapes[0]
-    top = call.top_shapes[0]
-    x = g.node("Reshape", call.bottoms[0], g.ints(n, c, h, 1, w, 1))
-    x = g.node("Expand", x, g.ints(n, c, h, top[2] // h, w, top[3] // w))
-    return g.node("Reshape", x, g.ints(*top))
+    how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    return g.node("Resize", call.bottoms[0], "", "", g.ints(*call.top_shapes[0]), **how)
 
 
 def _lower_unpooling(g: OnnxBuilder, call: Call) -> str:
