@@ -12,6 +12,7 @@ C_SOURCES := $(wildcard src/calib8/*/*.c)
 # protoc 25.1: its modules work with every protobuf >= 4.25. A newer protoc's refuse older runtimes.
 PROTOC_PACKAGE := grpcio-tools==1.62.3
 PROTO_VENV := build/proto-venv
+PROTOC := $(PROTO_VENV)/bin/python -m grpc_tools.protoc
 PROTO_FILES := calib8/proto/caffe.proto calib8/proto/calibration.proto
 
 .PHONY: setup test check demo bench proto clean
@@ -20,7 +21,7 @@ PROTO_FILES := calib8/proto/caffe.proto calib8/proto/calibration.proto
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml $(C_SOURCES)
-	@test -x $(BIN)/python || { \
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { \
 	  for python in $(PYTHON_CANDIDATES); do \
 	    if $$python -c '$(USABLE_PYTHON)' 2>/dev/null; then exec $$python -m venv --clear $(VENV); fi; \
 	  done; \
@@ -45,13 +46,14 @@ demo: $(STAMP)
 bench: $(STAMP)
 	@for script in bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
-$(PROTO_VENV): $(STAMP)
-	$(BIN)/python -m venv --clear $@
-	$@/bin/pip install --quiet --disable-pip-version-check --only-binary :all: '$(PROTOC_PACKAGE)'
+$(PROTO_VENV)/.installed: $(STAMP)
+	$(BIN)/python -m venv --clear $(PROTO_VENV)
+	$(PROTO_VENV)/bin/pip install --quiet --disable-pip-version-check --only-binary :all: '$(PROTOC_PACKAGE)'
+	@touch $@
 
 # The wheel of this protoc is for Python 3.10 to 3.12.
-proto: $(PROTO_VENV)
-	cd src && ../$(PROTO_VENV)/bin/python -m grpc_tools.protoc -I . --python_out . --pyi_out . $(PROTO_FILES)
+proto: $(PROTO_VENV)/.installed
+	cd src && ../$(PROTOC) -I . --python_out . --pyi_out . $(PROTO_FILES)
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
