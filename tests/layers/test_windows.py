@@ -52,7 +52,8 @@ def test_spp(run_layer, h, w, levels, method):
 def test_spp_refuses(refusal):
     assert "has no spp_param.pyramid_height" in refusal("SPP", (1, 2, 4, 4))
     assert "bottom has 2 dimensions" in refusal("SPP", (1, 2), param="spp_param { pyramid_height: 1 }")
-    assert "is too high" in refusal("SPP", (1, 2, 4, 4), param="spp_param { pyramid_height: 31 }")
+    assert "is too high" in refusal("SPP", (1, 2, 4, 4), param="spp_param { pyramid_height: 4 }")
+    assert "is too high" in refusal("SPP", (1, 2, 4, 4), param="spp_param { pyramid_height: 4000000000 }")
     assert "STOCHASTIC" in refusal("SPP", (1, 2, 4, 4), param="spp_param { pyramid_height: 1 pool: STOCHASTIC }")
 
 

@@ -50,7 +50,7 @@ class SPP(Op):
         bottom = bottoms[0]
         if len(bottom) != 4:
             raise RefusedError(f"bottom has {len(bottom)} dimensions, expected N, C, H, W")
-        if 1 << (self.levels - 1) > max(bottom[2:]):
+        if self.levels > max(bottom[2:]).bit_length():
             raise RefusedError(f"pyramid_height {self.levels} is too high for a bottom of {bottom[2]} x {bottom[3]}")
         tops = [pooling.top_shapes(bottoms)[0] for pooling in self.poolings(bottom)]
         return tops if self.levels == 1 else [(bottom[0], sum(count(top[1:]) for top in tops))]
