@@ -84,7 +84,7 @@ def test_im2col(run_layer, data):
 def test_im2col_refuses(refusal):
     assert "none behind axis 1" in refusal("Im2col", (2, 3), param="convolution_param { kernel_size: 2 }")
     assert "does not fit" in refusal("Im2col", (1, 1, 2, 2), param="convolution_param { kernel_size: 3 }")
-    assert "pad_l" in refusal("Im2col", (1, 1, 4, 4), param="convolution_param { kernel_size: 3 pad_l: 1 }")
+    assert "pad_type" in refusal("Im2col", (1, 1, 4, 4), param="convolution_param { kernel_size: 3 pad_type: 1 }")
 
 
 def pool_with_mask(x: np.ndarray, kernel: int, stride: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
