@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,10 @@ BUNDLED = Path(__file__).resolve().parent / "bundled"
 
 
 class PythonSource(SampleSource):
-    """A SampleSource over a Python layer. It never ends: such layers begin their list again by themselves."""
+    """A SampleSource over a Python layer. It never ends: such layers begin their list again by themselves.
+
+    A layer may reshape its tops from pass to pass (images of different sizes); `shapes` are those after setup.
+    """
 
     def __init__(self, param: Any, model_folder: Path, phase: int) -> None:
         """Import the class and set up one instance, for the shapes.
@@ -42,15 +44,5 @@ class PythonSource(SampleSource):
     def batches(self) -> Iterator[Batch]:
         """Run a new instance, so that it begins with its first sample. See SampleSource."""
         layer = UserLayer(self._class, self._phase)
-        for number in itertools.count(1):
-            batch = dict(zip(self.shapes, layer.forward(), strict=True))
-            self._check(batch, number)
-            yield batch
-
-    def _check(self, batch: Batch, number: int) -> None:
-        for top, expected in self.shapes.items():
-            if batch[top].shape != expected:
-                raise UserLayerError(
-                    f"{self._class.title}: pass {number} gave top {top!r} the shape {batch[top].shape}, setup gave it "
-                    f"{expected}; all samples must have one shape"
-                )
+        while True:
+            yield dict(zip(self.shapes, layer.forward(), strict=True))
