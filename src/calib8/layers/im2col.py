@@ -47,9 +47,10 @@ class Im2col(Op):
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
         bottom, top = call.bottom_shapes[0], call.top_shapes[0]
         axis, window = self.over(bottom)
-        x, padded = call.bottoms[0], [d + 2 * p for d, p in zip(bottom[axis + 1 :], window.pad, strict=True)]
-        if any(window.pad):
-            x = g.node("Pad", x, g.ints(*((0,) * (axis + 1) + window.pad) * 2))
+        x, outer = call.bottoms[0], (0,) * (axis + 1)
+        padded = [d + p + q for d, p, q in zip(bottom[axis + 1 :], window.pad, window.pad_end, strict=True)]
+        if any(window.pads):
+            x = g.node("Pad", x, g.ints(*outer, *window.pad, *outer, *window.pad_end))
         x = g.node("Reshape", x, g.ints(count(bottom[: axis + 1]), count(padded)))
         x = g.node("Gather", x, g.constant(_places(padded, top[axis + 1 :], window)), axis=1)
         return [g.node("Reshape", x, g.ints(*top))]

@@ -10,30 +10,56 @@ from calib8.layers.fields import Group, RefusedError
 
 @dataclass(frozen=True)
 class Window:
-    """A sliding window: one number per spatial axis, or a single one for all of them."""
+    """A sliding window: one number per spatial axis, or a single one for all of them.
+
+    Attributes:
+        pad, pad_end: zeros before the first and behind the last element of an axis.
+    """
 
     kernel: tuple[int, ...]
     stride: tuple[int, ...]
     pad: tuple[int, ...]
+    pad_end: tuple[int, ...]
     dilation: tuple[int, ...]
 
     def over(self, axes: int) -> Window:
         """The window with exactly `axes` numbers each."""
         return Window(*(_spread(v, axes, n) for n, v in self.__dict__.items()))
 
+    @property
+    def pads(self) -> tuple[int, ...]:
+        """All pads in the order of ONNX: before each axis, then behind each."""
+        return self.pad + self.pad_end
+
 
 def read_window(group: Group) -> Window:
     """The window of a ConvolutionParameter (BVLC/caffe, src/caffe/layers/base_conv_layer.cpp, LayerSetUp)."""
+    pad, pad_end = read_pads(group, _pair_or_list(group, "pad", "pad") or (0,))
     window = Window(
         kernel=_pair_or_list(group, "kernel_size", "kernel"),
         stride=_pair_or_list(group, "stride", "stride") or (1,),
-        pad=_pair_or_list(group, "pad", "pad") or (0,),
+        pad=pad,
+        pad_end=pad_end,
         dilation=tuple(group.dilation) or (1,),
     )
     if not window.kernel:
         raise RefusedError("has no kernel size; set kernel_size, or kernel_h and kernel_w")
     _check_positive(kernel_size=window.kernel, stride=window.stride, dilation=window.dilation)
     return window
+
+
+def read_pads(group: Group, pad: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Pads before and behind each axis: `pad` on both sides, or pad_t, pad_l and pad_b, pad_r of some forks.
+
+    Source: foss-for-synopsys-dwc-arc-processors/synopsys-caffe, src/caffe/layers/base_conv_layer.cpp, LayerSetUp: the
+    four count when one of them is not 0, and then `pad` must not be there.
+    """
+    before, behind = (group.pad_t, group.pad_l), (group.pad_b, group.pad_r)
+    if not any(before + behind):
+        return pad, pad
+    if any(pad):
+        raise RefusedError("sets both pad and pad_l, pad_r, pad_t, pad_b; keep one form")
+    return before, behind
 
 
 def read_pair(group: Group, name: str, prefix: str, default: int) -> tuple[int, int]:
@@ -47,18 +73,18 @@ def read_pair(group: Group, name: str, prefix: str, default: int) -> tuple[int, 
     return value, value
 
 
-def conv_output(size: int, kernel: int, stride: int, pad: int, dilation: int) -> int:
+def conv_output(size: int, kernel: int, stride: int, pad: int, pad_end: int, dilation: int) -> int:
     """Output length along one axis; RefusedError when the window does not fit."""
     extent = dilation * (kernel - 1) + 1
-    if size + 2 * pad < extent:
-        raise RefusedError(f"a window of {extent} does not fit into {size} plus two pads of {pad}")
-    return (size + 2 * pad - extent) // stride + 1
+    if size + pad + pad_end < extent:
+        raise RefusedError(f"a window of {extent} does not fit into {size} plus pads of {pad} and {pad_end}")
+    return (size + pad + pad_end - extent) // stride + 1
 
 
 def conv_output_shape(spatial: Shape, window: Window) -> Shape:
     """Spatial output shape of a convolution; `window` has one number per axis."""
-    numbers = zip(spatial, window.kernel, window.stride, window.pad, window.dilation, strict=True)
-    return tuple(conv_output(*n) for n in numbers)
+    sizes = (window.kernel, window.stride, window.pad, window.pad_end, window.dilation)
+    return tuple(conv_output(*n) for n in zip(spatial, *sizes, strict=True))
 
 
 def _pair_or_list(group: Group, name: str, prefix: str) -> tuple[int, ...]:

@@ -1,0 +1,51 @@
+"""Deconvolution: the transpose of a convolution; every element of x adds x * w to a window of y, plus b.
+
+Shapes: bottom (N, C, spatial...), `axis` as in Convolution; weights (C, num_output/group, kernel...), bias
+(num_output); top (N, num_output, stride*(size-1) + dilation*(kernel-1) + 1 - 2*pad, ...). Several bottoms share the
+weights.
+`pad_l`, `pad_r`, `pad_t`, `pad_b` (Synopsys) are cut from each side of the top.
+Source: BVLC/caffe, src/caffe/layers/base_conv_layer.cpp, LayerSetUp and Reshape; deconv_layer.cpp;
+foss-for-synopsys-dwc-arc-processors/synopsys-caffe, src/caffe/layers/deconv_layer.cpp, compute_output_shape.
+"""
+
+from __future__ import annotations
+
+from calib8.graph import Shape
+from calib8.layers.base import Call, count, register
+from calib8.layers.fields import RefusedError
+from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.layers.spatial import Window
+from calib8.layers.weighted_window import WeightedWindow
+
+
+class Deconvolution(WeightedWindow):
+    """Transposed convolution; ONNX ConvTranspose."""
+
+    types = ("Deconvolution",)
+
+    def spatial_top(self, spatial: Shape, window: Window) -> Shape:
+        numbers = zip(spatial, window.kernel, window.stride, window.pad, window.pad_end, window.dilation, strict=True)
+        top = tuple(s * (size - 1) + d * (k - 1) + 1 - p - q for size, k, s, p, q, d in numbers)
+        if min(top, default=1) < 1:
+            raise RefusedError(f"the top would have spatial shape {list(top)}; the pads cut off more than there is")
+        return top
+
+    def weight_shape(self, channels: int, outputs: int, groups: int, kernel: Shape) -> Shape:
+        return (channels, outputs // groups, *kernel)
+
+    def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
+        window, groups = self.geometry(call.bottom_shapes[0])
+        weights, *bias = call.blobs
+        kernels = weights.reshape(*weights.shape[:2], *window.kernel)
+        inputs = [g.weight(b) for b in (kernels, *bias)]
+        return self.slide(g, call, lambda x: g.node(
+            "ConvTranspose", x, *inputs, group=groups, kernel_shape=window.kernel,
+            strides=window.stride, pads=window.pads, dilations=window.dilation,
+        ))  # fmt: skip
+
+    def multiply_adds(self, call: Call) -> int:
+        per_input = count(self.blob_shapes(call.bottom_shapes)[0][1:])
+        return sum(count(bottom) * per_input for bottom in call.bottom_shapes)
+
+
+register(Deconvolution)

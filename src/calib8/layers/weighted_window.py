@@ -1,0 +1,101 @@
+"""What Convolution and Deconvolution share: parameters, weights, and the axes that the window slides over.
+
+Source: BVLC/caffe, src/caffe/layers/base_conv_layer.cpp, LayerSetUp and Reshape.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+
+from calib8.graph import Shape
+from calib8.layers.base import UNLIMITED, Call, Op, canonical_axis, count
+from calib8.layers.fields import Fields, Group, RefusedError
+from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.layers.spatial import Window, read_window
+
+_POINT = Window(kernel=(1,), stride=(1,), pad=(0,), pad_end=(0,), dilation=(1,))
+
+
+class WeightedWindow(Op):
+    """A weighted sum over a window. Every bottom has its top, all bottoms have one shape and share the weights."""
+
+    bottoms = (1, UNLIMITED)
+    tops = (1, UNLIMITED)
+
+    def __init__(self, fields: Fields) -> None:
+        group = fields.group("convolution_param")
+        self.num_output: int = group.num_output
+        self.bias_term: bool = group.bias_term
+        self.group: int = group.group
+        self.axis: int = group.axis
+        self.window: Window = read_window(group)
+        bottoms, tops = len(fields.param.bottom), len(fields.param.top)
+        if bottoms != tops:
+            raise RefusedError(f"has {bottoms} bottoms and {tops} tops, expected a top for each bottom")
+        _refuse_fusion(group)
+
+    @abstractmethod
+    def spatial_top(self, spatial: Shape, window: Window) -> Shape:
+        """The spatial axes of a top."""
+
+    @abstractmethod
+    def weight_shape(self, channels: int, outputs: int, groups: int, kernel: Shape) -> Shape:
+        """Shape of the weights for a bottom with so many channels."""
+
+    def channel_axis(self, bottom: Shape) -> int:
+        """The bottom's axis of channels; those before it are images, those behind it are spatial."""
+        return canonical_axis(self.axis, len(bottom), "convolution_param.axis")
+
+    def over(self, bottom: Shape) -> Window:
+        """The window with one number per spatial axis of this bottom; without numbers when it has none."""
+        return self.window.over(len(bottom) - self.channel_axis(bottom) - 1)
+
+    def outputs_and_groups(self, channels: int) -> tuple[int, int]:
+        """Number of output channels and of groups for a bottom with so many channels."""
+        if self.num_output < 1:
+            raise RefusedError("has no num_output")
+        if self.group < 1 or self.num_output % self.group:
+            raise RefusedError(f"num_output {self.num_output} is not a multiple of group {self.group}")
+        if channels % self.group:
+            raise RefusedError(f"bottom has {channels} channels, not a multiple of group {self.group}")
+        return self.num_output, self.group
+
+    def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        if any(b != bottoms[0] for b in bottoms):
+            raise RefusedError(f"bottoms have different shapes: {', '.join(str(list(b)) for b in bottoms)}")
+        axis = self.channel_axis(bottoms[0])
+        outputs, _ = self.outputs_and_groups(bottoms[0][axis])
+        spatial = self.spatial_top(bottoms[0][axis + 1 :], self.over(bottoms[0]))
+        return [(*bottoms[0][:axis], outputs, *spatial)] * len(bottoms)
+
+    def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        channels = bottoms[0][self.channel_axis(bottoms[0])]
+        outputs, groups = self.outputs_and_groups(channels)
+        weights = self.weight_shape(channels, outputs, groups, self.over(bottoms[0]).kernel)
+        return [weights, (outputs,)] if self.bias_term else [weights]
+
+    def geometry(self, bottom: Shape) -> tuple[Window, int]:
+        """Window and groups of the bottom as `slide` sees it: a bottom without spatial axes has one of length 1."""
+        _, groups = self.outputs_and_groups(bottom[self.channel_axis(bottom)])
+        window = self.over(bottom)
+        return (window if window.kernel else _POINT), groups
+
+    def slide(self, g: OnnxBuilder, call: Call, node: Callable[[str], str]) -> list[str]:
+        """`node` applied to each bottom as (N, C, spatial...), its result in the shape of the top."""
+        bottom = call.bottom_shapes[0]
+        axis = self.channel_axis(bottom)
+        folded = (count(bottom[:axis]), *bottom[axis:]) + (1,) * (axis == len(bottom) - 1)
+        if folded == bottom:
+            return [node(x) for x in call.bottoms]
+        tops = [node(g.node("Reshape", x, g.ints(*folded))) for x in call.bottoms]
+        return [g.node("Reshape", y, g.ints(*call.top_shapes[0])) for y in tops]
+
+
+def _refuse_fusion(group: Group) -> None:
+    """Intel's fused layers, which its own tools write and no hand."""
+    if group.relu:
+        raise RefusedError("convolution_param.relu is set; write the ReLU as a layer of its own")
+    if group.fusion_type != "NONE_FUSION":
+        raise RefusedError(f"convolution_param.fusion_type is {group.fusion_type}; write the Eltwise as a layer")
+    group.ignore("negative_slope", "coeff")  # of what would be fused
