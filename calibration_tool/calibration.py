@@ -1,0 +1,47 @@
+"""Calibrate the network of a folder; change the numbers below to your needs. See `python calibration.py --help`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from calib8 import Calibration
+from calib8.errors import Calib8Error
+
+
+def run_calibration(args: argparse.Namespace) -> None:
+    """Read deploy.prototxt and custom.caffemodel of the model's folder, write four files beside them."""
+    folder = Path(args.model_path)
+    calibration_info = {
+        "model_name": args.model_name,
+        "in_prototxt": str(folder / "deploy.prototxt"),
+        "in_caffemodel": str(folder / "custom.caffemodel"),
+        "iteration": 10,
+        "enable_memory_opt": args.memory_opt,
+        "enable_calibration_opt": 1,
+        "histogram_bin_num": 2048,
+        "math_lib_path": "./lib/calibration_math.so",  # as the original wants it; calib8 needs no such file
+    }
+    print(calibration_info, flush=True)
+
+    calib = Calibration(calibration_info)
+    calib.calc_tables()
+    calib.export_model(folder / f"bmnet_{args.model_name}_int8.caffemodel")
+    calib.export_calibration_pb2(folder / f"bmnet_{args.model_name}_calibration_table")
+
+
+def main() -> int:
+    """Run, and turn errors into exit codes: 0, 1 (a message says why), 2 (usage)."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model_name", metavar="model-name", help="model name")
+    parser.add_argument("model_path", metavar="model-path", help="model path")
+    parser.add_argument("--memory_opt", action="store_true", help="Enable memory optimization.")
+    try:
+        run_calibration(parser.parse_args())
+    except Calib8Error as why:
+        print(f"calibration.py: error: {why}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
