@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from calib8.lowering import Model, build_model
+from calib8.proto.text import parse_prototxt
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -17,3 +22,22 @@ def shared() -> Path:
     if not (folder / "golden").is_dir():
         pytest.skip(f"no real models and golden data in {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def random_model() -> Callable[..., Model]:
+    """Builds the network of a prototxt's text with random weights; a BatchNorm's variance and scale factor are > 0."""
+
+    def build(text: str, seed: int = 0, weights: Mapping[str, Sequence[object]] | None = None) -> Model:
+        rng = np.random.default_rng(seed)
+        bare = build_model(parse_prototxt(text))
+        blobs = {}
+        for layer, op in zip(bare.net.layers, bare.ops, strict=True):
+            shapes = op.blob_shapes([bare.shapes[b] for b in layer.bottoms])
+            values = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+            if layer.type == "BatchNorm":
+                values[1:] = np.abs(values[1]) + np.float32(0.5), np.ones(1, np.float32)
+            blobs[layer.name] = [np.asarray(v, np.float32) for v in (weights or {}).get(layer.name, values)]
+        return build_model(parse_prototxt(text), blobs)
+
+    return build

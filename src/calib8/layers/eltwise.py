@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from calib8.arithmetic import eltwise_multipliers, eltwise_product_multiplier
 from calib8.graph import Shape
-from calib8.layers.base import UNLIMITED, Call, Op, register
+from calib8.layers.base import UNLIMITED, Call, Op, QuantizeCall, register
 from calib8.layers.broadcast import Span
 from calib8.layers.fields import Fields, RefusedError
 from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.layers.plan import LayerPlan
 
 _NODES = {"PROD": "Mul", "SUM": "Add", "MAX": "Max", "MIN": "Min", "DIV": "Div"}
 
@@ -56,6 +58,19 @@ class Eltwise(Op):
         for x in terms[1:]:
             y = g.node(_NODES[self.operation], y, x)
         return [y]
+
+    def quantize(self, q: QuantizeCall) -> LayerPlan | None:
+        """SUM, MAX and PROD of equal shapes. The coefficients of SUM multiply integers: they must be whole numbers."""
+        txs, ty = q.bottom_thresholds, q.top_thresholds[0]
+        if len(set(q.call.bottom_shapes)) > 1 or self.operation in ("MIN", "DIV"):
+            return None
+        if self.operation == "PROD":
+            mult, rshift = eltwise_product_multiplier(txs, ty)
+            return LayerPlan(rshift=rshift, multipliers=(mult,))
+        if self.operation == "SUM" and not all(c.is_integer() for c in self.coeff):
+            return None
+        multipliers, rshift = eltwise_multipliers(txs, ty)
+        return LayerPlan(rshift=rshift, multipliers=multipliers)
 
 
 register(Eltwise)

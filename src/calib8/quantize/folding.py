@@ -86,7 +86,8 @@ def fold_thresholds(
     folded: dict[str, float] = {}
     for group in groups:
         threshold = _beside(model, group, folded) if group.observed in dead else float(measured[group.observed])
-        folded.update(dict.fromkeys(group.members, float(np.float32(threshold))))
+        with np.errstate(over="ignore"):
+            folded.update(dict.fromkeys(group.members, float(np.float32(threshold))))
     _check(model, folded)
     return folded
 

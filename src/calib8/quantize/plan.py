@@ -53,7 +53,7 @@ def make_plan(
     for layer, op in zip(model.net.layers, model.ops, strict=True):
         walk.visit(layer, op)
     if walk.problems:
-        raise QuantizationError(f"{model.net.source}: {len(walk.problems)} layers cannot be quantised", walk.problems)
+        raise QuantizationError(f"{model.net.source}: layers that cannot be quantised", walk.problems)
     warnings = tuple(
         f"layer {name!r}: {text}" for name, plan in walk.plans.items() if plan is not None for text in plan.warnings
     )
