@@ -81,6 +81,17 @@ def test_im2col(run_layer, data):
                 assert found[(*channel, *place)] == (x[(*before, *at)] if inside else 0)
 
 
+def test_im2col_with_a_pad_of_its_own_on_each_side(run_layer):
+    x = np.random.default_rng(2).standard_normal((1, 2, 4, 5), np.float32)
+    param = "convolution_param { kernel_h: 2 kernel_w: 3 stride: 2 pad_l: 2 pad_r: 1 pad_t: 1 pad_b: 0 }"
+    framed = np.zeros((1, 2, 5, 8), np.float32)
+    framed[:, :, 1:, 2:7] = x
+    found = run_layer("Im2col", x, param=param)
+    assert found.shape == (1, 2 * 6, 2, 3)
+    for c, i, j, h, w in itertools.product(range(2), range(2), range(3), range(2), range(3)):
+        assert found[0, (c * 2 + i) * 3 + j, h, w] == framed[0, c, 2 * h + i, 2 * w + j]
+
+
 def test_im2col_refuses(refusal):
     assert "none behind axis 1" in refusal("Im2col", (2, 3), param="convolution_param { kernel_size: 2 }")
     assert "does not fit" in refusal("Im2col", (1, 1, 2, 2), param="convolution_param { kernel_size: 3 }")
