@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.calibrate.histogram import DEFAULT_BINS, AbsMax, AdaptiveHistogram, BlobHistogram, Histogram, check_bins
-from calib8.calibrate.workers import Counter, Crew, Workers
+from calib8.calibrate.workers import Counter, Crew, Guarded, Workers
 from calib8.engine import EngineOptions, Executor
 from calib8.errors import DataError
 from calib8.graph import Shape
@@ -109,15 +109,17 @@ class _Passes:
         self._options, self._workers, self._progress = options, workers, progress
         self._values = {model.net.blob_of[value]: value for value in model.inputs}
         self._runs: dict[tuple[Shape, ...], _Run] = {}
+        self._crews: dict[tuple[Shape, ...], Crew] = {}
         self._done = 0
 
     def over(self, counters: Mapping[str, Counter]) -> None:
         images = 0
+        guarded = {value: Guarded(counter) for value, counter in counters.items()}
         for batch in self._batches():
             inputs = self._inputs(batch)
             run = self._run_for(tuple(array.shape for array in inputs.values()))
             for image in run.images(inputs):
-                self._workers.submit(run.crew, image, counters)
+                self._workers.submit(run.crew, image, guarded)
                 images += run.per_run
                 self._progress(self._done + images)
         self._workers.finish()
@@ -152,6 +154,15 @@ class _Passes:
         return _Run(self._crew(single), 1, split=True)
 
     def _crew(self, model: Model) -> Crew:
+        """Batches of any size share the executors for one image."""
+        shapes = tuple(model.shapes[value] for value in model.inputs)
+        if shapes not in self._crews:
+            while len(self._crews) >= _SHAPES_KEPT:
+                del self._crews[next(iter(self._crews))]
+            self._crews[shapes] = self._new_crew(model)
+        return self._crews[shapes]
+
+    def _new_crew(self, model: Model) -> Crew:
         limit = _RELEASE_BYTES if self._options.engine.release_blobs else None
         steps = lower_float(model, self._observed, max_output_bytes=limit)
         executor = Executor(steps, self._observed, self._options.engine_of_worker)

@@ -29,6 +29,18 @@ class Counter(Protocol):
         """Take in an array."""
 
 
+class Guarded:
+    """A counter that several threads feed, one at a time."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter, self._lock = counter, Lock()
+
+    def add(self, values: Array) -> None:
+        """Take in an array, when no other thread does."""
+        with self._lock:
+            self._counter.add(values)
+
+
 class Workers:
     """Threads that run images and feed counters. Use it in a `with` block.
 
@@ -71,23 +83,17 @@ class Workers:
 
 
 class Crew:
-    """Executors of one network that share their sessions, one for each thread, and a lock for each counter."""
+    """Executors of one network that share their sessions, one for each thread."""
 
     def __init__(self, executor: Executor, count: int) -> None:
         self._free: SimpleQueue[Executor] = SimpleQueue()
         for member in (executor, *(executor.sibling() for _ in range(count - 1))):
             self._free.put(member)
-        self._locks = {value: Lock() for value in executor.observed}
 
     def run(self, image: Mapping[str, Array], counters: Mapping[str, Counter]) -> None:
         """One image through the network, every observed value counted as it comes."""
-
-        def visit(value: str, array: Array) -> None:
-            with self._locks[value]:
-                counters[value].add(array)
-
         executor = self._free.get()
         try:
-            executor.run(image, visit)
+            executor.run(image, lambda value, array: counters[value].add(array))
         finally:
             self._free.put(executor)
