@@ -7,6 +7,7 @@ Source: BVLC/caffe, src/caffe/layers/scale_layer.cpp and bias_layer.cpp, LayerSe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from calib8.graph import Shape
@@ -22,8 +23,11 @@ class Span:
     num_axes: int
     field: str
 
-    def weight_shape(self, bottom: Shape) -> Shape:
-        """Shape of the operand when it is a weight."""
+    def operand(self, bottoms: Sequence[Shape]) -> Shape:
+        """Shape of the operand: the second bottom's, or that of a weight."""
+        return bottoms[1] if len(bottoms) > 1 else self._weight(bottoms[0])
+
+    def _weight(self, bottom: Shape) -> Shape:
         axis = canonical_axis(self.axis, len(bottom), f"{self.field}.axis")
         end = len(bottom) if self.num_axes == -1 else axis + self.num_axes
         if end > len(bottom):

@@ -34,18 +34,15 @@ class Scale(Op):
         self.bias_term: bool = group.bias_term
 
     def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        self.span.aligned(bottoms[0], self._operand(bottoms))
+        self.span.aligned(bottoms[0], self.span.operand(bottoms))
         return [bottoms[0]]
 
     def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        return [self._operand(bottoms)] * ((len(bottoms) == 1) + self.bias_term)
-
-    def _operand(self, bottoms: Sequence[Shape]) -> Shape:
-        return bottoms[1] if len(bottoms) == 2 else self.span.weight_shape(bottoms[0])
+        return [self.span.operand(bottoms)] * ((len(bottoms) == 1) + self.bias_term)
 
     def is_per_channel(self, bottoms: Sequence[Shape]) -> bool:
         """Whether gamma is a weight with one number for each channel (axis 1): what a BatchNorm can take over."""
-        return len(bottoms) == 1 and self.span.aligned(bottoms[0], self._operand(bottoms)) == (
+        return len(bottoms) == 1 and self.span.aligned(bottoms[0], self.span.operand(bottoms)) == (
             bottoms[0][1],
             *(1,) * (len(bottoms[0]) - 2),
         )
@@ -56,7 +53,7 @@ class Scale(Op):
         return gamma, blobs[1].reshape(-1) if self.bias_term else np.zeros_like(gamma)
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
-        shape = self.span.aligned(call.bottom_shapes[0], self._operand(call.bottom_shapes))
+        shape = self.span.aligned(call.bottom_shapes[0], self.span.operand(call.bottom_shapes))
         weights = [g.weight(b.reshape(shape)) for b in call.blobs]
         factor = g.node("Reshape", call.bottoms[1], g.ints(*shape)) if len(call.bottoms) == 2 else weights[0]
         y = g.node("Mul", call.bottoms[0], factor)

@@ -1,0 +1,42 @@
+"""Bias: y = x + beta, where beta covers some axes of x and is repeated over the others.
+
+Shapes: bottom (d0, ...), beta (d[axis], ..., d[axis + num_axes - 1]); top as bottom. beta is a weight, or the second
+bottom (`num_axes` then has no meaning). Parameters: `axis` 1, `num_axes` 1 (-1: to the end; 0: one number).
+Source: BVLC/caffe, src/caffe/layers/bias_layer.cpp, LayerSetUp, Reshape, Forward_cpu.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from calib8.graph import Shape
+from calib8.layers.base import Call, Op, register
+from calib8.layers.broadcast import read_span
+from calib8.layers.fields import Fields
+from calib8.layers.onnx_builder import OnnxBuilder
+
+
+class Bias(Op):
+    """Adds along some axes; ONNX Add."""
+
+    types = ("Bias",)
+    bottoms = (1, 2)
+
+    def __init__(self, fields: Fields) -> None:
+        self.span = read_span(fields.group("bias_param"), "bias_param")
+
+    def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        self.span.aligned(bottoms[0], self.span.operand(bottoms))
+        return [bottoms[0]]
+
+    def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        return [self.span.operand(bottoms)] if len(bottoms) == 1 else []
+
+    def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
+        shape = self.span.aligned(call.bottom_shapes[0], self.span.operand(call.bottom_shapes))
+        if call.blobs:
+            return [g.node("Add", call.bottoms[0], g.weight(call.blobs[0].reshape(shape)))]
+        return [g.node("Add", call.bottoms[0], g.node("Reshape", call.bottoms[1], g.ints(*shape)))]
+
+
+register(Bias)

@@ -1,0 +1,16 @@
+"""Shapes of layers that still see every blob as num, channels, height and width.
+
+Source: BVLC/caffe, include/caffe/blob.hpp, LegacyShape.
+"""
+
+from __future__ import annotations
+
+from calib8.graph import Shape
+from calib8.layers.fields import RefusedError
+
+
+def four_axes(bottom: Shape) -> Shape:
+    """The shape with ones appended up to four axes. RefusedError for more than four."""
+    if len(bottom) > 4:
+        raise RefusedError(f"bottom has {len(bottom)} dimensions, expected 4 (N, C, H, W) at most")
+    return bottom + (1,) * (4 - len(bottom))
