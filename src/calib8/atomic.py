@@ -50,7 +50,13 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def write_together() -> Iterator[None]:
-    """Files that `write_atomically` writes in this block get their names at its end, all of them; none on an error."""
+    """Files that `write_atomically` writes in this block get their names at its end, all of them; none on an error.
+
+    A block within a block waits for the end of the outer one.
+    """
+    if _waiting.get() is not None:
+        yield
+        return
     waiting: list[tuple[Path, Path]] = []
     token = _waiting.set(waiting)
     try:
