@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from calib8.errors import Calib8Error
+from calib8.proto.scalars import fields_of
 
 # Without effect on inference, whatever message they stand in.
 _WITHOUT_EFFECT = frozenset(
@@ -81,10 +82,7 @@ class Group:
     def has(self, field: str) -> bool:
         """Whether an optional field is set (the field counts as read)."""
         self._read.add(field)
-        descriptor = self._message.DESCRIPTOR.fields_by_name[field]
-        if descriptor.is_repeated:
-            return len(getattr(self._message, field)) > 0
-        return bool(self._message.HasField(field))
+        return any(descriptor.name == field for descriptor, _ in self._message.ListFields())
 
     def ignore(self, *fields: str) -> None:
         """Declare fields that have no effect on this layer's result."""
@@ -125,7 +123,7 @@ class Fields:
 def _plain(value: Any, descriptor: Any) -> Any:
     """Repeated scalars as tuples and enums as their names; messages stay as they are."""
     enum = descriptor.enum_type
-    if descriptor.is_repeated:
+    if fields_of(descriptor.containing_type)[descriptor.name].repeated:
         if enum is not None:
             return tuple(enum.values_by_number[v].name for v in value)
         return tuple(value)
