@@ -3,9 +3,14 @@
 Shapes: bottom (N, C, H, W); top (N, C, H', W') with H' = ceil((H + 2*pad - kernel) / stride) + 1 (`round_mode: FLOOR`
 or `ceil_mode: false`: floor). With a pad, a last window that starts beyond H + pad is dropped. MAX ignores the pad;
 AVE divides by the part of the window that lies in the padded image, so windows at the far border, which hang over it,
-divide by less than kernel_h * kernel_w. A second top of MAX is its mask, of the same shape: where in the channel each
-maximum was found first, h * W + w, as float32.
-Source: BVLC/caffe, src/caffe/layers/pooling_layer.cpp, lines 15-127 (shapes), 140-235 (values).
+divide by less than kernel_h * kernel_w. A window without any element gives -FLT_MAX or 0.
+A second top of MAX is its mask, of the same shape: where in the channel each maximum was found first, h * W + w, as
+float32. Dialects: `pad_l`, `pad_r`, `pad_t`, `pad_b` are the pads of each side, AVE_EXC_PAD (or AVE_TF) divides by the
+part in the image itself (Synopsys), as AVE does with `avg_include_pad: false` (Intel); `yolo: true` adds 1 to H' and W'
+before the last windows are dropped, so that a kernel of 2 with stride 1 keeps the size (Sophgo).
+Source: BVLC/caffe, src/caffe/layers/pooling_layer.cpp, LayerSetUp, Reshape, Forward_cpu;
+foss-for-synopsys-dwc-arc-processors/synopsys-caffe, the same file; `yolo` and windows without an element as in a run of
+Sophgo's Caffe (by BVLC's source an AVE of nothing is 0/0).
 """
 
 from __future__ import annotations
@@ -24,9 +29,10 @@ from calib8.layers.codes import code_values, nudge_to_codes, scaled_sum, shift_i
 from calib8.layers.fields import Fields, Group, RefusedError
 from calib8.layers.onnx_builder import OnnxBuilder
 from calib8.layers.plan import LayerPlan, shift_of
-from calib8.layers.spatial import read_pair
+from calib8.layers.spatial import read_pads, read_pair
 
 _LOWEST = float(np.finfo(np.float32).min)
+_EXCLUDES_PAD = ("AVE_EXC_PAD", "AVE_TF")
 Axis = tuple[int, int, int, int]  # kernel, stride, pad before, pad after of the windows' full extent
 
 
@@ -38,15 +44,18 @@ class Pooling(Op):
 
     def __init__(self, fields: Fields) -> None:
         group = fields.group("pooling_param")
-        self.method: str = group.pool
         self.is_global: bool = group.global_pooling
-        self.kernel, self.stride, self.pad = _read_sizes(group, self.is_global)
+        self.kernel, self.stride, self.pad, self.pad_end = _read_sizes(group, self.is_global)
         self.rounds_up = group.round_mode == "CEIL" and group.ceil_mode
+        self.extra = 1 if group.yolo else 0
+        method: str = group.pool
+        self.method = "AVE" if method in _EXCLUDES_PAD else method
+        self.counts_pad = method not in _EXCLUDES_PAD and group.avg_include_pad
         self.has_mask = len(fields.param.top) > 1
-        if self.has_mask and self.method != "MAX":
-            raise RefusedError(f"has 2 tops; only MAX has a mask, and pooling_param.pool is {self.method}")
         if self.method not in ("MAX", "AVE"):
-            raise RefusedError(f"pooling_param.pool is {self.method}, which only training uses; expected MAX or AVE")
+            raise RefusedError(f"pooling_param.pool is {method}, which only training uses; expected MAX or AVE")
+        if self.has_mask and self.method != "MAX":
+            raise RefusedError(f"has 2 tops; only MAX has a mask, and pooling_param.pool is {method}")
 
     def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         if len(bottoms[0]) != 4:
@@ -59,28 +68,25 @@ class Pooling(Op):
         return [top, top]
 
     def _length(self, bottom: Shape, i: int) -> int:
-        if self.is_global:
-            return 1
-        size, kernel, stride, pad = bottom[2 + i], self.kernel[i], self.stride[i], self.pad[i]
-        if pad >= kernel:
+        size, kernel, stride = bottom[2 + i], self.window_size(bottom)[i], self.stride[i]
+        pad, pad_end = self.pad[i], self.pad_end[i]
+        if pad == pad_end and pad >= kernel:
             raise RefusedError(f"pad {pad} is not smaller than the kernel {kernel}")
-        room = size + 2 * pad - kernel
-        if room < 0 and not (self.rounds_up and room > -stride):
-            raise RefusedError(f"a window of {kernel} does not fit into {size} plus two pads of {pad}")
-        length = (-(-room // stride) if self.rounds_up else room // stride) + 1
-        if pad and (length - 1) * stride >= size + pad:
+        room = size + pad + pad_end - kernel
+        length = (-(-room // stride) if self.rounds_up else room // stride) + 1 + self.extra
+        if any(self.pad + self.pad_end) and (length - 1) * stride >= size + pad:
             length -= 1
+        if length < 1:
+            raise RefusedError(f"a window of {kernel} does not fit into {size} plus pads of {pad} and {pad_end}")
         return length
 
     def axes(self, bottom: Shape, top: Shape) -> tuple[Axis, Axis]:
         """Per spatial axis kernel, stride, and the pads that make the windows fill their extent exactly."""
-        if self.is_global:
-            return (bottom[2], 1, 0, 0), (bottom[3], 1, 0, 0)
         found = []
-        for i in (0, 1):
-            extent = (top[2 + i] - 1) * self.stride[i] + self.kernel[i]
+        for i, kernel in enumerate(self.window_size(bottom)):
+            extent = (top[2 + i] - 1) * self.stride[i] + kernel
             after = max(extent - self.pad[i] - bottom[2 + i], 0)
-            found.append((self.kernel[i], self.stride[i], self.pad[i], after))
+            found.append((kernel, self.stride[i], self.pad[i], after))
         return found[0], found[1]
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
@@ -138,7 +144,7 @@ class Pooling(Op):
         return tuple(bottom[2:]) if self.is_global else self.kernel
 
     def _window_sums(self, g: OnnxBuilder, call: Call, x: str) -> str:
-        if self.is_global:
+        if self.is_global and not self.extra:
             return g.node("ReduceSum", x, g.ints(2, 3))
         height, width = self.axes(call.bottom_shapes[0], call.top_shapes[0])
         channels = call.bottom_shapes[0][1]
@@ -147,14 +153,13 @@ class Pooling(Op):
         return g.node("Conv", x, g.weight(ones), group=channels, strides=(height[1], width[1]), pads=pads)
 
     def divisors(self, bottom: Shape, top: Shape) -> NDArray[np.float64]:
-        """What AVE divides each window's sum by, (H', W'): the window clipped to the padded image."""
-        if self.is_global:
-            return np.full((1, 1), float(bottom[2] * bottom[3]))
+        """What AVE divides each window's sum by, (H', W'): the window in the image, padded or not; 1 if empty."""
         sides = []
-        for i in (0, 1):
+        for i, kernel in enumerate(self.window_size(bottom)):
             start = np.arange(top[2 + i]) * self.stride[i] - self.pad[i]
-            sides.append(np.minimum(start + self.kernel[i], bottom[2 + i] + self.pad[i]) - start)
-        return np.outer(sides[0], sides[1]).astype(np.float64)
+            end = np.minimum(start + kernel, bottom[2 + i] + (self.pad_end[i] if self.counts_pad else 0))
+            sides.append(end - (start if self.counts_pad else np.maximum(start, 0)))
+        return np.maximum(np.outer(sides[0], sides[1]), 1).astype(np.float64)
 
 
 def _lower_max(g: OnnxBuilder, x: str, height: Axis, width: Axis, lowest: str) -> str:
@@ -183,20 +188,21 @@ def _exceed_kernel(axis: Axis) -> bool:
     return max(before, after) >= kernel
 
 
-def _read_sizes(group: Group, is_global: bool) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+def _read_sizes(group: Group, is_global: bool) -> tuple[Shape, Shape, Shape, Shape]:
+    """Kernel, stride, and the pads before and behind, of H and W each."""
     kernel = read_pair(group, "kernel_size", "kernel", 0)
     stride = read_pair(group, "stride", "stride", 1)
-    pad = read_pair(group, "pad", "pad", 0)
+    pad, pad_end = read_pads(group, read_pair(group, "pad", "pad", 0))
     if is_global:
         if any(kernel):
             raise RefusedError("sets both global_pooling and a kernel size; keep one of them")
-        if pad != (0, 0) or stride != (1, 1):
+        if any(pad + pad_end) or stride != (1, 1):
             raise RefusedError(
                 f"global_pooling with pad {pad} and stride {stride}; Caffe allows only pad 0 and stride 1"
             )
     elif min(kernel) < 1 or min(stride) < 1:
         raise RefusedError(f"kernel is {kernel} and stride {stride}; expected at least 1")
-    return kernel, stride, pad
+    return kernel, stride, pad, pad_end
 
 
 register(Pooling)

@@ -8,6 +8,7 @@ Source: BVLC/caffe, src/caffe/layers/slice_layer.cpp, LayerSetUp, Reshape, Forwa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from calib8.graph import Shape
 from calib8.layers.base import UNLIMITED, Call, Op, canonical_axis, register
@@ -43,7 +44,7 @@ class Slice(Op):
                 raise RefusedError(f"{self._tops} tops cannot be equal parts of {size}; set slice_point")
             return [size // self._tops] * self._tops
         edges = (0, *self.points, size)
-        lengths = [end - begin for begin, end in zip(edges, edges[1:], strict=False)]
+        lengths = [end - begin for begin, end in pairwise(edges)]
         if min(lengths) < 1:
             raise RefusedError(f"slice_point is {list(self.points)}; expected to rise, between 1 and {size - 1}")
         return lengths
