@@ -78,6 +78,8 @@ SUMS = {
     "conv without bias": (
         'type: "Convolution" convolution_param { num_output: 3 kernel_size: 1 bias_term: false }', (1, 4, 2, 2),
     ),
+    "depthwise": ('type: "ConvolutionDepthwise" convolution_param { num_output: 6 kernel_size: 3 }', (1, 6, 4, 4)),
+    "deconv": ('type: "Deconvolution" convolution_param { num_output: 2 kernel_size: 2 stride: 2 }', (1, 3, 2, 2)),
     "inner product": ('type: "InnerProduct" inner_product_param { num_output: 5 }', (1, 7)),
     "transposed": ('type: "InnerProduct" inner_product_param { num_output: 5 transpose: true }', (1, 7)),
     "scale": ('type: "Scale" scale_param { bias_term: true }', (1, 6, 2, 2)),

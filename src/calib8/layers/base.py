@@ -98,7 +98,7 @@ class Op(ABC):
 
     @property
     def passive(self) -> bool:
-        """Whether the tops hold values of the bottoms, so that all of them share one threshold."""
+        """Whether the tops hold values of the first bottom, so that it and they share one threshold."""
         return False
 
     @property

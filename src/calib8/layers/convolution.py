@@ -14,12 +14,11 @@ from __future__ import annotations
 from typing import ClassVar
 
 from calib8.graph import Shape
-from calib8.layers.base import Call, QuantizeCall, count, register
+from calib8.layers.base import Call, count, register
 from calib8.layers.codes import ConvGeometry, weighted_sum
 from calib8.layers.onnx_builder import OnnxBuilder
 from calib8.layers.plan import LayerPlan, shift_of
 from calib8.layers.spatial import Window, conv_output_shape
-from calib8.layers.weighted_sum import quantize_weighted_sum
 from calib8.layers.weighted_window import WeightedWindow
 
 
@@ -43,13 +42,6 @@ class Convolution(WeightedWindow):
             "Conv", x, *inputs, group=groups, kernel_shape=window.kernel,
             strides=window.stride, pads=window.pads, dilations=window.dilation,
         ))  # fmt: skip
-
-    def quantize(self, q: QuantizeCall) -> LayerPlan | None:
-        """Several bottoms share the integer weights, so they must agree in their thresholds; else FP32."""
-        if len(set(q.bottom_thresholds)) > 1 or len(set(q.top_thresholds)) > 1:
-            return None
-        weights, *bias = q.call.blobs
-        return quantize_weighted_sum(weights, bias[0] if bias else None, q.bottom_thresholds[0], q.top_thresholds[0])
 
     def lower_int8(self, g: OnnxBuilder, call: Call, plan: LayerPlan) -> list[str]:
         window, groups = self.geometry(call.bottom_shapes[0])

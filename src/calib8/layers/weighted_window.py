@@ -9,10 +9,12 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
 from calib8.graph import Shape
-from calib8.layers.base import UNLIMITED, Call, Op, canonical_axis, count
+from calib8.layers.base import UNLIMITED, Call, Op, QuantizeCall, canonical_axis, count
 from calib8.layers.fields import Fields, Group, RefusedError
 from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.layers.plan import LayerPlan
 from calib8.layers.spatial import Window, read_window
+from calib8.layers.weighted_sum import quantize_weighted_sum
 
 _POINT = Window(kernel=(1,), stride=(1,), pad=(0,), pad_end=(0,), dilation=(1,))
 
@@ -80,6 +82,13 @@ class WeightedWindow(Op):
         _, groups = self.outputs_and_groups(bottom[self.channel_axis(bottom)])
         window = self.over(bottom)
         return (window if window.kernel else _POINT), groups
+
+    def quantize(self, q: QuantizeCall) -> LayerPlan | None:
+        """Several bottoms share the integer weights, so they must agree in their thresholds; else FP32."""
+        if len(set(q.bottom_thresholds)) > 1 or len(set(q.top_thresholds)) > 1:
+            return None
+        weights, *bias = q.call.blobs
+        return quantize_weighted_sum(weights, bias[0] if bias else None, q.bottom_thresholds[0], q.top_thresholds[0])
 
     def slide(self, g: OnnxBuilder, call: Call, node: Callable[[str], str]) -> list[str]:
         """`node` applied to each bottom as (N, C, spatial...), its result in the shape of the top."""
