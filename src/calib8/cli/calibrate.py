@@ -132,7 +132,10 @@ def _given_thresholds(path: Path, calibration: Calibration) -> dict[str, float]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as why:
         raise OptionError(f"{path}: cannot be read as a plain calibration table: {why}") from None
-    return read_plain_table(text, calibration.model, str(path))
+    net = calibration.model.net
+    found = read_plain_table(text, calibration.model, str(path))
+    # By layer, as in the file: a blob that is overwritten in place has a threshold for each of its layers.
+    return {net.producer[v].name if net.producer[v].tops[0] == v else v: t for v, t in found.items()}
 
 
 def summary(calibration: Calibration) -> str:

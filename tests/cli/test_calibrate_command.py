@@ -1,0 +1,188 @@
+"""`calib8 calibrate`: what it prints where, its exit codes, and that failures leave no files."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from calib8.cli.main import main
+from calib8.cli.progress import ProgressLine, progress_text
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    copy = tmp_path / "digits"
+    shutil.copytree(ROOT / "examples" / "digits", copy)
+    return copy
+
+
+@pytest.fixture
+def with_input(folder):
+    """The same network with a plain Input, and a list of images."""
+    prototxt = folder / "deploy.prototxt"
+    text = prototxt.read_text()
+    begin, end = text.index("layer {"), text.index("# 1x8x8")
+    data = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: [4, 1, 8, 8] } } }\n'
+    prototxt.write_text(text[:begin] + data + text[end:])
+    rng = np.random.default_rng(0)
+    for index in range(6):
+        cv2.imwrite(str(folder / f"{index}.png"), rng.integers(0, 256, (8, 8), np.uint8))
+    (folder / "list.txt").write_text("".join(f"{index}.png\n" for index in range(6)))
+    return folder
+
+
+def made(folder):
+    return sorted(p.name for p in folder.iterdir() if p.name.startswith("bmnet"))
+
+
+def test_results_go_to_stdout_and_nothing_to_stderr(folder, capsys):
+    assert main(["calibrate", "digits", str(folder), "-n", "20"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert [Path(line).name for line in out.splitlines()[-4:]] == [
+        "bmnet_digits_int8.caffemodel",
+        "bmnet_digits_calibration_table",
+        "bmnet_digits_calibration_table.pb2",
+        "bmnet_digits_calibration_table.prototxt",
+    ]
+    header, *rows = out.splitlines()[:-4]
+    assert header.split() == ["layer", "type", "threshold", "max|x|", "rshift"]
+    assert any(row.split()[:2] == ["conv1", "Convolution"] for row in rows)
+
+
+def test_output_folder_and_options(folder, tmp_path, capsys):
+    output = tmp_path / "out"
+    output.mkdir()
+    options = "--method percentile --percent 99.9 --ignore-zeros --bins 512 --concat-quantize --two-pass --memory_opt"
+    command = ["calibrate", "digits", str(folder), "-n", "20", "--output", str(output), "--threads", "1"]
+    assert main([*command, *options.split()]) == 0
+    assert len(made(output)) == 4 and not made(folder)
+
+
+def test_images(with_input, capsys):
+    command = ["calibrate", "d", str(with_input), "-n", "6", "--images", str(with_input / "list.txt")]
+    assert main([*command, "--mean", "128", "--scale", "0.0078125"]) == 0
+    assert len(made(with_input)) == 4
+
+
+def test_thresholds_from_a_table(folder, tmp_path, capsys):
+    assert main(["calibrate", "digits", str(folder), "-n", "20"]) == 0
+    first = (folder / "bmnet_digits_int8.caffemodel").read_bytes()
+    table = folder / "bmnet_digits_calibration_table"
+    command = ["calibrate", "digits", str(folder), "--thresholds", str(table), "--output", str(tmp_path)]
+    assert main(command) == 0
+    assert (tmp_path / "bmnet_digits_int8.caffemodel").read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-n", "5000"], "5000 images"),
+        (["-n", "0"], "iteration is 0"),
+        (["--bins", "100"], "histogram_bin_num is 100"),
+        (["--threads", "0"], "threads is 0"),
+        (["--output", "nowhere/at/all"], "nowhere"),
+        (["--thresholds", "nothing.txt"], "nothing.txt"),
+        (["--images", "nothing.txt"], "which input"),
+        (["--method", "percentile", "--percent", "0"], "percent is 0"),
+    ],
+)
+def test_an_error_is_one_message_and_no_file(folder, capsys, arguments, message):
+    assert main(["calibrate", "digits", str(folder), *arguments]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("calib8: error: ") and message in err
+    assert "Traceback" not in err and not made(folder)
+    assert not list(folder.glob(".*"))
+
+
+def test_a_failure_keeps_the_files_that_were_there(folder, capsys):
+    assert main(["calibrate", "digits", str(folder), "-n", "20"]) == 0
+    before = {name: (folder / name).read_bytes() for name in made(folder)}
+    shutil.copy(folder / "evaluation_lmdb" / "data.mdb", folder / "custom.caffemodel")
+    assert main(["calibrate", "digits", str(folder), "-n", "20"]) == 1
+    assert {name: (folder / name).read_bytes() for name in made(folder)} == before
+
+
+@pytest.mark.parametrize("missing", ["deploy.prototxt", "custom.caffemodel"])
+def test_missing_files_are_named(folder, capsys, missing):
+    (folder / missing).unlink()
+    assert main(["calibrate", "digits", str(folder)]) == 1
+    assert str(folder / missing) in capsys.readouterr().err
+
+
+def test_usage_errors_exit_with_2(capsys):
+    for arguments in (
+        [],
+        ["calibrate"],
+        ["calibrate", "a", "b", "--method", "magic"],
+        ["calibrate", "a", "b", "--size", "3"],
+    ):
+        with pytest.raises(SystemExit) as exit_:
+            main(arguments)
+        assert exit_.value.code == 2
+
+
+def test_help_names_every_option(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["calibrate", "--help"])
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    for option in (
+        "--iteration",
+        "--memory_opt",
+        "--method",
+        "--bins",
+        "--images",
+        "--mean",
+        "--threads",
+        "--two-pass",
+    ):
+        assert option in text
+
+
+def test_the_guide_s_script(folder):
+    environment = {**os.environ, "COLUMNS": "100"}
+    script = ROOT / "calibration_tool" / "calibration.py"
+    command = [sys.executable, str(script), "digits", str(folder), "--memory"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "'iteration': 10" in done.stdout
+    assert len(made(folder)) == 4
+    wrong = subprocess.run([*command[:-2], str(folder / "no")], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 1 and len(wrong.stderr.splitlines()) == 1
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_is_quiet_without_a_terminal_and_in_the_first_seconds(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("calib8.cli.progress.time.monotonic", lambda: now[0])
+    for stream, expected in ((io.StringIO(), False), (Terminal(), True)):
+        now[0] = 0.0
+        with ProgressLine("calibrating", 100, stream) as progress:
+            progress(10)
+            assert stream.getvalue() == ""
+            now[0] = 4.0
+            progress(40)
+            assert ("calibrating: 40/100, 10.0/s, 6 s left" in stream.getvalue()) is expected
+        assert not stream.getvalue() or stream.getvalue().endswith("\r")
+
+
+def test_progress_text():
+    assert progress_text("x", 5, None, 2) == "x: 5, 2.5/s"
+    assert progress_text("x", 1, 1001, 1) == "x: 1/1001, 1.0/s, 16:40 min left"
+    assert progress_text("x", 1, 10001, 1) == "x: 1/10001, 1.0/s, 2:46 h left"

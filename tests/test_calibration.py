@@ -1,0 +1,224 @@
+"""The guide's class: its keys, its methods, its files, and that nothing but the data decides what is in them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calib8 import Calibration
+from calib8.calibrate.thresholds import METHODS
+from calib8.errors import CaffemodelError, Calib8Error, DataError, OptionError, TableError
+from calib8.proto import calibration_pb2
+from calib8.proto.caffemodel import read_caffemodel
+
+DIGITS = Path(__file__).resolve().parent.parent / "examples" / "digits"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of the network that the repository carries."""
+    copy = tmp_path / "digits"
+    shutil.copytree(DIGITS, copy)
+    return copy
+
+
+def info_of(folder, **changes):
+    return {
+        "model_name": "digits",
+        "in_prototxt": folder / "deploy.prototxt",
+        "in_caffemodel": str(folder / "custom.caffemodel"),
+        "iteration": 40,
+        **changes,
+    }
+
+
+def files_of(folder, output, threads=2, **changes):
+    output.mkdir()
+    calibration = Calibration(info_of(folder, **changes), threads=threads)
+    calibration.calc_tables()
+    return {path.name: path.read_bytes() for path in calibration.export(output)}
+
+
+def test_the_guide_s_own_lines(folder, tmp_path):
+    calibration = Calibration(info_of(folder, enable_memory_opt=False, enable_calibration_opt=1, histogram_bin_num=2048,
+                                      math_lib_path="./lib/calibration_math.so"))  # fmt: skip
+    calibration.calc_tables()
+    calibration.export_model(f"{tmp_path}/bmnet_digits_int8.caffemodel")
+    calibration.export_calibration_pb2(f"{tmp_path}/bmnet_digits_calibration_table")
+    calibration.export_calirabtion_pb2(f"{tmp_path}/again")
+    names = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    table = {f"bmnet_digits_calibration_table{suffix}" for suffix in ("", ".pb2", ".prototxt")}
+    assert names == {"bmnet_digits_int8.caffemodel", *table, "again", "again.pb2", "again.prototxt"}
+    message = calibration_pb2.NetCalibrationParameter.FromString((tmp_path / "again.pb2").read_bytes())
+    assert message.name == "digits"
+    assert [row.name for row in message.layer] == [layer.name for layer in calibration.model.net.layers]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"threads": 1}, {"threads": 3}, {"enable_memory_opt": 1}, {"math_lib_path": "elsewhere"}],
+    ids=str,
+)
+def test_the_same_data_give_the_same_bytes(folder, tmp_path, changes):
+    expected = files_of(folder, tmp_path / "first")
+    assert len(expected) == 4
+    assert files_of(folder, tmp_path / "second", **changes) == expected
+
+
+def test_the_batch_size_changes_nothing(folder, tmp_path):
+    expected = files_of(folder, tmp_path / "first")
+    prototxt = folder / "deploy.prototxt"
+    text = prototxt.read_text()
+    assert "batch_size: 10" in text
+    prototxt.write_text(text.replace("batch_size: 10", "batch_size: 7"))
+    found = files_of(folder, tmp_path / "second")
+    # The int8 model holds the layers' parameters, so the batch size itself; its blobs are the same.
+    assert found.pop("bmnet_digits_int8.caffemodel") != expected.pop("bmnet_digits_int8.caffemodel")
+    assert found == expected
+    one, other = (read_caffemodel(tmp_path / f / "bmnet_digits_int8.caffemodel") for f in ("first", "second"))
+    for layer, twin in zip(one.layers, other.layers, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(layer.blobs, twin.blobs, strict=True)), layer.name
+
+
+def test_one_pass_finds_the_thresholds_of_two(folder):
+    found = []
+    for optimised in (1, 0):
+        calibration = Calibration(info_of(folder, enable_calibration_opt=optimised))
+        calibration.calc_tables()
+        found.append(calibration)
+    one, two = found
+    assert one.thresholds.keys() == two.thresholds.keys()
+    for value, histogram in two.histograms.items():
+        assert one.histograms[value].maximum == histogram.maximum
+        # A count that moves may tip the choice between two candidates that are nearly equal, no further.
+        assert one.thresholds[value] == pytest.approx(two.thresholds[value], rel=0.15)
+
+
+def test_iteration_counts_images(folder):
+    calibration = Calibration(info_of(folder, iteration=13))
+    calibration.calc_tables()
+    data = calibration.model.inputs[0]
+    assert calibration.histograms[data].samples == 13 * 64
+
+
+def test_more_images_than_there_are(folder):
+    calibration = Calibration(info_of(folder, iteration=100_000))
+    with pytest.raises(DataError, match=r"100000 images.*the data set has \d+"):
+        calibration.calc_tables()
+
+
+def test_concat_quantize_keeps_thresholds_apart(folder):
+    together, apart = (Calibration(info_of(folder, enable_concat_quantize=on)) for on in (0, 1))
+    together.calc_tables()
+    apart.calc_tables()
+    bottoms = apart.model.net.layer_by_name["concat3"].bottoms
+    assert len({together.plan.thresholds[b] for b in bottoms}) == 1
+    assert len({apart.plan.thresholds[b] for b in bottoms}) == 2
+    assert apart.plan.plans["concat3"].concat is not None
+
+
+def test_methods_from_one_set_of_histograms(folder):
+    calibration = Calibration(info_of(folder))
+    calibration.calc_tables()
+    measured = dict(calibration.thresholds)
+    found = {}
+    for method in METHODS:
+        calibration.find_tables(method)
+        found[method] = dict(calibration.thresholds)
+    assert found["kl"] == measured
+    data = calibration.model.inputs[0]
+    assert found["max"][data] == np.float32(calibration.histograms[data].maximum)
+    assert len({tuple(t.values()) for t in found.values()}) == len(METHODS)
+
+
+def test_tune_tables_by_layer_and_by_blob(folder):
+    calibration = Calibration(info_of(folder))
+    calibration.calc_tables()
+    before = dict(calibration.plan.thresholds)
+    # The layer conv1 writes the first version of the blob conv1; the blob's name means its last version.
+    calibration.tune_tables({"conv1": 1.5, "relu1": 2.5, "pool1": 3.5})
+    after = calibration.plan.thresholds
+    first, last = calibration.model.net.values_of_blob["conv1"][0], "conv1"
+    assert (after[first], after[last], after["pool1"]) == (1.5, 2.5, 3.5)
+    untouched = set(before) - {v for v in before if before[v] != after[v]}
+    assert {"sum", "data"} <= untouched
+
+
+def test_tune_tables_alone_takes_a_table_and_gives_its_files(folder, tmp_path):
+    expected = files_of(folder, tmp_path / "first")
+    calibration = Calibration(info_of(folder))
+    rows = [line.split() for line in expected["bmnet_digits_calibration_table"].decode().splitlines()]
+    calibration.tune_tables({name: float(threshold) for name, threshold, _ in rows})
+    (tmp_path / "second").mkdir()
+    again = {path.name: path.read_bytes() for path in calibration.export(tmp_path / "second")}
+    assert again["bmnet_digits_int8.caffemodel"] == expected["bmnet_digits_int8.caffemodel"]
+
+
+def test_tune_tables_names_what_it_does_not_know(folder):
+    calibration = Calibration(info_of(folder))
+    with pytest.raises(OptionError, match=r"'nothing'(.|\n)*'nowhere'"):
+        calibration.tune_tables({"nothing": 1.0, "nowhere": 2.0})
+
+
+def test_tune_tables_needs_all_thresholds(folder):
+    with pytest.raises(TableError, match="conv2a"):
+        Calibration(info_of(folder)).tune_tables({"conv1": 1.0})
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf")])
+def test_thresholds_must_be_positive_numbers(folder, value):
+    calibration = Calibration(info_of(folder))
+    calibration.calc_tables()
+    with pytest.raises(Calib8Error, match="pool1"):
+        calibration.tune_tables({"pool1": value})
+
+
+def test_nothing_to_export_before_quantising(folder, tmp_path):
+    calibration = Calibration(info_of(folder))
+    for export in (calibration.export_model, calibration.export_calibration_pb2):
+        with pytest.raises(OptionError, match="calc_tables"):
+            export(tmp_path / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["digits"]
+
+
+def test_all_wrong_keys_at_once(folder):
+    info = info_of(folder, iterations=3, enable_memory_opt="yes", histogram_bin_num="many", model_name=None)
+    del info["in_caffemodel"]
+    with pytest.raises(OptionError) as error:
+        Calibration(info)
+    for part in ("'iterations'", "enable_memory_opt is 'yes'", "histogram_bin_num is 'many'", "model_name is None"):
+        assert part in str(error.value)
+    assert "in_caffemodel is missing" in str(error.value)
+
+
+@pytest.mark.parametrize("bins", [0, 1000, 2049, -128])
+def test_bins_are_a_multiple_of_128(folder, bins):
+    with pytest.raises(OptionError, match=f"histogram_bin_num is {bins}.*multiple of 128"):
+        Calibration(info_of(folder, histogram_bin_num=bins))
+
+
+@pytest.mark.parametrize("iteration", [0, -3])
+def test_iteration_is_at_least_one(folder, iteration):
+    with pytest.raises(OptionError, match=f"iteration is {iteration}"):
+        Calibration(info_of(folder, iteration=iteration)).calc_tables()
+
+
+def test_all_layers_without_weights_at_once(folder):
+    prototxt = folder / "deploy.prototxt"
+    text = prototxt.read_text()
+    prototxt.write_text(text.replace('"conv1" type', '"other" type').replace('"conv2a" type', '"another" type'))
+    with pytest.raises(CaffemodelError, match=r"'other' \(Convolution\) is not in(.|\n)*'another' \(Convolution\)"):
+        Calibration(info_of(folder)).calc_tables()
+
+
+def test_a_plain_input_needs_images(folder):
+    prototxt = folder / "deploy.prototxt"
+    text = prototxt.read_text()
+    begin, end = text.index("layer {"), text.index("# 1x8x8")
+    data = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: [1, 1, 8, 8] } } }\n'
+    prototxt.write_text(text[:begin] + data + text[end:])
+    with pytest.raises(DataError, match="--images"):
+        Calibration(info_of(folder)).calc_tables()
