@@ -1,8 +1,13 @@
 """BatchNorm: y = (x - mean) / sqrt(variance + eps), per channel, with the statistics of training.
 
 Shapes: bottom (N, C, ...); blobs mean (C), variance (C), scale factor (1), by which both are divided (0 means 0);
-top as bottom. `use_global_stats: false` would normalise by the batch itself, which is for training: in TEST the stored
-statistics are Caffe's default. Source: BVLC/caffe, src/caffe/layers/batch_norm_layer.cpp, lines 10-140.
+top as bottom. `eps` 1e-5. `use_global_stats: false` would normalise by the batch itself, which is for training: in TEST
+the stored statistics are Caffe's default.
+NVIDIA's `scale_bias: true` adds gamma (C) and beta (C) to the blobs, y = gamma * ... + beta; then eps is at least 1e-5,
+and neither the scale factor nor `use_global_stats` counts in TEST. Synopsys's `add_eps_before_sqrt: false` is
+sqrt(variance) + eps.
+Source: BVLC/caffe, src/caffe/layers/batch_norm_layer.cpp, LayerSetUp, Forward_cpu; NVIDIA/caffe and
+foss-for-synopsys-dwc-arc-processors/synopsys-caffe, the same file.
 """
 
 from __future__ import annotations
@@ -23,46 +28,58 @@ from calib8.layers.onnx_builder import OnnxBuilder
 from calib8.layers.plan import LayerPlan, shift_of
 from calib8.layers.weighted_sum import channels, quantize_weighted_sum
 
+_NVIDIA_EPS = 1e-5
+
 ZERO_DEAD_CHANNELS = True
 """Whether channels with next to no variance in training (`arithmetic.dead_channels`) get scale 0 and give beta only.
 Their 1/sqrt(var + eps) is huge, and one right shift for all channels would leave the others a few steps."""
 
 
 class BatchNorm(Op):
-    """Per-channel normalisation; ONNX Mul and Add, which onnxruntime folds into a convolution before it."""
+    """Per-channel normalisation; ONNX Add and Mul."""
 
     types = ("BatchNorm",)
 
     def __init__(self, fields: Fields) -> None:
         group = fields.group("batch_norm_param")
-        self.eps: float = group.eps
-        if group.has("use_global_stats") and not group.use_global_stats:
+        self.scale_bias: bool = group.scale_bias
+        self.eps: float = max(group.eps, _NVIDIA_EPS) if self.scale_bias else group.eps
+        self.eps_before_sqrt: bool = group.add_eps_before_sqrt
+        # Of training; buffers; and blobs that a fused layer of Intel's would have, when it has any.
+        group.ignore("update_global_stats", "icnet", "bias_term")
+        if group.has("use_global_stats") and not group.use_global_stats and not self.scale_bias:
             raise RefusedError("batch_norm_param.use_global_stats is false: statistics of the batch are for training")
+        if group.relu:
+            raise RefusedError("batch_norm_param.relu is set; write the ReLU as a layer of its own")
+        if group.has("use_weight_bias") and group.use_weight_bias:
+            raise RefusedError("batch_norm_param.use_weight_bias is set; write gamma and beta as a Scale layer")
 
     def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         return list(bottoms)
 
     def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        channels = bottoms[0][1] if len(bottoms[0]) > 1 else 1
-        return [(channels,), (channels,), (1,)]
+        per_channel: Shape = (bottoms[0][1] if len(bottoms[0]) > 1 else 1,)
+        return [per_channel, per_channel, (1,)] + [per_channel] * (2 * self.scale_bias)
 
     def statistics(self, blobs: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and variance (C), divided by the scale factor."""
-        factor = float(blobs[2].reshape(-1)[0])
+        """Mean and variance (C), such that the layer divides by sqrt(variance + eps)."""
+        factor = 1.0 if self.scale_bias else float(blobs[2].reshape(-1)[0])
         inverse = 0.0 if factor == 0 else 1.0 / factor
         mean, variance = (b.reshape(-1).astype(np.float64) * inverse for b in blobs[:2])
-        return mean, variance
+        return mean, variance if self.eps_before_sqrt else (np.sqrt(variance) + self.eps) ** 2 - self.eps
 
-    def affine(self, blobs: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The layer as scale * x + shift, per channel (C), in float64."""
-        mean, variance = self.statistics(blobs)
-        scale = 1.0 / np.sqrt(variance + self.eps)
-        return scale, -mean * scale
+    def gamma_and_beta(self, blobs: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """gamma and beta (C) of the layer itself; 1 and 0 without `scale_bias`."""
+        if self.scale_bias:
+            return blobs[3].reshape(-1).astype(np.float64), blobs[4].reshape(-1).astype(np.float64)
+        return np.ones(blobs[0].size), np.zeros(blobs[0].size)
 
     def quantize(self, q: QuantizeCall) -> LayerPlan:
         """Alone or with its Scale one affine step; see `pack_affine` for the blobs."""
         mean, variance = self.statistics(q.call.blobs)
-        gamma, beta = q.fused_scale or (np.ones_like(mean), np.zeros_like(mean))
+        gamma, beta = self.gamma_and_beta(q.call.blobs)
+        if q.fused_scale is not None:
+            gamma, beta = gamma * q.fused_scale[0], beta * q.fused_scale[0] + q.fused_scale[1]
         scale, shift = batch_norm_affine(mean, variance, self.eps, gamma, beta)
         dead = dead_channels(variance) if ZERO_DEAD_CHANNELS else np.zeros(variance.shape, dtype=np.bool_)
         scale, shift = np.where(dead, 0.0, scale), np.where(dead, beta, shift)
@@ -71,15 +88,21 @@ class BatchNorm(Op):
         if dead.any():
             which = channels([int(c) for c in np.flatnonzero(dead)])
             warnings += (f"the variance of {which} is below 1/256 of the mean one; taken as dead (scale 0)",)
-        return replace(plan, blobs=pack_affine(plan.blobs[0], plan.blobs[1]), warnings=warnings)
+        blobs = pack_affine(plan.blobs[0], plan.blobs[1])
+        if self.scale_bias:
+            blobs += (np.ones(gamma.shape, dtype=np.int8), np.zeros(beta.shape, dtype=np.int16))
+        return replace(plan, blobs=blobs, warnings=warnings)
 
     def lower_int8(self, g: OnnxBuilder, call: Call, plan: LayerPlan) -> list[str]:
         scale, shift = unpack_affine(plan.blobs)
         return [affine_codes(g, call.bottoms[0], scale, shift, shift_of(plan), call.bottom_shapes[0])]
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
-        scale, shift = self.affine(call.blobs)
-        return [lower_affine(g, call.bottoms[0], scale, shift, len(call.bottom_shapes[0]))]
+        mean, variance = self.statistics(call.blobs)
+        gamma, beta = self.gamma_and_beta(call.blobs)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            scale = gamma / np.sqrt(variance + self.eps)
+        return [lower_affine(g, call.bottoms[0], -mean, scale, beta, len(call.bottom_shapes[0]))]
 
 
 def pack_affine(scale: NDArray[np.int8], shift: NDArray[np.int16]) -> tuple[NDArray[Any], ...]:
@@ -95,14 +118,21 @@ def unpack_affine(blobs: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[
 
 
 def lower_affine(
-    g: OnnxBuilder, x: str, scale: NDArray[np.float64] | None, shift: NDArray[np.float64] | None, rank: int
+    g: OnnxBuilder,
+    x: str,
+    before: NDArray[np.float64],
+    scale: NDArray[np.float64],
+    after: NDArray[np.float64],
+    rank: int,
 ) -> str:
-    """scale * x + shift along axis 1, for a value of `rank` dimensions; a part that is None is left out."""
+    """(x + before) * scale + after along axis 1, for a value of `rank` dimensions; additions of 0 are left out.
+
+    The mean goes first, as in Caffe: with a large scale its product with the scale would cancel badly.
+    """
     spread = (-1,) + (1,) * max(rank - 2, 0)
-    if scale is not None:
-        x = g.node("Mul", x, g.constant(scale.reshape(spread).astype(np.float32)))
-    if shift is not None:
-        x = g.node("Add", x, g.constant(shift.reshape(spread).astype(np.float32)))
+    for op_type, term in (("Add", before), ("Mul", scale), ("Add", after)):
+        if op_type == "Mul" or np.any(term):
+            x = g.node(op_type, x, g.constant(term.reshape(spread).astype(np.float32)))
     return x
 
 

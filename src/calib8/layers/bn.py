@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calib8.graph import Shape
 from calib8.layers.base import Call, Op, register
@@ -43,18 +42,14 @@ class BN(Op):
     def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         return [(1, bottoms[0][1], 1, 1)] * (2 if self.is_merged else 4)
 
-    def affine(self, blobs: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The layer as scale * x + shift, per channel (C), in float64."""
-        slope, bias, *statistics = (b.reshape(-1).astype(np.float64) for b in blobs)
-        if not statistics:
-            return slope, bias
-        mean, variance = statistics
-        scale = slope / np.sqrt(variance + self.eps)
-        return scale, bias - mean * scale
-
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
-        scale, shift = self.affine(call.blobs)
-        return [lower_affine(g, call.bottoms[0], scale, shift, len(call.bottom_shapes[0]))]
+        slope, bias, *statistics = (b.reshape(-1).astype(np.float64) for b in call.blobs)
+        before, scale = np.zeros_like(slope), slope
+        if statistics:
+            mean, variance = statistics
+            with np.errstate(divide="ignore", invalid="ignore"):
+                before, scale = -mean, slope / np.sqrt(variance + self.eps)
+        return [lower_affine(g, call.bottoms[0], before, scale, bias, len(call.bottom_shapes[0]))]
 
 
 register(BN)
