@@ -1,8 +1,8 @@
 """InnerProduct: y = W x + b over all axes from `axis` on.
 
 Shapes: bottom (d0..d[axis-1], K...) seen as M x K; weights (num_output, K), or (K, num_output) with `transpose`;
-bias (num_output); top (d0..d[axis-1], num_output).
-Source: BVLC/caffe, src/caffe/layers/inner_product_layer.cpp, lines 10-105.
+bias (num_output); top (d0..d[axis-1], num_output). Parameters: `axis` 1, may be negative; `bias_term` true.
+Source: BVLC/caffe, src/caffe/layers/inner_product_layer.cpp, LayerSetUp, Reshape, Forward_cpu.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ class InnerProduct(Op):
         self.axis: int = group.axis
         if self.num_output < 1:
             raise RefusedError("has no num_output")
+        if group.relu:
+            raise RefusedError("inner_product_param.relu is set; write the ReLU as a layer of its own")
+        group.ignore("negative_slope")  # of that ReLU
 
     def matrix(self, bottom: Shape) -> tuple[int, int]:
         """The bottom as rows and columns, M x K."""

@@ -1,44 +1,59 @@
 """ReLU: y = max(x, 0) + negative_slope * min(x, 0).
 
-Shapes: top as bottom. Source: BVLC/caffe, src/caffe/layers/relu_layer.cpp, lines 8-18.
+Shapes: top as bottom. Parameters: `negative_slope` 0. Synopsys's clamp the result: `relu6: true` to at most 6, `maximum`
+above 0 to at most that, `minimum` other than 0 to at least that, in this order.
+Source: BVLC/caffe, src/caffe/layers/relu_layer.cpp, Forward_cpu;
+foss-for-synopsys-dwc-arc-processors/synopsys-caffe, the same file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from calib8.arithmetic import leaky_relu_constants
-from calib8.graph import Shape
-from calib8.layers.base import Call, Op, QuantizeCall, register
+from calib8.layers.base import Call, QuantizeCall, register
 from calib8.layers.codes import ZERO, two_sided
 from calib8.layers.fields import Fields
+from calib8.layers.neuron import Neuron
 from calib8.layers.onnx_builder import OnnxBuilder
 from calib8.layers.plan import LayerPlan, LeakyReluConstants
 
+_RELU6 = 6.0
 
-class ReLU(Op):
-    """Rectifier, plain or leaky; ONNX Relu and LeakyRelu."""
+
+class ReLU(Neuron):
+    """Rectifier, plain or leaky, or with bounds; ONNX Relu, LeakyRelu, Min, Max."""
 
     types = ("ReLU",)
 
     def __init__(self, fields: Fields) -> None:
-        self.negative_slope: float = fields.group("relu_param").negative_slope
-
-    def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        return list(bottoms)
+        group = fields.group("relu_param")
+        self.negative_slope: float = group.negative_slope
+        limits = ([_RELU6] if group.relu6 else []) + ([group.maximum] if group.maximum > 0 else [])
+        self.maximum: float | None = min(limits, default=None)
+        self.minimum: float | None = group.minimum or None
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
         if self.negative_slope == 0:
-            return [g.node("Relu", call.bottoms[0])]
-        return [g.node("LeakyRelu", call.bottoms[0], alpha=self.negative_slope)]
+            y = g.node("Relu", call.bottoms[0])
+        else:
+            y = g.node("LeakyRelu", call.bottoms[0], alpha=self.negative_slope)
+        for op_type, limit in (("Min", self.maximum), ("Max", self.minimum)):
+            y = y if limit is None else g.node(op_type, y, g.scalar(limit))
+        return [y]
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether the result is clamped, for which the contract has no integers."""
+        return self.maximum is not None or self.minimum is not None
 
     @property
     def passive(self) -> bool:
-        return self.negative_slope == 0
+        return self.negative_slope == 0 and not self.is_bounded
 
-    def quantize(self, q: QuantizeCall) -> LayerPlan:
+    def quantize(self, q: QuantizeCall) -> LayerPlan | None:
+        if self.is_bounded:
+            return None
         if self.passive:
             return LayerPlan()
         ratio = q.bottom_thresholds[0] / q.top_thresholds[0]
