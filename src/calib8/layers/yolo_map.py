@@ -1,0 +1,51 @@
+"""What the YOLO layers share: the activation of codes, and the rows that eric612/MobileNet-YOLO makes of boxes.
+
+Source: eric612/MobileNet-YOLO, src/caffe/layers/yolov3_detection_output_layer.cpp, ApplyNms and Forward_cpu.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from calib8.graph import Shape
+from calib8.layers.boxes import Floats, centre_jaccard, exp, from_centres
+from calib8.layers.fields import RefusedError
+from calib8.layers.std_sort import std_sort_descending
+from calib8.layers.suppression import first_come
+
+
+def check_maps(bottoms: Sequence[Shape], boxes: int, classes: int, *, square: bool) -> None:
+    """Refuse bottoms that are no feature maps (N, boxes * (5 + classes), H, W) of the same images."""
+    channels = boxes * (5 + classes)
+    for shape in bottoms:
+        if len(shape) != 4 or shape[:2] != (bottoms[0][0], channels) or (square and shape[2] != shape[3]):
+            raise RefusedError(
+                f"a bottom has the shape {'x'.join(map(str, shape))}, expected {bottoms[0][0]} x {channels} x "
+                f"{'S x S' if square else 'H x W'}: {boxes} boxes of 4 coordinates, a score and {classes} classes"
+            )
+
+
+def sigmoid(x: Floats) -> Floats:
+    """1 / (1 + exp(-x)), the sum in double precision as C++ promotes it."""
+    return (1 / (1 + exp(-x).astype(np.float64))).astype(np.float32)
+
+
+def detection_rows(found: Floats, threshold: float, images: int) -> Floats:
+    """The top (1, 1, rows, 7) of boxes (D, 6): x, y, width, height, class, score, in the order of their reading.
+
+    Boxes are sorted by score; of boxes that overlap by `threshold` or more the better one stays, whatever its class
+    and its image. A row is 0, class + 1, score, xmin, ymin, xmax, ymax. Without a box there is a row of -1 for each
+    image, with the image's number.
+    """
+    limit = np.float32(threshold)
+    found = found[std_sort_descending(found[:, 5])]
+    kept = found[first_come(found[:, :4], lambda boxes, other: centre_jaccard(boxes, other) >= limit)]
+    if len(kept) == 0:
+        top = np.full((images, 7), -1, dtype=np.float32)
+        top[:, 0] = np.arange(images)
+    else:
+        corners = from_centres(kept[:, :2], kept[:, 2:4])
+        top = np.column_stack([np.zeros(len(kept), np.float32), kept[:, 4] + 1, kept[:, 5], corners])
+    return top[None, None]
