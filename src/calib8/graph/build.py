@@ -58,7 +58,14 @@ def is_training_only(layer_type: str) -> bool:
         "SoftmaxWithFocalLoss",
         "LossSoftmax",
         "HDF5Output",
+        "EvalDetection",
+        "Yolov3",
+        "YoloSeg",
     }
+
+
+def _is_python_loss(param: Any) -> bool:
+    return param.type == "Python" and any(param.loss_weight)
 
 
 def _without_losses(params: Iterable[Any]) -> tuple[list[Any], list[str]]:
@@ -68,7 +75,7 @@ def _without_losses(params: Iterable[Any]) -> tuple[list[Any], list[str]]:
     dropped: set[str] = set()
     for p in params:
         reads_dropped = [b for b in p.bottom if b in dropped]
-        if is_training_only(p.type) or reads_dropped:
+        if is_training_only(p.type) or _is_python_loss(p) or reads_dropped:
             why = f"reads {reads_dropped[0]!r}, which was left out" if reads_dropped else "only measures"
             notes.append(f"layer {p.name!r} ({p.type}) is left out: it {why}")
             dropped.update(t for t in p.top if t not in p.bottom)

@@ -10,12 +10,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calib8.graph import Layer, Shape
+from calib8.graph.build import TEST
 from calib8.layers.fields import Fields, RefusedError
 from calib8.layers.onnx_builder import OnnxBuilder
 from calib8.layers.plan import LayerPlan
@@ -64,13 +66,14 @@ class Op(ABC):
     Class attributes:
         types: the type names that mean this layer, in all dialects.
         bottoms, tops: the least and the largest number of bottoms and tops.
-        kind: "onnx" (has a lowering), "host" (runs in Python: has `run`), "source" (its tops are the net's inputs).
+        kind: "onnx" (has a lowering), "host" (runs in Python: has `run`), "source" (its tops are the net's inputs);
+            an instance may have another one than its class.
     """
 
     types: ClassVar[tuple[str, ...]]
     bottoms: ClassVar[tuple[int, int]] = (1, 1)
     tops: ClassVar[tuple[int, int]] = (1, 1)
-    kind: ClassVar[str] = "onnx"
+    kind: str = "onnx"
 
     @abstractmethod
     def __init__(self, fields: Fields) -> None:
@@ -137,8 +140,12 @@ def registry() -> dict[str, type[Op]]:
     return dict(_REGISTRY)
 
 
-def make_op(layer: Layer) -> Op:
+def make_op(layer: Layer, model_folder: Path = Path(), phase: int = TEST) -> Op:
     """The Op of a layer.
+
+    Args:
+        model_folder: the prototxt's folder, for layers that the user wrote.
+        phase: 0 for TRAIN, 1 for TEST, for the same.
 
     Raises:
         RefusedError: unsupported type, wrong number of bottoms or tops, a field without meaning, set fields that are
@@ -149,7 +156,7 @@ def make_op(layer: Layer) -> Op:
         raise RefusedError("this layer type is not supported")
     _check_count("bottom", len(layer.bottoms), op_type.bottoms)
     _check_count("top", len(layer.tops), op_type.tops)
-    fields = Fields(layer.param)
+    fields = Fields(layer.param, model_folder, phase)
     op = op_type(fields)
     unread = fields.unread()
     if unread:

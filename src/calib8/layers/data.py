@@ -7,11 +7,19 @@ image_data_layer.cpp, hdf5_data_layer.cpp, window_data_layer.cpp; the SSD fork's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from calib8.graph import Shape
 from calib8.layers.base import UNLIMITED, Op, register
 from calib8.layers.fields import Fields, RefusedError
+
+
+def shapes_unknown(tops: Iterable[str]) -> RefusedError:
+    """Why a data layer has no shapes, where nobody opened its data."""
+    return RefusedError(
+        f"the shapes of {', '.join(map(repr, tops))} follow from its data; give them "
+        "(--shape BLOB=N,C,H,W), or replace the layer by an Input layer"
+    )
 
 
 class Data(Op):
@@ -26,10 +34,7 @@ class Data(Op):
         self._tops = list(fields.param.top)
 
     def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        raise RefusedError(
-            f"the shapes of {', '.join(map(repr, self._tops))} follow from its data; give them "
-            "(--shape BLOB=N,C,H,W), or replace the layer by an Input layer"
-        )
+        raise shapes_unknown(self._tops)
 
 
 class MemoryData(Op):

@@ -7,6 +7,7 @@ an engine or the memory layout have no effect on the result; they are listed her
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from calib8.errors import Calib8Error
@@ -94,10 +95,12 @@ class Group:
 
 
 class Fields:
-    """The fields of one LayerParameter."""
+    """The fields of one LayerParameter, and where the layer stands: the prototxt's folder, the phase (1 is TEST)."""
 
-    def __init__(self, param: Any) -> None:
+    def __init__(self, param: Any, model_folder: Path = Path(), phase: int = 1) -> None:
         self.param = param
+        self.model_folder = model_folder
+        self.phase = phase
         self._groups: dict[str, Group] = {}
 
     def group(self, name: str) -> Group:

@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from calib8.errors import CaffemodelError, PrototxtError, UnsupportedError
+from calib8.errors import CaffemodelError, PrototxtError, UnsupportedError, UserLayerError
 from calib8.graph import Layer, Net, Shape, build_net
 from calib8.layers import Call, Op, RefusedError, make_op
 from calib8.lowering.weights import bind_blobs
@@ -81,10 +82,11 @@ def build_model(
     Raises:
         PrototxtError: the layers do not make a network.
         UnsupportedError: layers that calib8 does not compute, or that do not fit together; all of them.
+        UserLayerError: Python layers that cannot be found, or that failed.
         CaffemodelError: layers without weights, or with others than their parameters ask for; all of them.
     """
     net = build_net(prototxt, phase=phase)
-    walk = _Walk(net, input_shapes or {}, bind_weights=weights is not None)
+    walk = _Walk(net, input_shapes or {}, phase, bind_weights=weights is not None)
     stored = _blobs_by_layer(weights)
     for layer in net.layers:
         walk.visit(layer, stored)
@@ -100,11 +102,13 @@ def build_model(
 class _Walk:
     """One pass over the layers that collects all problems."""
 
-    def __init__(self, net: Net, input_shapes: Mapping[str, Shape], *, bind_weights: bool) -> None:
+    def __init__(self, net: Net, input_shapes: Mapping[str, Shape], phase: int, *, bind_weights: bool) -> None:
         self._net = net
+        self._phase = phase
         self._input_shapes = input_shapes
         self._bind_weights = bind_weights
         self._refused: list[str] = []
+        self._failed: list[str] = []
         self._unfit: list[str] = []
         self.layers: list[Layer] = []
         self.ops: list[Op] = []
@@ -112,7 +116,7 @@ class _Walk:
 
     def visit(self, layer: Layer, stored: Mapping[str, Sequence[NDArray[Any]]]) -> None:
         try:
-            op = make_op(layer)
+            op = make_op(layer, Path(self._net.source).parent, self._phase)
             self.ops.append(op)
             if any(b not in self.shapes for b in layer.bottoms):
                 return  # reported where the bottom's layer was refused
@@ -121,6 +125,9 @@ class _Walk:
             wanted = op.blob_shapes(bottoms) if self._bind_weights else []
         except RefusedError as why:
             self._refused.append(f"layer {layer.name!r} ({layer.type}): {why}")
+            return
+        except UserLayerError as why:
+            self._failed.append(str(why))
             return
         try:
             self.layers.append(replace(layer, blobs=bind_blobs(wanted, stored.get(layer.name))))
@@ -144,9 +151,11 @@ class _Walk:
         self.shapes.update(zip(layer.tops, (tuple(int(d) for d in s) for s in tops), strict=True))
 
     def raise_problems(self) -> None:
-        source, problems = self._net.source, self._refused + self._unfit
+        source, problems = self._net.source, self._refused + self._failed + self._unfit
         if self._refused:
             raise UnsupportedError(f"{source}: {_count(len(problems))} cannot be used", problems)
+        if self._failed:
+            raise UserLayerError(f"{source}: {_count(len(problems))} cannot be used", problems)
         if self._unfit:
             raise CaffemodelError(f"{source}: {_count(len(problems))} and the weights do not fit", problems)
 

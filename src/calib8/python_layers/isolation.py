@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import os
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -22,6 +23,7 @@ Modules = dict[str, ModuleType]
 _CALIB8_FOLDER = Path(__file__).resolve().parents[1]
 _CAFFE_FOLDER = _CALIB8_FOLDER.parent / "caffe"
 _caffe_modules: Modules = {}
+_one_thread = threading.RLock()
 _NEVER_SHADOWED = frozenset(["__main__", "calib8", "caffe"])
 
 
@@ -36,8 +38,8 @@ class World:
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
-        """Run user code inside. Not for several threads at a time."""
-        with self._paths(), self._imports(), _caffe(), _old_yaml_load():
+        """Run user code inside; one thread at a time, since modules and paths belong to the process."""
+        with _one_thread, self._paths(), self._imports(), _caffe(), _old_yaml_load():
             yield
 
     def owns(self, file: str) -> bool:

@@ -106,6 +106,7 @@ class UserLayer:
 
     Attributes:
         top_shapes: the shapes of the tops after `setup` and the first `reshape`.
+        blob_shapes: the shapes of the weights that `setup` made.
     """
 
     def __init__(
@@ -131,6 +132,7 @@ class UserLayer:
         self._run("reshape", self._layer.reshape)
         self._check_shapes()
         self.top_shapes: tuple[Shape, ...] = tuple(top.shape for top in self._tops)
+        self.blob_shapes: tuple[Shape, ...] = tuple(blob.shape for blob in self._layer.blobs)
 
     def forward(self, bottoms: Sequence[NDArray[Any]] = ()) -> list[NDArray[np.float32]]:
         """One pass: `reshape`, then `forward`. Returns copies of the tops.
