@@ -1,7 +1,7 @@
 """ReLU: y = max(x, 0) + negative_slope * min(x, 0).
 
-Shapes: top as bottom. Parameters: `negative_slope` 0. Synopsys's clamp the result: `relu6: true` to at most 6, `maximum`
-above 0 to at most that, `minimum` other than 0 to at least that, in this order.
+Shapes: top as bottom. Parameters: `negative_slope` 0. Synopsys's clamp the result: `relu6: true` to at most 6,
+`maximum` above 0 to at most that, `minimum` other than 0 to at least that, in this order.
 Source: BVLC/caffe, src/caffe/layers/relu_layer.cpp, Forward_cpu;
 foss-for-synopsys-dwc-arc-processors/synopsys-caffe, the same file.
 """
