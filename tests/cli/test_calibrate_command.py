@@ -46,7 +46,7 @@ def made(folder):
 
 
 def test_results_go_to_stdout_and_nothing_to_stderr(folder, capsys):
-    assert main(["calibrate", "digits", str(folder), "-n", "20"]) == 0
+    assert main(["calibrate", "digits", str(folder), "-n", "20", "--method", "max"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert [Path(line).name for line in out.splitlines()[-4:]] == [
@@ -56,8 +56,17 @@ def test_results_go_to_stdout_and_nothing_to_stderr(folder, capsys):
         "bmnet_digits_calibration_table.prototxt",
     ]
     header, *rows = out.splitlines()[:-4]
-    assert header.split() == ["layer", "type", "threshold", "max|x|", "rshift"]
+    assert header.split() == ["layer", "type", "threshold", "max|x|", "clipped", "rshift"]
     assert any(row.split()[:2] == ["conv1", "Convolution"] for row in rows)
+
+
+def test_much_clipping_is_said(folder, capsys, caplog):
+    """Zeros lead the compatible search astray: the network's ReLUs are clipped hard."""
+    assert main(["calibrate", "digits", str(folder), "-n", "20", "--method", "percentile", "--percent", "90"]) == 0
+    assert "clip more than 1 %" in caplog.text and "--method mse" in caplog.text
+    out = capsys.readouterr().out
+    shares = [float(cell.rstrip("%")) for row in out.splitlines() for cell in row.split() if cell.endswith("%")]
+    assert shares and max(shares) == pytest.approx(10, abs=0.5)
 
 
 def test_output_folder_and_options(folder, tmp_path, capsys):

@@ -86,6 +86,11 @@ class BlobHistogram:
         """Whether there is no finite value, or none that differs from 0 (largest |x| below `DEAD_BELOW`)."""
         return self.samples == 0 or self.maximum < DEAD_BELOW
 
+    def beyond_threshold(self, threshold: float) -> float:
+        """Share of the values, 0 to 1, in bins whose centre lies above `threshold`: what it clips."""
+        first = int(min(np.floor(threshold / self.width) + 1, self.bins)) if self.width > 0 else self.bins
+        return float(self.counts[first:].sum()) / self.samples if self.samples else 0.0
+
     def without_zeros(self) -> BlobHistogram:
         """The same distribution without the values that are exactly 0."""
         counts = self.counts.copy()

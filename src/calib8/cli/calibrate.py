@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from calib8.cli.progress import ProgressLine
 from calib8.errors import OptionError
 from calib8.export import read_plain_table
 from calib8.proto.text import read_prototxt
+
+_log = logging.getLogger(__name__)
+_MUCH_CLIPPED = 0.01
 
 _DESCRIPTION = """\
 Quantise a Caffe network to INT8 for the BM1880.
@@ -97,6 +101,9 @@ def run(options: argparse.Namespace) -> int:
     """
     if not options.path.is_dir():
         raise OptionError(f"{options.path}: no such folder; it holds deploy.prototxt and custom.caffemodel")
+    output = options.output or options.path
+    if not output.is_dir():
+        raise OptionError(f"{output}: no such folder; the results would go there")
     prototxt = options.path / "deploy.prototxt"
     passes = 2 if options.two_pass else 1
     with ProgressLine("calibrating", options.iteration * passes) as progress:
@@ -121,7 +128,8 @@ def run(options: argparse.Namespace) -> int:
             calibration.calc_tables()
         else:
             calibration.tune_tables(_given_thresholds(options.thresholds, calibration))
-    paths = calibration.export(options.output or options.path)
+    paths = calibration.export(output)
+    _warn_of_clipping(calibration)
     print(summary(calibration))
     print("\n".join(str(path) for path in paths))
     return 0
@@ -139,21 +147,43 @@ def _given_thresholds(path: Path, calibration: Calibration) -> dict[str, float]:
 
 
 def summary(calibration: Calibration) -> str:
-    """A table: every layer with its top's threshold, the largest value that was seen, and the right shift."""
+    """A table: every layer with its top's threshold, what it clips, the largest |x| seen, and the right shift."""
     plan, model = calibration.plan, calibration.model
-    rows = [("layer", "type", "threshold", "max|x|", "rshift")]
+    rows = [("layer", "type", "threshold", "max|x|", "clipped", "rshift")]
     for layer in model.net.layers:
         own = plan.plans.get(layer.name)
+        shift = "" if own is None or own.rshift is None else str(own.rshift)
         for top in layer.tops:
-            seen = calibration.histograms.get(top)
-            rows.append(
-                (
-                    layer.name, layer.type, f"{plan.thresholds[top]:.6g}", f"{seen.maximum:.6g}" if seen else "",
-                    "" if own is None or own.rshift is None else str(own.rshift),
-                )
-            )  # fmt: skip
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+            rows.append((layer.name, layer.type, f"{plan.thresholds[top]:.6g}", *_seen(calibration, top), shift))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
-        "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
         for row in rows
     )
+
+
+def _seen(calibration: Calibration, value: str) -> tuple[str, str]:
+    histogram = calibration.histograms.get(value)
+    if histogram is None:
+        return "", ""  # shares the threshold of another blob
+    clipped = histogram.beyond_threshold(calibration.plan.thresholds[value])
+    return f"{histogram.maximum:.6g}", f"{clipped:.2%}"
+
+
+def _warn_of_clipping(calibration: Calibration) -> None:
+    """The compatible search can be led astray by many zeros; say so where it shows."""
+    found = {
+        value: histogram.beyond_threshold(calibration.plan.thresholds[value])
+        for value, histogram in calibration.histograms.items()
+    }
+    worst = max(found, key=lambda value: found[value], default=None)
+    if worst is None or found[worst] <= _MUCH_CLIPPED:
+        return
+    count = sum(share > _MUCH_CLIPPED for share in found.values())
+    blobs = "1 blob" if count == 1 else f"{count} blobs"
+    _log.warning(
+        "the thresholds of %s clip more than %.0f %% of their values (%r: %.1f %%), which costs accuracy; "
+        "try --ignore-zeros, or --method mse", blobs, 100 * _MUCH_CLIPPED, worst, 100 * found[worst],
+    )  # fmt: skip

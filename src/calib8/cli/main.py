@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    _set_up_logging()
     parser = _parser()
     options = parser.parse_args(arguments)
     logging.getLogger("calib8").setLevel(logging.INFO if options.verbose else logging.WARNING)
@@ -41,6 +41,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("calib8: interrupted; no file was changed", file=sys.stderr)
         return 130
     return code
+
+
+class _Line(logging.Formatter):
+    """`calib8: warning: what`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"calib8: {record.levelname.lower()}: {record.getMessage()}"
+
+
+def _set_up_logging() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Line())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
 
 
 def _parser() -> argparse.ArgumentParser:
