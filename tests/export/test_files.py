@@ -261,6 +261,17 @@ def test_the_fp32_model_is_no_int8_model(everything, tmp_path):
     assert "layer 'conv' has" in found and "expected integers from -128 to 127" in found
 
 
+@pytest.mark.parametrize("value", [0.5, 128.0, -129.0, 300.0, np.nan, np.inf, -np.inf, 1e30])
+def test_what_is_no_int8(everything, tmp_path, value):
+    plan = plan_for(everything)
+    write_calibration_table(tmp_path / "t", "net", everything, plan)
+    blobs = [b.astype(np.float32) for b in plan.plans["conv"].blobs]
+    blobs[0].flat[-1] = value
+    damaged = replace(plan.plans["conv"], blobs=tuple(blobs))
+    write_int8_model(tmp_path / "m", everything, replace(plan, plans={**plan.plans, "conv": damaged}))
+    assert f"layer 'conv' has {value:.6g} in blob 0" in problems_of(everything, tmp_path / "t.pb2", tmp_path / "m")
+
+
 def test_the_int8_model_of_another_network(everything, random_model, tmp_path):
     other = random_model(
         EVERYTHING.replace("num_output: 3", "num_output: 7")

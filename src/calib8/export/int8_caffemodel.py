@@ -21,6 +21,8 @@ from calib8.lowering.weights import bind_blobs
 from calib8.proto.caffemodel import read_caffemodel, write_caffemodel
 from calib8.quantize import QuantPlan
 
+_BLOCK = 1 << 16
+
 
 def write_int8_model(path: str | os.PathLike[str], model: Model, plan: QuantPlan) -> None:
     """Write the quantised network; the file appears whole or not at all.
@@ -68,11 +70,17 @@ def _integers(own: Sequence[NDArray[Any]], stored: Sequence[NDArray[np.float32]]
 
 
 def _cast(index: int, blob: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
-    limits = np.iinfo(dtype)
-    fits = (blob >= limits.min) & (blob <= limits.max) & (blob == np.floor(blob))
-    if not fits.all():
-        raise CaffemodelError(
-            f"has {blob[~fits].flat[0]:.6g} in blob {index}; expected integers from {limits.min} to {limits.max} "
-            "(is this the FP32 model?)"
-        )
-    return blob.astype(dtype)
+    """Integers stored as float32, block by block; what is no integer of this type is refused."""
+    result = np.empty(blob.shape, dtype=dtype)
+    flat_in, flat_out = blob.reshape(-1), result.reshape(-1)
+    for start in range(0, flat_in.size, _BLOCK):
+        floats, integers = flat_in[start : start + _BLOCK], flat_out[start : start + _BLOCK]
+        with np.errstate(invalid="ignore"):
+            np.copyto(integers, floats, casting="unsafe")
+        if not np.array_equal(integers, floats):
+            limits, found = np.iinfo(dtype), floats[integers != floats][0]
+            raise CaffemodelError(
+                f"has {found:.6g} in blob {index}; expected integers from {limits.min} to {limits.max} "
+                "(is this the FP32 model?)"
+            )
+    return result

@@ -13,6 +13,7 @@ from calib8.atomic import write_atomically
 from calib8.proto import caffe_pb2
 from calib8.proto.wire import encode_header, encode_varint
 
+_BLOCK = 1 << 20
 _NET_NAME, _NET_LAYER, _LAYER_BLOBS, _BLOB_DATA, _BLOB_SHAPE, _SHAPE_DIM = 1, 100, 7, 5, 7, 1
 
 
@@ -23,8 +24,8 @@ def write_caffemodel(
 ) -> None:
     """Write a NetParameter with these layers, each with these blobs instead of its own.
 
-    Blobs are written as Caffe writes them: `shape`, and float32 values packed in `data`. No more than one
-    blob is copied at a time. The file appears whole or not at all.
+    Blobs are written as Caffe writes them: `shape`, and float32 values packed in `data`. Integers are brought to
+    float32 block by block. The file appears whole or not at all.
 
     Raises:
         OptionError: the folder does not exist or cannot be written.
@@ -50,8 +51,9 @@ def _layer_parts(layer: caffe_pb2.LayerParameter, blobs: Sequence[NDArray[Any]])
     yield before
     for header, blob, (head, tail) in zip(headers, blobs, frames, strict=True):
         yield header + head
-        if blob.size:
-            yield np.ascontiguousarray(blob, dtype="<f4").data.cast("B")
+        flat = blob.reshape(-1)
+        for start in range(0, flat.size, _BLOCK):
+            yield np.ascontiguousarray(flat[start : start + _BLOCK], dtype="<f4").data.cast("B")
         yield tail
     yield after
 
