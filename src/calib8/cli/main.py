@@ -23,10 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    _set_up_logging()
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    logging.getLogger("calib8").setLevel(logging.INFO if options.verbose else logging.WARNING)
+    options = _parser().parse_args(arguments)
+    _set_up_logging(options.verbose)
     try:
         code = int(options.run(options))
         sys.stdout.flush()
@@ -50,10 +48,12 @@ class _Line(logging.Formatter):
         return f"calib8: {record.levelname.lower()}: {record.getMessage()}"
 
 
-def _set_up_logging() -> None:
+def _set_up_logging(verbose: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Line())
-    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logger = logging.getLogger("calib8")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO if verbose else logging.WARNING)
 
 
 def _parser() -> argparse.ArgumentParser:
