@@ -1,0 +1,68 @@
+"""calibration_tool/calibration.py keeps what the guide says of it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from calib8.cli.main import main
+
+_ROOT = Path(__file__).resolve().parent.parent
+_FILES = ("_int8.caffemodel", "_calibration_table", "_calibration_table.pb2", "_calibration_table.prototxt")
+
+
+@pytest.fixture
+def custom(tmp_path: Path) -> Path:
+    """A folder with a network, as the guide wants it."""
+    return Path(shutil.copytree(_ROOT / "examples" / "digits", tmp_path / "custom"))
+
+
+def _run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    script = [sys.executable, "calibration.py", *map(str, arguments)]
+    return subprocess.run(
+        script, cwd=_ROOT / "calibration_tool", capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def _written(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("bmnet_*")}
+
+
+def test_writes_the_files_that_calib8_calibrate_writes(custom, tmp_path, capsys):
+    assert _run("digits", custom).returncode == 0
+    other = tmp_path / "other"
+    other.mkdir()
+    assert main(["calibrate", "digits", str(custom), "--output", str(other), "--iteration", "10"]) == 0
+    assert set(_written(custom)) == {f"bmnet_digits{suffix}" for suffix in _FILES}
+    assert _written(custom) == _written(other)
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("option", ["--memory", "--memory_opt"])
+def test_memory_option_is_shown_and_changes_no_byte(custom, option):
+    plain = _run("digits", custom)
+    files = _written(custom)
+    with_option = _run("digits", custom, option)
+    assert "'enable_memory_opt': False" in plain.stdout
+    assert "'enable_memory_opt': True" in with_option.stdout
+    assert files == _written(custom) != {}
+
+
+def test_bad_input_is_one_line_and_exit_code_1(custom):
+    (custom / "custom.caffemodel").unlink()
+    done = _run("digits", custom)
+    assert done.returncode == 1
+    assert done.stderr.startswith("calibration.py: error: ")
+    assert done.stderr.count("\n") == 1
+    assert "custom.caffemodel" in done.stderr
+    assert not _written(custom)
+
+
+def test_wrong_usage_is_exit_code_2():
+    done = _run("digits")
+    assert done.returncode == 2
+    assert "model-path" in done.stderr
