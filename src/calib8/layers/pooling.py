@@ -1,16 +1,16 @@
 """Pooling: the largest value or the average of a sliding window.
 
 Shapes: bottom (N, C, H, W); top (N, C, H', W') with H' = ceil((H + 2*pad - kernel) / stride) + 1 (`round_mode: FLOOR`
-or `ceil_mode: false`: floor). With a pad, a last window that starts beyond H + pad is dropped. MAX ignores the pad;
-AVE divides by the part of the window that lies in the padded image, so windows at the far border, which hang over it,
-divide by less than kernel_h * kernel_w. A window without any element gives -FLT_MAX or 0.
+or `ceil_mode: false`: floor). With a pad, a last window that starts beyond H + pad is dropped. MAX ignores the pad, and
+gives -FLT_MAX for a window without any element; AVE divides every window's sum by kernel_h * kernel_w.
 A second top of MAX is its mask, of the same shape: where in the channel each maximum was found first, h * W + w, as
 float32. Dialects: `pad_l`, `pad_r`, `pad_t`, `pad_b` are the pads of each side, AVE_EXC_PAD (or AVE_TF) divides by the
-part in the image itself (Synopsys), as AVE does with `avg_include_pad: false` (Intel); `yolo: true` adds 1 to H' and W'
-before the last windows are dropped, so that a kernel of 2 with stride 1 keeps the size (Sophgo).
-Source: BVLC/caffe, src/caffe/layers/pooling_layer.cpp, LayerSetUp, Reshape, Forward_cpu;
-foss-for-synopsys-dwc-arc-processors/synopsys-caffe, the same file; `yolo` and windows without an element as in a run of
-Sophgo's Caffe (by BVLC's source an AVE of nothing is 0/0).
+part of the window that lies in the image (Synopsys), as AVE does with `avg_include_pad: false` (Intel); `yolo: true`
+adds 1 to H' and W' before the last windows are dropped, so that a kernel of 2 with stride 1 keeps the size (Sophgo).
+Source: BVLC/caffe, src/caffe/layers/pooling_layer.cpp, LayerSetUp, Reshape, Forward_cpu; sophgo/caffe and
+foss-for-synopsys-dwc-arc-processors/synopsys-caffe, the same file; `yolo` as in a run of Sophgo's Caffe.
+Deviation: BVLC's AVE divides by the part of the window that lies in the padded image, which is less for the windows
+that hang over its far border. The chip's vendor divides by the whole window, in its Caffe as on the chip, and so do we.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Pooling(Op):
         return [self._lower_average(g, call, height, width)]
 
     def _lower_average(self, g: OnnxBuilder, call: Call, height: Axis, width: Axis) -> str:
-        """An average over the full kernel, zeros in the pads, then scaled where Caffe divides by less."""
+        """An average over the full kernel, zeros in the pads, then scaled where the divisor is less."""
         x, pads = call.bottoms[0], (height[2], width[2], height[3], width[3])
         kernel, strides = (height[0], width[0]), (height[1], width[1])
         if _exceed_kernel(height) or _exceed_kernel(width):
@@ -126,7 +126,7 @@ class Pooling(Op):
         return [self._average_codes(g, call, mult, rshift)]
 
     def _average_codes(self, g: OnnxBuilder, call: Call, mult: int, rshift: int) -> str:
-        """Sums of codes times the constants of each window's own size, so that border windows average as in Caffe."""
+        """Sums of codes times the constants of each window's divisor."""
         divisors = self.divisors(call.bottom_shapes[0], call.top_shapes[0]).astype(np.int64)
         constants = {k: average_pooling_constants(k, mult, rshift) for k in map(int, np.unique(divisors))}
         most = max(r for _, r in constants.values())
@@ -153,12 +153,13 @@ class Pooling(Op):
         return g.node("Conv", x, g.weight(ones), group=channels, strides=(height[1], width[1]), pads=pads)
 
     def divisors(self, bottom: Shape, top: Shape) -> NDArray[np.float64]:
-        """What AVE divides each window's sum by, (H', W'): the window in the image, padded or not; 1 if empty."""
+        """What AVE divides each window's sum by, (H', W'): its size, or that of its part in the image (1 for none)."""
+        if self.counts_pad:
+            return np.full(top[2:], float(count(self.window_size(bottom))))
         sides = []
         for i, kernel in enumerate(self.window_size(bottom)):
             start = np.arange(top[2 + i]) * self.stride[i] - self.pad[i]
-            end = np.minimum(start + kernel, bottom[2 + i] + (self.pad_end[i] if self.counts_pad else 0))
-            sides.append(end - (start if self.counts_pad else np.maximum(start, 0)))
+            sides.append(np.minimum(start + kernel, bottom[2 + i]) - np.maximum(start, 0))
         return np.maximum(np.outer(sides[0], sides[1]), 1).astype(np.float64)
 
 

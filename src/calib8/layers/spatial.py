@@ -74,7 +74,10 @@ def read_pair(group: Group, name: str, prefix: str, default: int) -> tuple[int, 
 
 
 def conv_output(size: int, kernel: int, stride: int, pad: int, pad_end: int, dilation: int) -> int:
-    """Output length along one axis; RefusedError when the window does not fit."""
+    """Output length along one axis; RefusedError when the window does not fit.
+
+    Caffe's division rounds towards zero, so it lets a window through that is less than `stride` too large.
+    """
     extent = dilation * (kernel - 1) + 1
     if size + pad + pad_end < extent:
         raise RefusedError(f"a window of {extent} does not fit into {size} plus pads of {pad} and {pad_end}")
