@@ -24,7 +24,6 @@ from calib8.proto.caffemodel import read_caffemodel
 from calib8.proto.text import read_prototxt
 
 DIGITS = Path(__file__).resolve().parent / "digits"
-BUILD = Path(__file__).resolve().parent.parent / "build" / "demo"
 CALIBRATION_IMAGES = 150
 EVALUATION_IMAGES = 300
 
@@ -33,7 +32,7 @@ Array = NDArray[Any]
 
 def main(arguments: Sequence[str]) -> int:
     """Calibrate, then measure the network."""
-    folder = Path(arguments[0]) if arguments else BUILD
+    folder = Path(arguments[0] if arguments else "build/demo")
     shutil.rmtree(folder / "digits", ignore_errors=True)
     shutil.copytree(DIGITS, folder / "digits")
     model_folder = folder / "digits"
