@@ -176,6 +176,18 @@ def test_thresholds_must_be_positive_numbers(folder, value):
         calibration.tune_tables({"pool1": value})
 
 
+def test_a_dead_blob_is_said_and_can_be_given_a_threshold(folder, caplog):
+    """All samples 0: every blob before the first bias is dead."""
+    prototxt = folder / "deploy.prototxt"
+    prototxt.write_text(prototxt.read_text().replace("scale: 0.0078125", "scale: 0"))
+    calibration = Calibration(info_of(folder))
+    calibration.calc_tables()
+    assert "'data' is dead" in caplog.text and "'pool3' is dead" not in caplog.text
+    assert all(np.isfinite(t) and t > 0 for t in calibration.plan.thresholds.values())
+    calibration.tune_tables({"data": 0.75})
+    assert calibration.plan.thresholds["data"] == 0.75
+
+
 def test_nothing_to_export_before_quantising(folder, tmp_path):
     calibration = Calibration(info_of(folder))
     for export in (calibration.export_model, calibration.export_calibration_pb2):

@@ -213,8 +213,9 @@ class Calibration:
             TableError: blobs that have no threshold yet; all of them.
             QuantizationError: as `calc_tables`.
         """
-        concat = self.info.enable_concat_quantize
-        self._quantize(set_thresholds(self.model, self.thresholds, thresholds, concat))
+        changed = set_thresholds(self.model, self.thresholds, thresholds, self.info.enable_concat_quantize)
+        self._dead = frozenset(v for v in self._dead if changed.get(v) == self.thresholds.get(v))
+        self._quantize(changed)
 
     def export_model(self, path: str | os.PathLike[str]) -> None:
         """Write the int8 caffemodel.
