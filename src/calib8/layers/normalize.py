@@ -28,6 +28,7 @@ class Normalize(Op):
         self.channel_shared: bool = group.channel_shared
         self.eps: float = group.eps
         self.eps_behind_sqrt = not group.add_eps_before_sqrt and self.across_spatial
+        group.ignore("scale_filler")
 
     def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         if not 2 <= len(bottoms[0]) <= 4:
