@@ -137,7 +137,11 @@ layer { name: "z" }"""
     assert report.unknown_fields == (
         "line 1: convolution_param.foo", "line 1: layer.o", "line 3: nothing", "line 3: [a.b/c.D]",
     )  # fmt: skip
-    assert report.lines == {"layer": [1, 2, 4]}
+    first, second, third = report.places["layer"]
+    assert [first.line, second.line, third.line] == [1, 2, 4]
+    assert first.unknown == (("convolution_param", "foo"), ("o",)) and first.unknown_messages == {("o",)}
+    assert second.unknown == (("convolution_param", "foo"),) and not second.unknown_messages
+    assert third.unknown == ()
 
 
 @pytest.mark.parametrize(

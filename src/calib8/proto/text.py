@@ -9,7 +9,7 @@ from pathlib import Path
 
 from calib8.errors import ModelError, PrototxtError
 from calib8.proto import caffe_pb2
-from calib8.proto.textformat import read_text
+from calib8.proto.textformat import Place, read_text
 from calib8.proto.upgrade import upgrade_net
 
 MAX_PROTOTXT_BYTES = 16 * 2**20
@@ -26,14 +26,19 @@ class Prototxt:
         net: the upgraded NetParameter; phases, losses and other things of training are still in it.
         unknown_fields: what was skipped, every field once: "line 12: convolution_param.foo".
         notes: what the upgrade changed, a sentence each.
-        layer_lines: the line where each of net.layer begins; 0 for a layer that the upgrade made.
+        places: where each of net.layer stands, and the fields in it that were skipped.
     """
 
     source: str
     net: caffe_pb2.NetParameter
     unknown_fields: tuple[str, ...]
     notes: tuple[str, ...]
-    layer_lines: tuple[int, ...] = ()
+    places: tuple[Place, ...]
+
+    @property
+    def layer_lines(self) -> tuple[int, ...]:
+        """The line where each of net.layer begins; 0 for a layer that the upgrade made."""
+        return tuple(place.line for place in self.places)
 
 
 def read_prototxt(path: str | os.PathLike[str]) -> Prototxt:
@@ -51,8 +56,8 @@ def parse_prototxt(text: str, source: str = "<text>") -> Prototxt:
     report = read_text(text.replace("\r\n", "\n").replace("\r", "\n"), net, source)
     if not (net.layer or net.layers or net.input):
         raise PrototxtError(f"{source}:1: not a network definition: it has no `layer` and no `input`")
-    upgraded = upgrade_net(net, report.lines, source)
-    return Prototxt(source, upgraded.net, report.unknown_fields, upgraded.notes, upgraded.layer_lines)
+    upgraded = upgrade_net(net, report.places, source)
+    return Prototxt(source, upgraded.net, report.unknown_fields, upgraded.notes, upgraded.places)
 
 
 def read_text_file(path: str | os.PathLike[str], max_bytes: int, error: type[ModelError]) -> str:

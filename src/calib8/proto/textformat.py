@@ -34,15 +34,39 @@ _CLOSE = {"{": "}", "<": ">"}
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a top-level message stands, and the fields in it that the schema does not have.
+
+    Attributes:
+        line: where it begins; 0 for a message that stands in no text.
+        unknown: ("convolution_param", "foo") and the like, the name of the top-level message left out.
+        unknown_messages: those of `unknown` that are messages.
+    """
+
+    line: int = 0
+    unknown: tuple[tuple[str, ...], ...] = ()
+    unknown_messages: frozenset[tuple[str, ...]] = frozenset()
+
+
+@dataclass(frozen=True)
 class TextReport:
     """What reading found besides the message.
 
     `unknown_fields` names every field once that the schema does not have: "line 12: convolution_param.foo".
-    `lines` gives the line of every top-level message: lines["layer"][3] is where the fourth `layer` begins.
+    `places` has every top-level message by its name: places["layer"][3] is the fourth `layer`.
     """
 
     unknown_fields: tuple[str, ...]
-    lines: dict[str, list[int]]
+    places: dict[str, list[Place]]
+
+
+@dataclass
+class _OpenPlace:
+    line: int
+    unknown: dict[tuple[str, ...], bool] = field(default_factory=dict)  # whether it is a message
+
+    def close(self) -> Place:
+        return Place(self.line, tuple(self.unknown), frozenset(p for p, message in self.unknown.items() if message))
 
 
 @dataclass
@@ -54,7 +78,7 @@ class _State:
     messages: int = 0
     problems: list[str] = field(default_factory=list)
     unknown: dict[str, int] = field(default_factory=dict)
-    lines: dict[str, list[int]] = field(default_factory=dict)
+    places: dict[str, list[_OpenPlace]] = field(default_factory=dict)
     listed: set[str] = field(default_factory=set)
 
 
@@ -75,7 +99,7 @@ def read_text(
     if state.problems:
         _give_up(state)
     unknown = tuple(f"line {line}: {path}" for path, line in state.unknown.items())
-    return TextReport(unknown, state.lines)
+    return TextReport(unknown, {name: [p.close() for p in places] for name, places in state.places.items()})
 
 
 def _read_message(state: _State, message: Any, path: tuple[str, ...], close: str, start: int) -> None:
@@ -128,7 +152,7 @@ def _read_submessages(state: _State, message: Any, known: Field, name: Token, pa
         if not known.repeated and message.HasField(known.name):
             _problem(state, name.start, f"{_join((*path, known.name))} is given twice, it can be given once")
         if not path:
-            state.lines.setdefault(known.name, []).append(state.tokens.line(name.start))
+            state.places.setdefault(known.name, []).append(_OpenPlace(state.tokens.line(name.start)))
         part = getattr(message, known.name)
         if known.repeated:
             part = part.add()
@@ -223,6 +247,9 @@ def _skip_field(state: _State, name: Token, path: tuple[str, ...]) -> None:
             )
         state.unknown[full] = state.tokens.line(name.start)
     colon = state.tokens.take_symbol(":")
+    if path:
+        inside = (*path[1:], name.text)
+        state.places[path[0]][-1].unknown[inside] = state.tokens.token.text in _CLOSE
     if not colon and state.tokens.token.text not in _CLOSE:
         _fail(state, state.tokens.token, f"{full} needs a ':' and a value, found {_found(state.tokens)}")
     _skip_value(state, full)

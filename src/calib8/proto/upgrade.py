@@ -15,8 +15,8 @@ from typing import Any
 
 from calib8.errors import PrototxtError
 from calib8.proto import caffe_pb2
-from calib8.proto.textformat import error_of
-from calib8.proto.upgrade_v0 import Findings, Numbered, upgrade_v0_layers
+from calib8.proto.textformat import Place, error_of
+from calib8.proto.upgrade_v0 import Findings, Placed, upgrade_v0_layers
 
 V1_TYPES = {
     "NONE": "", "ABSVAL": "AbsVal", "ACCURACY": "Accuracy", "ARGMAX": "ArgMax", "BNLL": "BNLL",
@@ -41,42 +41,41 @@ _STATISTICS = 3
 
 @dataclass(frozen=True)
 class Upgraded:
-    """A network in its newest form, a line for each of its layers (0: made here), and what changed."""
+    """A network in its newest form, the place of each of its layers (line 0: made here), and what changed."""
 
     net: caffe_pb2.NetParameter
-    layer_lines: tuple[int, ...]
+    places: tuple[Place, ...]
     notes: tuple[str, ...]
 
 
-def upgrade_net(net: caffe_pb2.NetParameter, lines: Mapping[str, Sequence[int]], source: str) -> Upgraded:
-    """The newest form of a network of any age. `lines` gives the line of every `layer` and `layers` as they
-    stand.
+def upgrade_net(net: caffe_pb2.NetParameter, places: Mapping[str, Sequence[Place]], source: str) -> Upgraded:
+    """The newest form of a network of any age. `places` says where every `layer` and `layers` stands.
 
     Raises:
         PrototxtError: `layer` mixed with `layers`, unknown V0 types, inputs without or with wrong dimensions.
     """
     found = Findings([], [])
-    numbered = [Numbered(line, x) for line, x in zip(_lines(lines, "layers", net.layers), net.layers, strict=True)]
-    current = list(zip(_lines(lines, "layer", net.layer), net.layer, strict=True))
-    if numbered and current:
-        where = f"`layer` stands beside `layers` (line {numbered[0].line}); a network has one form or the other"
+    old = [Placed(place, x) for place, x in zip(_places(places, "layers", net.layers), net.layers, strict=True)]
+    current = list(zip(_places(places, "layer", net.layer), net.layer, strict=True))
+    if old and current:
+        where = f"`layer` stands beside `layers` (line {old[0].place.line}); a network has one form or the other"
         found.problems.append((current[0][0], where))
-    elif numbered:
-        current = _upgrade_old(numbered, list(net.input), found)
-    inputs = [(0, x) for x in _input_layers(net, {x.name for _, x in current}, found)]
+    elif old:
+        current = _upgrade_old(old, list(net.input), found)
+    inputs = [(Place(), x) for x in _input_layers(net, {x.name for _, x in current}, found)]
     if found.problems:
-        raise error_of(PrototxtError, source, [f"{source}:{line or 1}: {what}" for line, what in found.problems])
+        raise error_of(PrototxtError, source, [f"{source}:{place.line or 1}: {what}" for place, what in found.problems])
     return _assemble(net, inputs + current, found.notes)
 
 
-def _lines(lines: Mapping[str, Sequence[int]], name: str, layers: Sequence[object]) -> Sequence[int]:
-    """The line of each layer; 0 throughout for a network that does not come from text."""
-    known = lines.get(name, ())
-    return known if len(known) == len(layers) else [0] * len(layers)
+def _places(places: Mapping[str, Sequence[Place]], name: str, layers: Sequence[object]) -> Sequence[Place]:
+    """The place of each layer; line 0 throughout for a network that does not come from text."""
+    known = places.get(name, ())
+    return known if len(known) == len(layers) else [Place()] * len(layers)
 
 
 def _assemble(
-    net: caffe_pb2.NetParameter, layers: Sequence[tuple[int, caffe_pb2.LayerParameter]], notes: Sequence[str]
+    net: caffe_pb2.NetParameter, layers: Sequence[tuple[Place, caffe_pb2.LayerParameter]], notes: Sequence[str]
 ) -> Upgraded:
     upgraded = caffe_pb2.NetParameter()
     for descriptor, value in net.ListFields():
@@ -85,7 +84,7 @@ def _assemble(
     upgraded.layer.extend(layer for _, layer in layers)
     for layer in upgraded.layer:
         _upgrade_batch_norm(layer)
-    return Upgraded(upgraded, tuple(line for line, _ in layers), tuple(notes))
+    return Upgraded(upgraded, tuple(place for place, _ in layers), tuple(notes))
 
 
 def _upgrade_batch_norm(layer: caffe_pb2.LayerParameter) -> None:
@@ -99,17 +98,17 @@ def _upgrade_batch_norm(layer: caffe_pb2.LayerParameter) -> None:
 
 
 def _upgrade_old(
-    layers: Sequence[Numbered], inputs: Sequence[str], found: Findings
-) -> list[tuple[int, caffe_pb2.LayerParameter]]:
+    layers: Sequence[Placed], inputs: Sequence[str], found: Findings
+) -> list[tuple[Place, caffe_pb2.LayerParameter]]:
     if any(x.layer.HasField("layer") for x in layers):
         layers = upgrade_v0_layers(layers, inputs, found)
         found.notes.append("upgraded from V0 (`layers { layer { ... } }`)")
     else:
         found.notes.append("upgraded from V1 (`layers`)")
-    for line, layer in layers:
+    for place, layer in layers:
         if not layer.HasField("type"):
-            found.problems.append((line, f"layers {layer.name!r} has no type"))
-    return [(line, upgrade_v1_layer(layer)) for line, layer in layers]
+            found.problems.append((place, f"layers {layer.name!r} has no type"))
+    return [(place, upgrade_v1_layer(layer)) for place, layer in layers]
 
 
 def upgrade_v1_layer(v1: caffe_pb2.V1LayerParameter) -> caffe_pb2.LayerParameter:
@@ -170,7 +169,7 @@ def _input_layers(net: caffe_pb2.NetParameter, taken: set[str], found: Findings)
         return []
     problem = _input_problem(net)
     if problem:
-        found.problems.append((0, problem))
+        found.problems.append((Place(), problem))
         return []
     layers = []
     for index, blob in enumerate(net.input):

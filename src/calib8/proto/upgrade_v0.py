@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from calib8.proto import caffe_pb2
+from calib8.proto.textformat import Place
 
 _DATA = {"data": "data_param", "images": "image_data_param", "window_data": "window_data_param"}
 _READERS = {**_DATA, "hdf5_data": "hdf5_data_param"}
@@ -63,42 +64,42 @@ _FIELDS: dict[str, tuple[str, dict[str, str]]] = {
 _HANDLED = frozenset({"name", "type", "blobs", "blobs_lr", "weight_decay", "hdf5_output_param", *_FIELDS})
 
 
-class Numbered(NamedTuple):
-    """A layer and the line where it begins."""
+class Placed(NamedTuple):
+    """A layer and where it stands in the text."""
 
-    line: int
+    place: Place
     layer: caffe_pb2.V1LayerParameter
 
 
 class Findings(NamedTuple):
-    """What an upgrade found: problems are (line, what), notes are whole sentences."""
+    """What an upgrade found: problems are (place, what), notes are whole sentences."""
 
-    problems: list[tuple[int, str]]
+    problems: list[tuple[Place, str]]
     notes: list[str]
 
 
-def upgrade_v0_layers(layers: Sequence[Numbered], inputs: Sequence[str], found: Findings) -> list[Numbered]:
+def upgrade_v0_layers(layers: Sequence[Placed], inputs: Sequence[str], found: Findings) -> list[Placed]:
     """V1 layers for V0 layers: padding layers become the pad of their readers, flat fields find their
     messages.
     """
     upgraded = []
-    for line, layer in _fuse_padding(layers, inputs, found):
+    for place, layer in _fuse_padding(layers, inputs, found):
         if not layer.HasField("layer"):
-            found.problems.append((line, f"layers {layer.name!r} has V1's form in a network of V0's (`layer` inside)"))
+            found.problems.append((place, f"layers {layer.name!r} has V1's form in a network of V0's (`layer` inside)"))
         elif layer.layer.type not in V0_TYPES:
             known = ", ".join(V0_TYPES)
             what = f"layers {layer.layer.name!r} has the unknown V0 type {layer.layer.type!r}; known are {known}"
-            found.problems.append((line, what))
+            found.problems.append((place, what))
         else:
-            upgraded.append(Numbered(line, _upgrade(layer, found.notes)))
+            upgraded.append(Placed(place, _upgrade(layer, found.notes)))
     return upgraded
 
 
-def _fuse_padding(layers: Sequence[Numbered], inputs: Sequence[str], found: Findings) -> list[Numbered]:
+def _fuse_padding(layers: Sequence[Placed], inputs: Sequence[str], found: Findings) -> list[Placed]:
     """Drop padding layers; the convolution or pooling that reads one takes its pad and its bottom."""
     maker: dict[str, caffe_pb2.V1LayerParameter | None] = dict.fromkeys(inputs)
     kept = []
-    for line, original in layers:
+    for place, original in layers:
         layer = caffe_pb2.V1LayerParameter()
         layer.CopyFrom(original)
         for index, blob in enumerate(original.bottom):
@@ -107,13 +108,13 @@ def _fuse_padding(layers: Sequence[Numbered], inputs: Sequence[str], found: Find
                 continue
             if original.layer.type not in _WINDOWED or len(original.bottom) != 1 or len(source.bottom) != 1:
                 what = f"layers {original.layer.name!r} reads the padding layer {source.layer.name!r}"
-                found.problems.append((line, f"{what}; only a conv or pool layer with this bottom alone can"))
+                found.problems.append((place, f"{what}; only a conv or pool layer with this bottom alone can"))
                 continue
             layer.layer.pad = source.layer.pad
             layer.bottom[index] = source.bottom[0]
             found.notes.append(f"padding layer {source.layer.name!r} became the pad of {original.layer.name!r}")
         if original.layer.type != "padding":
-            kept.append(Numbered(line, layer))
+            kept.append(Placed(place, layer))
         maker.update(dict.fromkeys(original.top, original))
     return kept
 
