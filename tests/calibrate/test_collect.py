@@ -200,3 +200,29 @@ def test_memory_does_not_grow_with_the_samples():
         return found
 
     assert peak(400) <= 1.05 * peak(40)
+
+
+def test_released_blobs_lower_the_peak():
+    """A chain of ten blobs of 1 MB: two are alive at a time instead of all."""
+    layers = "".join(
+        f'layer {{ name: "a{i}" type: "AbsVal" bottom: "{f"a{i - 1}" if i else "data"}" top: "a{i}" }}\n'
+        for i in range(10)
+    )
+    data = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: [1, 4, 256, 256] } } }\n'
+    prototxt = parse_prototxt(data + layers)
+    model = build_model(prototxt, {})
+    image = np.ones((1, 4, 256, 256), np.float32)
+
+    def peak(**engine):
+        options = CollectOptions(bins=128, engine=EngineOptions(threads=1, **engine))
+        tracemalloc.start()
+        found = collect_histograms(prototxt, model, lambda: iter([{"data": image}] * 3), list(model.shapes), options)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak, found
+
+    (kept, expected), (released, found) = peak(), peak(release_blobs=True)
+    same(expected, found)
+    tables = 11 * 8 * 65536
+    assert kept - tables >= 10 * image.nbytes
+    assert released - tables <= 4 * image.nbytes

@@ -97,7 +97,10 @@ class _OnnxRunner:
             self._session.run_with_iobinding(self._binding)
         except RuntimeError as why:
             raise DataError(self._failure(str(why))) from None
-        self._buffers = outputs if keep else {}
+        if keep:
+            self._buffers = outputs
+        else:
+            self._alive, self._bound = [], {}
         return dict(outputs)
 
     def _failure(self, why: str) -> str:

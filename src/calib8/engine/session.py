@@ -23,6 +23,8 @@ def open_session(step: OnnxStep, options: EngineOptions) -> Any:
     settings.inter_op_num_threads = 1
     settings.log_severity_level = _ERRORS_ONLY
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # An arena keeps for the next run what this one has freed.
+    settings.enable_cpu_mem_arena = not options.release_blobs
     # Or it would put a float convolution between codes into an integer one, which rounds ties otherwise.
     settings.add_session_config_entry("session.disable_quant_qdq", "1")
     # Float kernels gain nothing measurable from repacked weights, which take time and as much memory again.
