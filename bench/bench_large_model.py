@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from calib8.proto.caffemodel import write_caffemodel
+from calib8.proto.text import parse_prototxt
+
 _STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
-NODROP=True
 _DENSE = ((4096, 512 * 7 * 7), (4096, 4096), (1000, 4096))
 
 
@@ -34,11 +36,9 @@ def prototxt() -> str:
         bottom = f"pool{stage}"
     for index, (outputs, _) in enumerate(_DENSE, 6):
         name = f"fc{index}"
-        text.append(
-            _layer(name, "InnerProduct", (bottom,), name, f"inner_product_param {{ num_output: {outputs} }}")
-        )
-        if index < 8 and NODROP:
-            text += [_relu(name)]
+        text.append(_layer(name, "InnerProduct", (bottom,), name, f"inner_product_param {{ num_output: {outputs} }}"))
+        if index < 8:
+            text += [_relu(name), _layer(f"drop{index}", "Dropout", (name,), name, "")]
         bottom = name
     text.append(_layer("prob", "Softmax", (bottom,), "prob", ""))
     return "\n".join(text)
@@ -74,9 +74,6 @@ def weights() -> dict[str, list[np.ndarray]]:
 
 def make(folder: Path) -> None:
     """Write deploy.prototxt and custom.caffemodel."""
-    from calib8.proto.caffemodel import write_caffemodel
-    from calib8.proto.text import parse_prototxt
-
     (folder / "deploy.prototxt").write_text(prototxt())
     blobs = weights()
     layers = parse_prototxt(prototxt()).net.layer

@@ -44,6 +44,9 @@ def repeated(images: Path, count: int, listing: Path) -> Path:
 def main() -> None:
     own = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
     extra = sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else []
+    if len(own) != 2:
+        print("needs a MODEL_FOLDER with a plain Input and a folder of IMAGES")
+        return
     folder, images = Path(own[0]), Path(own[1])
     with tempfile.TemporaryDirectory() as scratch:
         listing = repeated(images, 300, Path(scratch) / "list.txt")
