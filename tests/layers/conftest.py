@@ -50,8 +50,10 @@ def refusal():
         with pytest.raises(UnsupportedError) as caught:
             build_model(_prototxt(layer_type, shapes, param, tops))
         (problem,) = caught.value.problems
-        assert problem.startswith(f"layer 'l' ({layer_type}): ")
-        return problem
+        where, _, what = problem.partition(": ")
+        assert where == f"<text>:{len(shapes) + 1}"
+        assert what.startswith(f"layer 'l' ({layer_type}): ")
+        return what
 
     return refuse
 

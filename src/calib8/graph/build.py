@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from calib8.errors import PrototxtError
 from calib8.graph.net import Layer, Net
 from calib8.graph.phase import layer_takes_part
 from calib8.proto.text import Prototxt
+from calib8.proto.textformat import Place
 
 TRAIN, TEST = 0, 1
-_PHASE_NAMES = {TRAIN: "TRAIN", TEST: "TEST"}
+PHASE_NAMES = {TRAIN: "TRAIN", TEST: "TEST"}
 
 
 def build_net(
@@ -28,26 +30,39 @@ def build_net(
         PrototxtError: with all structural problems: duplicate names, bottoms that nothing produces, tops produced
             twice, cycles, no layers left.
     """
-    params = [p for p in prototxt.net.layer if layer_takes_part(p, phase, level, stages)]
-    kept, notes = _without_losses(params)
-    problems = _name_problems(kept) + _rule_problems(prototxt.net.layer) + _order_problems(kept)
-    if not kept:
-        problems.append(
-            f"no layer takes part in phase {_PHASE_NAMES[phase]} ({len(prototxt.net.layer)} layers in the file)"
-        )
+    net, problems = draft_net(prototxt, phase=phase, level=level, stages=stages)
     if problems:
         raise PrototxtError(f"{prototxt.source}: the network cannot be built", problems)
+    return net
+
+
+def draft_net(
+    prototxt: Prototxt,
+    *,
+    phase: int = TEST,
+    level: int = 0,
+    stages: Collection[str] = (),
+) -> tuple[Net, list[str]]:
+    """What `build_net` gives, and all structural problems; with problems the net is only good to look at."""
+    everything = [_Placed(x, p, prototxt.source) for x, p in zip(prototxt.net.layer, prototxt.places, strict=True)]
+    present = [x for x in everything if layer_takes_part(x.param, phase, level, stages)]
+    kept, notes = _without_losses(present)
+    problems = _name_problems(kept) + _rule_problems(everything) + _order_problems(kept)
+    if not kept:
+        state = f"phase {PHASE_NAMES[phase]} ({len(everything)} layers in the file)"
+        problems.append(f"{prototxt.source}: no layer takes part in {state}")
     layers, values = _rename_in_place(kept)
     names = {layer.name for layer in layers}
-    unknown = tuple(f"{x}: unknown field, ignored" for x in prototxt.unknown_fields)
-    return Net(
+    unknown = tuple(f"{x}: unknown field, not read" for x in prototxt.unknown_fields)
+    net = Net(
         name=prototxt.net.name,
         source=prototxt.source,
         layers=layers,
         notes=(*prototxt.notes, *unknown, *notes),
         values_of_blob=values,
-        left_out=tuple(p.name for p in params if p.name not in names),
+        left_out=tuple(x.param.name for x in present if x.param.name not in names),
     )
+    return net, problems
 
 
 def is_training_only(layer_type: str) -> bool:
@@ -68,72 +83,104 @@ def _is_python_loss(param: Any) -> bool:
     return param.type == "Python" and any(param.loss_weight)
 
 
-def _without_losses(params: Iterable[Any]) -> tuple[list[Any], list[str]]:
+@dataclass(frozen=True)
+class _Placed:
+    """A LayerParameter and where it stands."""
+
+    param: Any
+    place: Place
+    source: str
+
+    def problem(self, text: str) -> str:
+        return f"{located(self.source, self.place.line)}: {text}"
+
+    @property
+    def text(self) -> str:
+        return f"layer {self.param.name!r} ({self.param.type})"
+
+
+def located(source: str, line: int) -> str:
+    """ "file:line", or "file" for what stands in no line."""
+    return f"{source}:{line}" if line else source
+
+
+def _without_losses(layers: Iterable[_Placed]) -> tuple[list[_Placed], list[str]]:
     """Leave out measuring layers, and then what only they read as a label is harmless: it stays a data top."""
-    kept: list[Any] = []
+    kept: list[_Placed] = []
     notes: list[str] = []
     dropped: set[str] = set()
-    for p in params:
-        reads_dropped = [b for b in p.bottom if b in dropped]
-        if is_training_only(p.type) or _is_python_loss(p) or reads_dropped:
+    for x in layers:
+        reads_dropped = [b for b in x.param.bottom if b in dropped]
+        if is_training_only(x.param.type) or _is_python_loss(x.param) or reads_dropped:
             why = f"reads {reads_dropped[0]!r}, which was left out" if reads_dropped else "only measures"
-            notes.append(f"layer {p.name!r} ({p.type}) is left out: it {why}")
-            dropped.update(t for t in p.top if t not in p.bottom)
+            notes.append(f"{x.text} is left out: it {why}")
+            dropped.update(t for t in x.param.top if t not in x.param.bottom)
         else:
-            kept.append(p)
+            kept.append(x)
     return kept, notes
 
 
-def _name_problems(params: Iterable[Any]) -> list[str]:
-    params = list(params)
-    problems = [f"a layer of type {p.type!r} has no name" for p in params if not p.name]
-    problems += [f"layer {p.name!r} has no type" for p in params if not p.type]
-    names = Counter(p.name for p in params if p.name)
-    problems += [f"{n} layers are named {name!r}; give each its own name" for name, n in names.items() if n > 1]
+def _name_problems(layers: Sequence[_Placed]) -> list[str]:
+    problems = [x.problem(f"a layer of type {x.param.type!r} has no name") for x in layers if not x.param.name]
+    problems += [x.problem(f"layer {x.param.name!r} has no type") for x in layers if not x.param.type]
+    first: dict[str, _Placed] = {}
+    for x in layers:
+        before = first.setdefault(x.param.name, x)
+        if before is not x and x.param.name:
+            where = f"the one in line {before.place.line}" if before.place.line else "another one"
+            problems.append(x.problem(f"{x.text} has the name of {where}; give each layer its own"))
     return problems
 
 
-def _rule_problems(params: Iterable[Any]) -> list[str]:
+def _rule_problems(layers: Iterable[_Placed]) -> list[str]:
     return [
-        f"layer {p.name!r} has both include and exclude rules; Caffe allows one kind"
-        for p in params
-        if p.include and p.exclude
+        x.problem(f"{x.text} has both include and exclude rules; Caffe allows one kind")
+        for x in layers
+        if x.param.include and x.param.exclude
     ]
 
 
-def _order_problems(params: Iterable[Any]) -> list[str]:
+def _order_problems(layers: Sequence[_Placed]) -> list[str]:
     """Bottoms must be written by an earlier layer; a blob may be written again only in place."""
-    params = list(params)
     problems: list[str] = []
     written: dict[str, str] = {}
-    later = {t: p.name for p in params for t in p.top}
-    for p in params:
-        for b in p.bottom:
+    later = {t: x for x in layers for t in x.param.top}
+    for x in layers:
+        bottoms, tops = list(x.param.bottom), list(x.param.top)
+        for b in bottoms:
             if b not in written:
-                hint = f"; layer {later[b]!r} writes it, but later" if b in later else "; no layer writes it"
-                problems.append(f"layer {p.name!r} ({p.type}) reads bottom {b!r}, which is unknown there{hint}")
-        problems += [f"layer {p.name!r} has top {t!r} twice" for t, n in Counter(p.top).items() if n > 1]
-        for t in p.top:
-            if t in written and t not in p.bottom:
-                problems.append(f"top {t!r} is written by layer {written[t]!r} and again by {p.name!r}, not in place")
-            written[t] = p.name
+                problems.append(x.problem(f"{x.text} reads bottom {b!r}, which {_missing(x, later.get(b))}"))
+        problems += [x.problem(f"{x.text} has top {t!r} twice") for t, n in Counter(tops).items() if n > 1]
+        for t in tops:
+            if t in written and t not in bottoms:
+                problems.append(
+                    x.problem(f"{x.text} writes top {t!r}, as layer {written[t]!r} does already; it is not in place")
+                )
+            written[t] = x.param.name
     return problems
 
 
-def _rename_in_place(params: list[Any]) -> tuple[tuple[Layer, ...], dict[str, tuple[str, ...]]]:
-    last_writer = {t: i for i, p in enumerate(params) for t in p.top}
+def _missing(reader: _Placed, writer: _Placed | None) -> str:
+    if writer is None:
+        return "no layer writes"
+    return "only it itself writes" if writer is reader else f"is written later, by layer {writer.param.name!r}"
+
+
+def _rename_in_place(everything: Sequence[_Placed]) -> tuple[tuple[Layer, ...], dict[str, tuple[str, ...]]]:
+    last_writer = {t: i for i, x in enumerate(everything) for t in x.param.top}
     taken = set(last_writer)
     current: dict[str, str] = {}
     values: dict[str, list[str]] = {}
     layers: list[Layer] = []
-    for i, p in enumerate(params):
-        bottoms = tuple(current[b] for b in p.bottom)
+    for i, x in enumerate(everything):
+        p = x.param
+        bottoms = tuple(current.get(b, b) for b in p.bottom)
         for t in p.top:
             value = t if last_writer[t] == i else _fresh(f"{t}@{p.name}", taken)
             current[t] = value
             values.setdefault(t, []).append(value)
         tops = tuple(current[t] for t in p.top)
-        layers.append(Layer(p.name, p.type, bottoms, tops, tuple(p.bottom), tuple(p.top), p))
+        layers.append(Layer(p.name, p.type, bottoms, tops, tuple(p.bottom), tuple(p.top), p, place=x.place))
     return tuple(layers), {blob: tuple(v) for blob, v in values.items()}
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calib8.proto.textformat import NOWHERE, Place
+
 Shape = tuple[int, ...]
 
 
@@ -27,6 +29,7 @@ class Layer:
         bottom_blobs, top_blobs: the same as the prototxt spells them.
         param: the LayerParameter, without blobs. Do not change it.
         blobs: the weights, float32, as the caffemodel has them; empty when the net was built without weights.
+        place: where the prototxt has it.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Layer:
     top_blobs: tuple[str, ...]
     param: Any
     blobs: tuple[NDArray[np.float32], ...] = ()
+    place: Place = NOWHERE
 
 
 @dataclass(frozen=True)

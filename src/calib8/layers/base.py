@@ -156,7 +156,7 @@ def make_op(layer: Layer, model_folder: Path = Path(), phase: int = TEST) -> Op:
         raise RefusedError("this layer type is not supported")
     _check_count("bottom", len(layer.bottoms), op_type.bottoms)
     _check_count("top", len(layer.tops), op_type.tops)
-    fields = Fields(layer.param, model_folder, phase)
+    fields = Fields(layer.param, model_folder, phase, layer.place)
     op = op_type(fields)
     unread = fields.unread()
     if unread:

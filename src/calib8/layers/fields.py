@@ -1,17 +1,21 @@
 """Reading a layer's fields, and knowing afterwards which set fields nobody read.
 
 A set field that a layer does not read would silently mean something else than in the fork that the prototxt comes
-from. So every read is remembered, and what is left over is reported. Fields that only steer training, the choice of
-an engine or the memory layout have no effect on the result; they are listed here, once, for all layer types.
+from. So every read is remembered, and what is left over is reported, fields that no known fork has included. Fields
+that only steer training, the choice of an engine or the memory layout have no effect on the result; they are listed
+here, once, for all layer types. An unknown number or word beside a layer's parameter messages (`forward_type: FLOAT16`)
+is such a choice in every fork that has one; the network's notes name it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from calib8.errors import Calib8Error
 from calib8.proto.scalars import fields_of
+from calib8.proto.textformat import NOWHERE, Place
 
 # Without effect on inference, whatever message they stand in.
 _WITHOUT_EFFECT = frozenset(
@@ -58,6 +62,8 @@ _OF_EVERY_LAYER = frozenset(
         "multinode",
     ]
 )
+# Messages of LayerParameter that only training reads.
+_TRAINING_MESSAGES = frozenset(["param", "loss_param", "quantization_param"])
 
 
 class RefusedError(Calib8Error):
@@ -95,10 +101,14 @@ class Group:
 
 
 class Fields:
-    """The fields of one LayerParameter, and where the layer stands: the prototxt's folder, the phase (1 is TEST)."""
+    """The fields of one LayerParameter, and where the layer stands: the prototxt's folder, the phase (1 is TEST).
 
-    def __init__(self, param: Any, model_folder: Path = Path(), phase: int = 1) -> None:
+    `place` has the fields that the schema does not know.
+    """
+
+    def __init__(self, param: Any, model_folder: Path = Path(), phase: int = 1, place: Place = NOWHERE) -> None:
         self.param = param
+        self._place = place
         self.model_folder = model_folder
         self.phase = phase
         self._groups: dict[str, Group] = {}
@@ -114,8 +124,15 @@ class Fields:
         return bool(self.param.HasField(name))
 
     def unread(self) -> list[str]:
-        """Set fields of the messages that this layer type reads, which it did not read."""
-        return [field for group in self._groups.values() for field in group.unread()]
+        """Set fields of the messages that this layer type reads, which it did not read; unknown ones anywhere."""
+        known = [field for group in self._groups.values() for field in group.unread()]
+        return known + [f"{'.'.join(path)} (unknown)" for path in self._place.unknown if self._matters(path)]
+
+    def _matters(self, path: Sequence[str]) -> bool:
+        """Whether an unknown field may change the layer's result."""
+        if len(path) == 1 and tuple(path) not in self._place.unknown_messages:
+            return False
+        return not any(n in _WITHOUT_EFFECT or n in _TRAINING_MESSAGES or n.endswith("_filler") for n in path)
 
     def foreign(self) -> list[str]:
         """Set parameter messages that mean nothing to this layer type: Caffe ignores them, too."""

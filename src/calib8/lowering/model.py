@@ -11,8 +11,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from calib8.errors import CaffemodelError, PrototxtError, UnsupportedError, UserLayerError
-from calib8.graph import Layer, Net, Shape, build_net
+from calib8.errors import CaffemodelError, Calib8Error, PrototxtError, UnsupportedError, UserLayerError
+from calib8.graph import Layer, Net, Shape
+from calib8.graph.build import TEST, draft_net, located
 from calib8.layers import Call, Op, RefusedError, make_op
 from calib8.lowering.weights import bind_blobs
 from calib8.proto.caffemodel import Caffemodel
@@ -65,12 +66,55 @@ class Model:
         )
 
 
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a network: the class of its error, and a sentence that says where and what."""
+
+    kind: type[Calib8Error]
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Examination:
+    """All that can be said of a network, whether it can be used or not.
+
+    Attributes:
+        net: with problems only good to look at: bottoms may be missing, names may be there twice.
+        ops: what each of net.layers computes; None for a layer that was refused.
+        shapes: of every value, as far as they are known.
+        problems: everything that is wrong, in the order of the layers; empty for a network that can be used.
+    """
+
+    net: Net
+    ops: tuple[Op | None, ...]
+    shapes: Mapping[str, Shape]
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+
+    def model(self) -> Model:
+        """The network, if nothing is wrong with it; else all problems as one error."""
+        kinds = {p.kind for p in self.problems}
+        for kind, what in _MESSAGES.items():
+            if kind in kinds:
+                raise kind(f"{self.net.source}: {what}", [p.text for p in self.problems])
+        return Model(self.net, tuple(op for op in self.ops if op is not None), self.shapes, self.notes)
+
+
+# The class of an error is the first of these that a problem has: what comes first has to be put right first.
+_MESSAGES: dict[type[Calib8Error], str] = {
+    PrototxtError: "the network cannot be built",
+    UnsupportedError: "the network cannot be computed",
+    UserLayerError: "Python layers cannot be used",
+    CaffemodelError: "the weights do not fit the network",
+}
+
+
 def build_model(
     prototxt: Prototxt,
     weights: Weights | None = None,
     input_shapes: Mapping[str, Shape] | None = None,
     *,
-    phase: int = 1,
+    phase: int = TEST,
 ) -> Model:
     """Read every layer, infer every shape and bind the weights.
 
@@ -80,23 +124,36 @@ def build_model(
         phase: 0 for TRAIN, 1 for TEST.
 
     Raises:
-        PrototxtError: the layers do not make a network.
-        UnsupportedError: layers that calib8 does not compute, or that do not fit together; all of them.
+        PrototxtError: the layers do not make a network, or `input_shapes` names no input.
+        UnsupportedError: layers that calib8 does not compute, or that do not fit together.
         UserLayerError: Python layers that cannot be found, or that failed.
-        CaffemodelError: layers without weights, or with others than their parameters ask for; all of them.
+        CaffemodelError: layers without weights, or with others than their parameters ask for.
+        Whatever the class: all problems, of all these kinds.
     """
-    net = build_net(prototxt, phase=phase)
+    return examine_model(prototxt, weights, input_shapes, phase=phase).model()
+
+
+def examine_model(
+    prototxt: Prototxt,
+    weights: Weights | None = None,
+    input_shapes: Mapping[str, Shape] | None = None,
+    *,
+    phase: int = TEST,
+) -> Examination:
+    """What `build_model` does, and everything that is wrong as a value instead of an error."""
+    net, problems = draft_net(prototxt, phase=phase)
     walk = _Walk(net, input_shapes or {}, phase, bind_weights=weights is not None)
+    walk.problems += [Problem(PrototxtError, text) for text in problems]
     stored = _blobs_by_layer(weights)
     for layer in net.layers:
         walk.visit(layer, stored)
-    walk.raise_problems()
+    walk.check_input_names()
     unused = [name for name in stored if name not in net.layer_by_name and stored[name]]
-    notes = list(net.notes)
+    notes = [*net.notes, *walk.notes]
     if unused:
         notes.append(f"weights of layers that the prototxt does not have are ignored: {_some(unused)}")
     bound = replace(net, layers=tuple(walk.layers), has_weights=weights is not None)
-    return Model(bound, tuple(walk.ops), walk.shapes, tuple(notes))
+    return Examination(bound, tuple(walk.ops), walk.shapes, tuple(walk.problems), tuple(notes))
 
 
 class _Walk:
@@ -107,39 +164,52 @@ class _Walk:
         self._phase = phase
         self._input_shapes = input_shapes
         self._bind_weights = bind_weights
-        self._refused: list[str] = []
-        self._failed: list[str] = []
-        self._unfit: list[str] = []
+        self._read = {b for layer in net.layers for b in layer.bottoms}
         self.layers: list[Layer] = []
-        self.ops: list[Op] = []
+        self.ops: list[Op | None] = []
         self.shapes: dict[str, Shape] = {}
+        self.problems: list[Problem] = []
+        self.notes: list[str] = []
 
     def visit(self, layer: Layer, stored: Mapping[str, Sequence[NDArray[Any]]]) -> None:
+        self.layers.append(layer)
+        self.ops.append(None)
+        if not layer.type:
+            return  # reported with the structure of the network
         try:
-            op = make_op(layer, Path(self._net.source).parent, self._phase)
-            self.ops.append(op)
+            op = self.ops[-1] = make_op(layer, Path(self._net.source).parent, self._phase)
             if any(b not in self.shapes for b in layer.bottoms):
                 return  # reported where the bottom's layer was refused
             bottoms = [self.shapes[b] for b in layer.bottoms]
             self._set_shapes(layer, self._tops(layer, op, bottoms))
             wanted = op.blob_shapes(bottoms) if self._bind_weights else []
         except RefusedError as why:
-            self._refused.append(f"layer {layer.name!r} ({layer.type}): {why}")
+            self._problem(UnsupportedError, layer, f"layer {layer.name!r} ({layer.type}): {why}")
             return
         except UserLayerError as why:
-            self._failed.append(str(why))
+            self._problem(UserLayerError, layer, str(why))
             return
         try:
-            self.layers.append(replace(layer, blobs=bind_blobs(wanted, stored.get(layer.name))))
+            self.layers[-1] = replace(layer, blobs=bind_blobs(wanted, stored.get(layer.name)))
         except CaffemodelError as why:
-            self._unfit.append(f"layer {layer.name!r} ({layer.type}) {why}")
+            self._problem(CaffemodelError, layer, f"layer {layer.name!r} ({layer.type}) {why}")
+
+    def _problem(self, kind: type[Calib8Error], layer: Layer, text: str) -> None:
+        self.problems.append(Problem(kind, f"{located(self._net.source, layer.place.line)}: {text}"))
 
     def _tops(self, layer: Layer, op: Op, bottoms: list[Shape]) -> list[Shape]:
         given = [self._input_shapes.get(blob) for blob in layer.top_blobs]
-        if op.kind == "source" and all(shape is not None for shape in given):
-            return [tuple(shape) for shape in given if shape is not None]
-        tops = op.top_shapes(bottoms)
-        return tops if op.kind != "source" else [g or t for g, t in zip(given, tops, strict=True)]
+        if op.kind != "source" or not any(given):
+            return op.top_shapes(bottoms)
+        batch = next(shape[:1] for shape in given if shape)
+        # A data layer's other tops are labels, one number for each sample; that only counts where nobody reads them.
+        known = [
+            tuple(shape) if shape else batch if t not in self._read else None
+            for shape, t in zip(given, layer.tops, strict=True)
+        ]
+        if all(shape is not None for shape in known):
+            return [shape for shape in known if shape is not None]
+        return [k or t for k, t in zip(known, op.top_shapes(bottoms), strict=True)]
 
     def _set_shapes(self, layer: Layer, tops: Sequence[Shape]) -> None:
         for blob, shape in zip(layer.top_blobs, tops, strict=True):
@@ -150,18 +220,20 @@ class _Walk:
                 )
         self.shapes.update(zip(layer.tops, (tuple(int(d) for d in s) for s in tops), strict=True))
 
-    def raise_problems(self) -> None:
-        source, problems = self._net.source, self._refused + self._failed + self._unfit
-        if self._refused:
-            raise UnsupportedError(f"{source}: {_count(len(problems))} cannot be used", problems)
-        if self._failed:
-            raise UserLayerError(f"{source}: {_count(len(problems))} cannot be used", problems)
-        if self._unfit:
-            raise CaffemodelError(f"{source}: {_count(len(problems))} and the weights do not fit", problems)
-
-
-def _count(layers: int) -> str:
-    return "1 layer" if layers == 1 else f"{layers} layers"
+    def check_input_names(self) -> None:
+        """Shapes are given for inputs only."""
+        inputs = [
+            blob
+            for layer, op in zip(self.layers, self.ops, strict=True)
+            if op is not None and op.kind == "source"
+            for blob in layer.top_blobs
+        ]
+        unknown = [name for name in self._input_shapes if name not in inputs]
+        if unknown:
+            text = (
+                f"{self._net.source}: no input {_some(unknown)} to give a shape; inputs are {_some(inputs) or 'none'}"
+            )
+            self.problems.append(Problem(PrototxtError, text))
 
 
 def _blobs_by_layer(weights: Weights | None) -> dict[str, Sequence[NDArray[Any]]]:
@@ -183,10 +255,7 @@ def reshaped(prototxt: Prototxt, model: Model, input_shapes: Mapping[str, Shape]
 
     Raises:
         PrototxtError: an input has no such name.
+        UnsupportedError: layers that do not fit together any more.
     """
-    blobs = {model.net.blob_of[value] for value in model.inputs}
-    unknown = [name for name in input_shapes if name not in blobs]
-    if unknown:
-        raise PrototxtError(f"{model.net.source}: no input {_some(unknown)}; inputs are {_some(sorted(blobs))}")
     weights = {layer.name: layer.blobs for layer in model.net.layers} if model.net.has_weights else None
     return build_model(prototxt, weights, input_shapes)

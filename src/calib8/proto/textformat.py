@@ -48,6 +48,9 @@ class Place:
     unknown_messages: frozenset[tuple[str, ...]] = frozenset()
 
 
+NOWHERE = Place()
+
+
 @dataclass(frozen=True)
 class TextReport:
     """What reading found besides the message.

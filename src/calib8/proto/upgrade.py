@@ -15,7 +15,7 @@ from typing import Any
 
 from calib8.errors import PrototxtError
 from calib8.proto import caffe_pb2
-from calib8.proto.textformat import Place, error_of
+from calib8.proto.textformat import NOWHERE, Place, error_of
 from calib8.proto.upgrade_v0 import Findings, Placed, upgrade_v0_layers
 
 V1_TYPES = {
@@ -62,7 +62,7 @@ def upgrade_net(net: caffe_pb2.NetParameter, places: Mapping[str, Sequence[Place
         found.problems.append((current[0][0], where))
     elif old:
         current = _upgrade_old(old, list(net.input), found)
-    inputs = [(Place(), x) for x in _input_layers(net, {x.name for _, x in current}, found)]
+    inputs = [(NOWHERE, x) for x in _input_layers(net, {x.name for _, x in current}, found)]
     if found.problems:
         raise error_of(PrototxtError, source, [f"{source}:{place.line or 1}: {what}" for place, what in found.problems])
     return _assemble(net, inputs + current, found.notes)
@@ -71,7 +71,7 @@ def upgrade_net(net: caffe_pb2.NetParameter, places: Mapping[str, Sequence[Place
 def _places(places: Mapping[str, Sequence[Place]], name: str, layers: Sequence[object]) -> Sequence[Place]:
     """The place of each layer; line 0 throughout for a network that does not come from text."""
     known = places.get(name, ())
-    return known if len(known) == len(layers) else [Place()] * len(layers)
+    return known if len(known) == len(layers) else [NOWHERE] * len(layers)
 
 
 def _assemble(
@@ -169,7 +169,7 @@ def _input_layers(net: caffe_pb2.NetParameter, taken: set[str], found: Findings)
         return []
     problem = _input_problem(net)
     if problem:
-        found.problems.append((Place(), problem))
+        found.problems.append((NOWHERE, problem))
         return []
     layers = []
     for index, blob in enumerate(net.input):
