@@ -3,11 +3,13 @@
 - `folding`: values that share one threshold, which of them is measured, and measured thresholds brought to all values
 - `pairs`: a BatchNorm and the Scale that is quantised with it
 - `plan`: `make_plan`, every layer's integers, with all problems in one error
+- `selection`: `integer_setup`, which layers run in INT8
 """
 
 from calib8.quantize.folding import FoldGroup, fold_groups, fold_thresholds, observed_values, set_thresholds
 from calib8.quantize.pairs import batch_norm_pairs
 from calib8.quantize.plan import QuantPlan, make_plan
+from calib8.quantize.selection import fp32_layers, integer_setup, parse_layer_list
 
 __all__ = [
     "FoldGroup",
@@ -15,7 +17,10 @@ __all__ = [
     "batch_norm_pairs",
     "fold_groups",
     "fold_thresholds",
+    "fp32_layers",
+    "integer_setup",
     "make_plan",
     "observed_values",
+    "parse_layer_list",
     "set_thresholds",
 ]

@@ -1,0 +1,71 @@
+"""Which layers run in INT8: the guide's `int8_layer` string, checked against the network and its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from calib8.errors import OptionError
+from calib8.layers.input import Input
+from calib8.lowering import Model
+from calib8.lowering.integer import IntegerSetup
+from calib8.quantize.pairs import batch_norm_pairs
+from calib8.quantize.plan import QuantPlan
+
+
+def parse_layer_list(text: str) -> tuple[str, ...]:
+    """Names between commas, without the spaces around them; empty ones are left out."""
+    return tuple(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
+
+
+def integer_setup(model: Model, plan: QuantPlan, int8_layer: str = "") -> IntegerSetup:
+    """What of the network runs in integers.
+
+    Layers that are named and have no integer rule run in FP32 (`fp32_layers` says which). An input that an INT8 layer
+    reads comes quantised (x * 128 / threshold), unless its Input layer sets `enable_quantize`.
+
+    Args:
+        int8_layer: names of layers, comma-separated; "" for all that can.
+
+    Raises:
+        OptionError: names that the network does not have, and a BatchNorm without its Scale or the other way around;
+            all of them.
+    """
+    names = parse_layer_list(int8_layer)
+    _check(model, names)
+    plans = {name: own for name, own in plan.plans.items() if own is not None}
+    chosen = frozenset(plans) if not names else frozenset(name for name in names if name in plans)
+    return IntegerSetup(chosen, plans, plan.thresholds, _quantized_inputs(model, chosen))
+
+
+def fp32_layers(model: Model, setup: IntegerSetup) -> tuple[str, ...]:
+    """Layers of the network, data layers left out, that run in FP32."""
+    return tuple(
+        layer.name
+        for layer, op in zip(model.net.layers, model.ops, strict=True)
+        if op.kind != "source" and layer.name not in setup.int8_layers
+    )
+
+
+def _check(model: Model, names: Sequence[str]) -> None:
+    known = {*model.net.layer_by_name, *model.net.left_out}
+    problems = [f"there is no layer {name!r}" for name in names if name not in known]
+    chosen = set(names)
+    for batch_norm, scale in batch_norm_pairs(model).items() if names else ():
+        if (batch_norm in chosen) != (scale.name in chosen):
+            given, missing = (batch_norm, scale.name) if batch_norm in chosen else (scale.name, batch_norm)
+            problems.append(
+                f"{given!r} is named and {missing!r} is not: a BatchNorm and its Scale switch to INT8 together; "
+                "name both or none"
+            )
+    if problems:
+        raise OptionError(f"{model.net.source}: the list of INT8 layers cannot be used", problems)
+
+
+def _quantized_inputs(model: Model, chosen: frozenset[str]) -> frozenset[str]:
+    found = set()
+    for value in model.inputs:
+        op = model.op_of[model.net.producer[value].name]
+        real = isinstance(op, Input) and op.enable_quantize
+        if not real and any(reader.name in chosen for reader in model.net.consumers[value]):
+            found.add(value)
+    return frozenset(found)
