@@ -109,13 +109,22 @@ class Op(ABC):
         """Whether `lower` only moves elements, so that the same nodes work on codes."""
         return False
 
-    def quantize(self, q: QuantizeCall) -> LayerPlan | None:
-        """The layer's integers; None where the contract has no integer rule and the layer runs in FP32.
+    def fp32_reason(self, q: QuantizeCall) -> str | None:
+        """Why the contract has no integers for the layer, so that it runs in FP32; None where `quantize` gives them.
+
+        Only shapes are read, and thresholds compared with one another: `calib8 check` asks before there are any.
+        """
+        return None if self.moves_data else "no integer rule"
+
+    def quantize(self, q: QuantizeCall) -> LayerPlan:
+        """The layer's integers; called where `fp32_reason` has none.
 
         Raises:
             QuantizationError: the contract cannot express it with these thresholds.
         """
-        return LayerPlan() if self.moves_data else None
+        if not self.moves_data:
+            raise AssertionError(f"{type(self).__name__} has no reason for FP32 and no integer rule")
+        return LayerPlan()
 
     def lower_int8(self, g: OnnxBuilder, call: Call, plan: LayerPlan) -> list[str]:
         """The layer in integers. Bottoms and tops are uint8 and hold `code + 128`."""

@@ -74,6 +74,9 @@ class BatchNorm(Op):
             return blobs[3].reshape(-1).astype(np.float64), blobs[4].reshape(-1).astype(np.float64)
         return np.ones(blobs[0].size), np.zeros(blobs[0].size)
 
+    def fp32_reason(self, q: QuantizeCall) -> str | None:
+        return None
+
     def quantize(self, q: QuantizeCall) -> LayerPlan:
         """Alone or with its Scale one affine step; see `pack_affine` for the blobs."""
         mean, variance = self.statistics(q.call.blobs)

@@ -44,6 +44,9 @@ class Concat(Op):
     def moves_data(self) -> bool:
         return True
 
+    def fp32_reason(self, q: QuantizeCall) -> str | None:
+        return None
+
     def quantize(self, q: QuantizeCall) -> LayerPlan:
         """Bottoms with other thresholds are brought to the top's; one that has it already gets 128 >> 7, no change."""
         ty = q.top_thresholds[0]

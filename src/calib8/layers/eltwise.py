@@ -59,16 +59,21 @@ class Eltwise(Op):
             y = g.node(_NODES[self.operation], y, x)
         return [y]
 
-    def quantize(self, q: QuantizeCall) -> LayerPlan | None:
-        """SUM, MAX and PROD of equal shapes. The coefficients of SUM multiply integers: they must be whole numbers."""
+    def fp32_reason(self, q: QuantizeCall) -> str | None:
+        """The coefficients of SUM multiply integers: they must be whole numbers."""
+        if len(set(q.call.bottom_shapes)) > 1:
+            return "bottoms of different shapes have no integer rule"
+        if self.operation in ("MIN", "DIV"):
+            return f"operation {self.operation} has no integer rule"
+        if self.operation == "SUM" and not all(c.is_integer() for c in self.coeff):
+            return "coefficients that are no whole numbers have no integer rule"
+        return None
+
+    def quantize(self, q: QuantizeCall) -> LayerPlan:
         txs, ty = q.bottom_thresholds, q.top_thresholds[0]
-        if len(set(q.call.bottom_shapes)) > 1 or self.operation in ("MIN", "DIV"):
-            return None
         if self.operation == "PROD":
             mult, rshift = eltwise_product_multiplier(txs, ty)
             return LayerPlan(rshift=rshift, multipliers=(mult,))
-        if self.operation == "SUM" and not all(c.is_integer() for c in self.coeff):
-            return None
         multipliers, rshift = eltwise_multipliers(txs, ty)
         return LayerPlan(rshift=rshift, multipliers=multipliers)
 

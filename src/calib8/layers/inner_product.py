@@ -54,6 +54,9 @@ class InnerProduct(Op):
         y = g.node("Gemm", x, *(g.weight(b) for b in call.blobs), transB=0 if self.transpose else 1)
         return [g.node("Reshape", y, g.ints(*call.top_shapes[0])) if len(call.top_shapes[0]) != 2 else y]
 
+    def fp32_reason(self, q: QuantizeCall) -> str | None:
+        return None
+
     def quantize(self, q: QuantizeCall) -> LayerPlan:
         weights, *bias = q.call.blobs
         return quantize_weighted_sum(weights, bias[0] if bias else None, q.bottom_thresholds[0], q.top_thresholds[0])

@@ -36,6 +36,9 @@ class PReLU(Op):
         spread = (-1,) + (1,) * (len(call.bottom_shapes[0]) - 2)
         return [g.node("PRelu", call.bottoms[0], g.weight(call.blobs[0].reshape(spread)))]
 
+    def fp32_reason(self, q: QuantizeCall) -> str | None:
+        return None
+
     def quantize(self, q: QuantizeCall) -> LayerPlan:
         found = prelu_constants(q.call.blobs[0], q.bottom_thresholds[0], q.top_thresholds[0])
         return LayerPlan(blobs=(found.slopes,), prelu=PReluRow(found.gt_scale, found.gt_rshift, found.le_rshift))

@@ -51,9 +51,10 @@ class ReLU(Neuron):
     def passive(self) -> bool:
         return self.negative_slope == 0 and not self.is_bounded
 
-    def quantize(self, q: QuantizeCall) -> LayerPlan | None:
-        if self.is_bounded:
-            return None
+    def fp32_reason(self, q: QuantizeCall) -> str | None:
+        return "bounds have no integer rule" if self.is_bounded else None
+
+    def quantize(self, q: QuantizeCall) -> LayerPlan:
         if self.passive:
             return LayerPlan()
         ratio = q.bottom_thresholds[0] / q.top_thresholds[0]

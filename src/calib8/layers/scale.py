@@ -59,10 +59,11 @@ class Scale(Op):
         y = g.node("Mul", call.bottoms[0], factor)
         return [g.node("Add", y, weights[-1]) if self.bias_term else y]
 
-    def quantize(self, q: QuantizeCall) -> LayerPlan | None:
-        """Behind its BatchNorm nothing is left to do: gamma 1 and beta 0. With two bottoms there is no integer rule."""
-        if len(q.bottom_thresholds) > 1:
-            return None
+    def fp32_reason(self, q: QuantizeCall) -> str | None:
+        return "two bottoms have no integer rule" if len(q.bottom_thresholds) > 1 else None
+
+    def quantize(self, q: QuantizeCall) -> LayerPlan:
+        """Behind its BatchNorm nothing is left to do: gamma 1 and beta 0."""
         gamma, *beta = q.call.blobs
         if not q.fused_into:
             return quantize_weighted_sum(gamma, beta[0] if beta else None, q.bottom_thresholds[0], q.top_thresholds[0])

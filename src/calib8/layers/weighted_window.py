@@ -83,10 +83,13 @@ class WeightedWindow(Op):
         window = self.over(bottom)
         return (window if window.kernel else _POINT), groups
 
-    def quantize(self, q: QuantizeCall) -> LayerPlan | None:
-        """Several bottoms share the integer weights, so they must agree in their thresholds; else FP32."""
+    def fp32_reason(self, q: QuantizeCall) -> str | None:
+        """Several bottoms share the integer weights, so they must agree in their thresholds."""
         if len(set(q.bottom_thresholds)) > 1 or len(set(q.top_thresholds)) > 1:
-            return None
+            return "several bottoms with thresholds of their own share its weights"
+        return None
+
+    def quantize(self, q: QuantizeCall) -> LayerPlan:
         weights, *bias = q.call.blobs
         return quantize_weighted_sum(weights, bias[0] if bias else None, q.bottom_thresholds[0], q.top_thresholds[0])
 

@@ -9,7 +9,7 @@ from calib8.errors import QuantizationError
 from calib8.graph import Layer
 from calib8.layers import LayerPlan, Op, QuantizeCall
 from calib8.lowering import Model
-from calib8.quantize.folding import fold_thresholds
+from calib8.quantize.folding import fold_groups, fold_thresholds
 from calib8.quantize.pairs import batch_norm_pairs, gamma_and_beta
 
 
@@ -50,14 +50,53 @@ def make_plan(
     if not model.net.has_weights:
         raise QuantizationError(f"{model.net.source}: quantising needs the weights; give the caffemodel, too")
     walk = _Walk(model, fold_thresholds(model, thresholds, enable_concat_quantize, dead))
+    reasons = fp32_reasons(model, walk.thresholds)
     for layer, op in zip(model.net.layers, model.ops, strict=True):
-        walk.visit(layer, op)
+        walk.visit(layer, op, in_integers=layer.name in reasons and reasons[layer.name] is None)
     if walk.problems:
         raise QuantizationError(f"{model.net.source}: layers that cannot be quantised", walk.problems)
     warnings = tuple(
         f"layer {name!r}: {text}" for name, plan in walk.plans.items() if plan is not None for text in plan.warnings
     )
     return QuantPlan(walk.thresholds, walk.plans, enable_concat_quantize, warnings)
+
+
+def fp32_reasons(model: Model, thresholds: Mapping[str, float] | None = None) -> dict[str, str | None]:
+    """Why each layer runs in FP32 when all that can run in INT8; None for those that do. Inputs are left out.
+
+    Args:
+        thresholds: of every value, folded; None where there are none yet, and then values have different ones unless
+            they share one whatever it is.
+    """
+    if thresholds is None:
+        groups = enumerate(fold_groups(model), start=1)
+        thresholds = {value: float(number) for number, group in groups for value in group.members}
+    coded: set[str] = set()  # values that are codes
+    reasons: dict[str, str | None] = {}
+    for layer, op in zip(model.net.layers, model.ops, strict=True):
+        reason = None
+        if op.kind != "source":
+            reason = reasons[layer.name] = _fp32_reason(model, layer, op, thresholds, coded)
+        if reason is None:
+            coded.update(layer.tops)
+    return reasons
+
+
+def _fp32_reason(
+    model: Model, layer: Layer, op: Op, thresholds: Mapping[str, float], coded: Collection[str]
+) -> str | None:
+    reason = op.fp32_reason(_quantize_call(model, layer, thresholds))
+    if reason is None and (op.passive or op.moves_data) and not any(b in coded for b in layer.bottoms):
+        return "hands on what FP32 layers gave"  # codes would only lose precision there
+    return reason
+
+
+def _quantize_call(model: Model, layer: Layer, thresholds: Mapping[str, float]) -> QuantizeCall:
+    return QuantizeCall(
+        call=model.call(layer),
+        bottom_thresholds=tuple(thresholds[b] for b in layer.bottoms),
+        top_thresholds=tuple(thresholds[t] for t in layer.tops),
+    )
 
 
 class _Walk:
@@ -67,34 +106,23 @@ class _Walk:
         self._model = model
         self._scale_of = batch_norm_pairs(model)
         self._batch_norm_of = {scale.name: name for name, scale in self._scale_of.items()}
-        self._coded: set[str] = set()  # values that are codes when all that can runs in INT8
         self.thresholds = thresholds
         self.plans: dict[str, LayerPlan | None] = {}
         self.problems: list[str] = []
 
-    def visit(self, layer: Layer, op: Op) -> None:
-        stays_real = (op.passive or op.moves_data) and not self._coded.intersection(layer.bottoms)
-        plan = None
-        if op.kind != "source" and not stays_real:
+    def visit(self, layer: Layer, op: Op, *, in_integers: bool) -> None:
+        self.plans[layer.name] = None
+        if in_integers:
             try:
-                plan = self._quantize(layer, op)
+                self.plans[layer.name] = self._quantize(layer, op)
             except QuantizationError as why:
                 self.problems.append(f"layer {layer.name!r} ({layer.type}): {why}")
-        self.plans[layer.name] = plan
-        if plan is not None or op.kind == "source":
-            self._coded.update(layer.tops)
 
-    def _quantize(self, layer: Layer, op: Op) -> LayerPlan | None:
+    def _quantize(self, layer: Layer, op: Op) -> LayerPlan:
         batch_norm, scale = self._batch_norm_of.get(layer.name), self._scale_of.get(layer.name)
-        plan = op.quantize(
-            QuantizeCall(
-                call=self._model.call(layer),
-                bottom_thresholds=tuple(self.thresholds[b] for b in layer.bottoms),
-                top_thresholds=tuple(self.thresholds[t] for t in layer.tops),
-                fused_scale=gamma_and_beta(self._model, scale) if scale is not None else None,
-                fused_into=batch_norm is not None,
-            )
-        )
+        q = _quantize_call(self._model, layer, self.thresholds)
+        fused_scale = gamma_and_beta(self._model, scale) if scale is not None else None
+        plan = op.quantize(replace(q, fused_scale=fused_scale, fused_into=batch_norm is not None))
         done = self.plans.get(batch_norm) if batch_norm is not None else None
         # Both rows of the calibration table carry the shift of the one affine step.
-        return replace(plan, rshift=done.rshift) if plan is not None and done is not None else plan
+        return replace(plan, rshift=done.rshift) if done is not None else plan
