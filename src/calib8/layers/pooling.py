@@ -70,8 +70,6 @@ class Pooling(Op):
     def _length(self, bottom: Shape, i: int) -> int:
         size, kernel, stride = bottom[2 + i], self.window_size(bottom)[i], self.stride[i]
         pad, pad_end = self.pad[i], self.pad_end[i]
-        if pad == pad_end and pad >= kernel:
-            raise RefusedError(f"pad {pad} is not smaller than the kernel {kernel}")
         room = size + pad + pad_end - kernel
         length = (-(-room // stride) if self.rounds_up else room // stride) + 1 + self.extra
         if any(self.pad + self.pad_end) and (length - 1) * stride >= size + pad:
@@ -110,10 +108,11 @@ class Pooling(Op):
             return y
         return g.node("Mul", y, g.constant((full / divisors).astype(np.float32)[None, None]))
 
-    def quantize(self, q: QuantizeCall) -> LayerPlan | None:
-        """The ratio of the thresholds alone; AVE folds its window in later. A mask is an index, so no code."""
-        if len(q.top_thresholds) > 1:
-            return None
+    def fp32_reason(self, q: QuantizeCall) -> str | None:
+        return "a mask is an index, which no code can hold" if self.has_mask else None
+
+    def quantize(self, q: QuantizeCall) -> LayerPlan:
+        """The ratio of the thresholds alone; AVE folds its window in later."""
         mult, rshift = pooling_multiplier(q.bottom_thresholds[0], q.top_thresholds[0])
         return LayerPlan(rshift=rshift, multipliers=(mult,))
 
@@ -193,7 +192,8 @@ def _read_sizes(group: Group, is_global: bool) -> tuple[Shape, Shape, Shape, Sha
     """Kernel, stride, and the pads before and behind, of H and W each."""
     kernel = read_pair(group, "kernel_size", "kernel", 0)
     stride = read_pair(group, "stride", "stride", 1)
-    pad, pad_end = read_pads(group, read_pair(group, "pad", "pad", 0))
+    equal_pad = read_pair(group, "pad", "pad", 0)
+    pad, pad_end = read_pads(group, equal_pad)
     if is_global:
         if any(kernel):
             raise RefusedError("sets both global_pooling and a kernel size; keep one of them")
@@ -203,6 +203,8 @@ def _read_sizes(group: Group, is_global: bool) -> tuple[Shape, Shape, Shape, Sha
             )
     elif min(kernel) < 1 or min(stride) < 1:
         raise RefusedError(f"kernel is {kernel} and stride {stride}; expected at least 1")
+    elif any(p >= k for p, k in zip(equal_pad, kernel, strict=True)):
+        raise RefusedError(f"pad {equal_pad} is not smaller than the kernel {kernel}")
     return kernel, stride, pad, pad_end
 
 
