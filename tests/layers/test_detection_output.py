@@ -133,6 +133,30 @@ def test_a_score_at_the_threshold_is_not_above_it(run_layer):
     assert found[0, 0, :, 2].tolist() == [f32(0.5001)]
 
 
+def side_by_side(run_layer, lefts, nms):
+    """Which squares of side 1 at these places stay, given in the order of their scores."""
+    priors = np.zeros((2, len(lefts), 4), f32)
+    priors[0] = [[left, 0, left + 1, 1] for left in lefts]
+    scores = np.array([[[0, 1 - 0.01 * i] for i in range(len(lefts))]], f32)
+    param = f"detection_output_param {{ num_classes: 2 variance_encoded_in_target: true nms_param {{ {nms} }} }}"
+    found = run(run_layer, np.zeros((1, len(lefts), 1, 4), f32), scores, priors, param)
+    return found[0, 0, :, 3].tolist()
+
+
+def test_an_overlap_of_the_threshold_is_borne(run_layer):
+    # Half a side apart: 0.5 of 1.5 in common.
+    third = float(f32(0.5) / f32(1.5))
+    assert side_by_side(run_layer, [0, 0.5], f"nms_threshold: {third!r}") == [0, 0.5]
+    assert side_by_side(run_layer, [0, 0.5], f"nms_threshold: {third - 1e-6!r}") == [0]
+
+
+def test_eta_stops_at_a_half(run_layer):
+    # 0.6 becomes 0.42 with the first box kept, and stays: boxes with a third in common are borne.
+    assert side_by_side(run_layer, [0, 4, 4.5, 8, 8.25], "nms_threshold: 0.6 eta: 0.7") == [0, 4, 4.5, 8]
+    assert side_by_side(run_layer, [0, 0.25], "nms_threshold: 0.601 eta: 0.7") == [0]
+    assert side_by_side(run_layer, [0, 0.25], "nms_threshold: 0.601") == [0, 0.25]
+
+
 def test_hostile_codes_make_no_noise(run_layer):
     rng = np.random.default_rng(0)
     codes = np.array([np.nan, np.inf, -np.inf, 1e38, -1e38, 0, 1, 700], f32).repeat(4).reshape(1, 8, 1, 4)
@@ -183,12 +207,12 @@ def test_refinement(run_layer):
     scores, objects = rng.uniform(0, 1, (2, 9, 3)).astype(f32), rng.uniform(0, 1, (2, 9, 2)).astype(f32)
     priors = random_priors(rng, 9)
     param = (
-        "detection_output_param { num_classes: 3 code_type: CENTER_SIZE objectness_score: 0.4 "
+        "detection_output_param { num_classes: 3 code_type: CENTER_SIZE objectness_score: 0.4 background_label_id: 99 "
         "confidence_threshold: 0.01 nms_param { nms_threshold: 0.6 } }"
     )
     bottoms = codes.reshape(2, -1), scores.reshape(2, -1), priors.reshape(1, 2, -1)
     found = run_layer("DetectionOutput", *bottoms, objects.reshape(2, -1), first.reshape(2, -1), param=param)
-    p = {"share": True, "classes": 3, "background": 0, "kind": "CENTER_SIZE", "plain": False}
+    p = {"share": True, "classes": 3, "background": 99, "kind": "CENTER_SIZE", "plain": False}
     p |= {"threshold": 0.6, "eta": 1.0, "top_k": -1, "keep": -1, "least": 0.01}
     scores = np.where(objects[..., 1:] < f32(0.4), np.array([1, 0, 0], f32), scores)
     expected = []

@@ -183,6 +183,26 @@ def test_default_anchors(run_layer, flag, first_anchor):
     assert np.allclose(top[0, 0, 0], [0.5, 0.5, first_anchor[0] / 10, first_anchor[1] / 100, 0, 0.5])
 
 
+def test_an_overlap_of_the_threshold_is_not_borne(run_layer):
+    """Two classes of one box have all in common: with a threshold of 1 one of them goes, above it both stay."""
+    x = np.zeros((1, 7, 1, 1), f32)
+    param = "num_classes: 2 num_box: 1 mask_group_num: 1 mask: 0 biases: 8 biases: 8 anchors_scale: 8 nms_threshold: "
+    for threshold, rows in ((1, 1), (1.01, 2)):
+        top = run_layer("Yolov3DetectionOutput", x, param=f"yolov3_detection_output_param {{ {param} {threshold} }}")
+        assert top.shape == (1, 1, rows, 7)
+
+
+def test_very_low_logits_bend_the_softmax(run_layer):
+    x = np.zeros((1, 3 * 7, 1, 1), f32)
+    x[0, [11, 18]] = -50
+    x[0, 5:7, 0, 0] = -150, -160
+    param = "net_input_h: 9 net_input_w: 9 class_num: 2 keep_topk: 1 obj_threshold: 0.1"
+    top = run_layer("YoloDetection", x, param=f"yolo_detection_param {{ {param} }}")
+    bent = -10 / -160 * -100
+    assert np.allclose(top[0, 0, 0, 4:], [0, 0.5 / (1 + math.exp(bent))])
+    assert not np.isclose(top[0, 0, 0, 5], 0.5 / (1 + math.exp(-10)), rtol=1e-4)
+
+
 @pytest.mark.parametrize("has_softmax", [False, True])
 def test_region(run_layer, has_softmax):
     x = np.random.default_rng(0).standard_normal((2, 3 * 9, 2, 5)).astype(f32)
