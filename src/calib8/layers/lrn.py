@@ -18,7 +18,7 @@ from calib8.layers.onnx_builder import OnnxBuilder
 
 
 class LRN(Op):
-    """Local response normalisation; ONNX LRN, or AveragePool and Pow."""
+    """Local response normalisation; ONNX AveragePool and Pow."""
 
     types = ("LRN",)
 
@@ -38,15 +38,18 @@ class LRN(Op):
         return list(bottoms)
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
-        x = call.bottoms[0]
+        x, (n, c, h, w) = call.bottoms[0], call.bottom_shapes[0]
+        square, half = g.node("Mul", x, x), self.size // 2
         if self.across_channels:
-            return [g.node("LRN", x, size=self.size, alpha=self.alpha, beta=self.beta, bias=self.k)]
-        mean = g.node(
-            "AveragePool", g.node("Mul", x, x), kernel_shape=(self.size,) * 2, pads=(self.size // 2,) * 4,
-            count_include_pad=1,
-        )  # fmt: skip
-        scale = g.node("Add", g.node("Mul", mean, g.scalar(self.alpha)), g.scalar(1.0))
-        return [g.node("Mul", x, g.node("Pow", scale, g.scalar(-self.beta)))]
+            # ONNX's own LRN takes no alpha or beta of 0 or less, and is no faster.
+            square = g.node("Reshape", square, g.ints(n, 1, c, h * w))
+            kernel, pads, k = (self.size, 1), (half, 0, half, 0), self.k
+        else:
+            kernel, pads, k = (self.size, self.size), (half,) * 4, 1.0
+        mean = g.node("AveragePool", square, kernel_shape=kernel, pads=pads, count_include_pad=1)
+        scale = g.node("Add", g.node("Mul", mean, g.scalar(self.alpha)), g.scalar(k))
+        power = g.node("Pow", scale, g.scalar(-self.beta))
+        return [g.node("Mul", x, g.node("Reshape", power, g.ints(n, c, h, w)) if self.across_channels else power)]
 
 
 register(LRN)
