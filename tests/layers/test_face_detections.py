@@ -146,6 +146,13 @@ def test_retina_face_detection(run_layer, data):
     assert np.allclose(top, expected, rtol=1e-5, atol=1e-3)
 
 
+def test_a_face_at_the_threshold(run_layer):
+    bottoms = [np.zeros((1, c, h, h), f32) for h in (4, 2, 1) for c in (4, 8, 20)]
+    bottoms[0][0, 2, 1, 3] = 0.5
+    param = "retinaface_detection_param { nms_threshold: 0.4 confidence_threshold: 0.5 keep_topk: 3 }"
+    assert run_layer("RetinaFaceDetection", *bottoms, param=param)[0, 0, :, 4].tolist() == [0.5, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("layer_type", "shapes", "param", "part"),
     [

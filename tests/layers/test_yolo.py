@@ -192,6 +192,17 @@ def test_an_overlap_of_the_threshold_is_not_borne(run_layer):
         assert top.shape == (1, 1, rows, 7)
 
 
+def test_scores_at_the_threshold(run_layer):
+    """A score of YOLO v3 has to be above it, one of YOLO v2 may be equal."""
+    x = np.zeros((1, 6, 1, 1), f32)
+    boxes = "num_classes: 1 num_box: 1 biases: 8 biases: 8 confidence_threshold:"
+    maps = "mask_group_num: 1 mask: 0 anchors_scale: 8"
+    three = run_layer("Yolov3DetectionOutput", x, param=f"yolov3_detection_output_param {{ {boxes} 0.25 {maps} }}")
+    two = run_layer("YoloDetectionOutput", x, param=f"yolo_detection_output_param {{ {boxes} 0.5 }}")
+    assert three[0, 0, 0, 2] == -1
+    assert two[0, 0, 0, 2] == 0.5
+
+
 def test_very_low_logits_bend_the_softmax(run_layer):
     x = np.zeros((1, 3 * 7, 1, 1), f32)
     x[0, [11, 18]] = -50
