@@ -22,8 +22,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-class Calib8Error(Exception):
-    """Base of all errors on purpose. `problems` holds one sentence per thing that is wrong, never empty."""
+class Calib8Error(RuntimeError):
+    """Base of all errors on purpose. `problems` holds one sentence per thing that is wrong, never empty.
+
+    A RuntimeError, since that is what scripts written for pycaffe catch.
+    """
 
     def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
         self.problems: tuple[str, ...] = tuple(problems) or (message,)

@@ -126,5 +126,7 @@ def _open(path: Path, what: str) -> Iterator[Any]:
     try:
         with h5py.File(path, "r") as file:
             yield file
+    except DataError:
+        raise
     except (OSError, RuntimeError, KeyError) as why:
         raise DataError(f"{what}: {path} is no readable HDF5 file: {why}") from None

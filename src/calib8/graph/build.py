@@ -42,11 +42,16 @@ def draft_net(
     phase: int = TEST,
     level: int = 0,
     stages: Collection[str] = (),
+    measures: Collection[str] = (),
 ) -> tuple[Net, list[str]]:
-    """What `build_net` gives, and all structural problems; with problems the net is only good to look at."""
+    """What `build_net` gives, and all structural problems; with problems the net is only good to look at.
+
+    Args:
+        measures: types of layers that only measure, and stay in nevertheless.
+    """
     everything = [_Placed(x, p, prototxt.source) for x, p in zip(prototxt.net.layer, prototxt.places, strict=True)]
     present = [x for x in everything if layer_takes_part(x.param, phase, level, stages)]
-    kept, notes = _without_losses(present)
+    kept, notes = _without_losses(present, measures)
     problems = _name_problems(kept) + _rule_problems(everything) + _order_problems(kept)
     if not kept:
         state = f"phase {PHASE_NAMES[phase]} ({len(everything)} layers in the file)"
@@ -104,14 +109,15 @@ def located(source: str, line: int) -> str:
     return f"{source}:{line}" if line else source
 
 
-def _without_losses(layers: Iterable[_Placed]) -> tuple[list[_Placed], list[str]]:
+def _without_losses(layers: Iterable[_Placed], measures: Collection[str]) -> tuple[list[_Placed], list[str]]:
     """Leave out measuring layers, and then what only they read as a label is harmless: it stays a data top."""
     kept: list[_Placed] = []
     notes: list[str] = []
     dropped: set[str] = set()
     for x in layers:
         reads_dropped = [b for b in x.param.bottom if b in dropped]
-        if is_training_only(x.param.type) or _is_python_loss(x.param) or reads_dropped:
+        measuring = is_training_only(x.param.type) and x.param.type not in measures
+        if measuring or _is_python_loss(x.param) or reads_dropped:
             why = f"reads {reads_dropped[0]!r}, which was left out" if reads_dropped else "only measures"
             notes.append(f"{x.text} is left out: it {why}")
             dropped.update(t for t in x.param.top if t not in x.param.bottom)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -115,6 +115,9 @@ def build_model(
     input_shapes: Mapping[str, Shape] | None = None,
     *,
     phase: int = TEST,
+    level: int = 0,
+    stages: Collection[str] = (),
+    measures: Collection[str] = (),
 ) -> Model:
     """Read every layer, infer every shape and bind the weights.
 
@@ -122,6 +125,8 @@ def build_model(
         weights: a caffemodel, or blobs by layer name; None builds the structure alone.
         input_shapes: shapes of tops of Input and data layers, instead of those in the prototxt.
         phase: 0 for TRAIN, 1 for TEST.
+        level, stages: the rest of Caffe's NetState.
+        measures: types of layers that only measure, and stay in nevertheless.
 
     Raises:
         PrototxtError: the layers do not make a network, or `input_shapes` names no input.
@@ -130,7 +135,9 @@ def build_model(
         CaffemodelError: layers without weights, or with others than their parameters ask for.
         Whatever the class: all problems, of all these kinds.
     """
-    return examine_model(prototxt, weights, input_shapes, phase=phase).model()
+    return examine_model(
+        prototxt, weights, input_shapes, phase=phase, level=level, stages=stages, measures=measures
+    ).model()
 
 
 def examine_model(
@@ -139,9 +146,12 @@ def examine_model(
     input_shapes: Mapping[str, Shape] | None = None,
     *,
     phase: int = TEST,
+    level: int = 0,
+    stages: Collection[str] = (),
+    measures: Collection[str] = (),
 ) -> Examination:
     """What `build_model` does, and everything that is wrong as a value instead of an error."""
-    net, problems = draft_net(prototxt, phase=phase)
+    net, problems = draft_net(prototxt, phase=phase, level=level, stages=stages, measures=measures)
     walk = _Walk(net, input_shapes or {}, phase, bind_weights=weights is not None)
     walk.problems += [Problem(PrototxtError, text) for text in problems]
     stored = _blobs_by_layer(weights)

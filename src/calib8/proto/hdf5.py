@@ -38,6 +38,8 @@ def read_hdf5_layers(path: str | os.PathLike[str]) -> list[tuple[str, tuple[NDAr
             if not isinstance(data, h5py.Group):
                 raise CaffemodelError(f"{path}: there is no group /data in the file: not a Caffe weight file")
             return list(_layers(h5py, data, "", [0], 0))
+    except CaffemodelError:
+        raise
     except (
         OSError,
         KeyError,
