@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from calib8.lowering.steps import HostStep, OnnxStep, Port, Step, last_readers
 
 Array = NDArray[Any]
 Visitor = Callable[[str, Array], None]
+_NO_TARGETS: Mapping[str, Array] = MappingProxyType({})
 
 
 class Executor:
@@ -42,12 +44,14 @@ class Executor:
         twin._runners = [runner.sibling() for runner in self._runners]
         return twin
 
-    def run(self, inputs: Mapping[str, Array], visit: Visitor) -> None:
+    def run(self, inputs: Mapping[str, Array], visit: Visitor, targets: Mapping[str, Array] = _NO_TARGETS) -> None:
         """One forward pass.
 
         Args:
             inputs: the network's input values, float32 in their shapes.
             visit: called once for every observed value, with its name and its array.
+            targets: where to write observed values, instead of into arrays of the executor's own: C-contiguous
+                float32 in the value's shape, no input's memory. Layers that run in Python do not use them.
 
         Raises:
             Calib8Error: an input is missing or has another shape, or a layer that runs in Python failed.
@@ -58,7 +62,7 @@ class Executor:
             if name in self.observed:
                 visit(name, array)
         for runner, finished in zip(self._runners, self._finished, strict=True):
-            produced = runner.run(values, keep=not self._release)
+            produced = runner.run(values, targets, keep=not self._release)
             values.update(produced)
             for name, array in produced.items():
                 if name in self.observed:
@@ -86,12 +90,15 @@ class _OnnxRunner:
         self._alive: list[Array] = []
         self._buffers: dict[str, Array] = {}
 
-    def run(self, values: Mapping[str, Array], *, keep: bool) -> dict[str, Array]:
+    def run(self, values: Mapping[str, Array], targets: Mapping[str, Array], *, keep: bool) -> dict[str, Array]:
         self._alive = [self._input(values, port) for port in self._step.input_ports]  # as long as they are bound
         for port, array in zip(self._step.input_ports, self._alive, strict=True):
             self._bind(self._binding.bind_input, port, array)
-        outputs = self._buffers or {p.value: np.empty(p.shape, p.dtype) for p in self._step.output_ports}
+        outputs: dict[str, Array] = {}
         for port in self._step.output_ports:
+            own = self._buffers.get(port.value)
+            target = targets.get(port.value, own)
+            outputs[port.value] = np.empty(port.shape, port.dtype) if target is None else target
             self._bind(self._binding.bind_output, port, outputs[port.value])
         try:
             self._session.run_with_iobinding(self._binding)
@@ -101,7 +108,7 @@ class _OnnxRunner:
             self._buffers = outputs
         else:
             self._alive, self._bound = [], {}
-        return dict(outputs)
+        return outputs
 
     def _failure(self, why: str) -> str:
         """A value that a layer cannot take, such as an index outside of what it counts."""
@@ -134,8 +141,8 @@ class _HostRunner:
     def sibling(self) -> _HostRunner:
         return self
 
-    def run(self, values: Mapping[str, Array], *, keep: bool) -> dict[str, Array]:
-        del keep  # its arrays are its own
+    def run(self, values: Mapping[str, Array], targets: Mapping[str, Array], *, keep: bool) -> dict[str, Array]:
+        del targets, keep  # its arrays are its own
         bottoms = [values[b] for b in self._step.layer.bottoms]
         tops = self._step.op.run(bottoms, self._step.call)
         return dict(zip(self._step.outputs, tops, strict=True))

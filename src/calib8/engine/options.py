@@ -16,10 +16,12 @@ class EngineOptions:
         threads: threads within one operator; None takes the cores that this process may use.
         release_blobs: free every blob behind its last reader instead of keeping the buffers for the next sample.
             Lowers the peak of memory, costs some time.
+        gpu: number of the GPU to compute on; None is the CPU.
     """
 
     threads: int | None = None
     release_blobs: bool = False
+    gpu: int | None = None
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:

@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime as ort
 
 from calib8.engine.options import EngineOptions
+from calib8.errors import DeviceError
 from calib8.lowering.steps import OnnxStep
 
 # These put a neighbour's arithmetic into a convolution's weights or accumulator, and so round otherwise than Caffe
@@ -17,7 +18,11 @@ _ERRORS_ONLY = 3
 
 
 def open_session(step: OnnxStep, options: EngineOptions) -> Any:
-    """An InferenceSession over a step's graph. Its weights are handed over where they lie."""
+    """An InferenceSession over a step's graph. Its weights are handed over where they lie.
+
+    Raises:
+        DeviceError: see `providers`.
+    """
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = options.thread_count
     settings.inter_op_num_threads = 1
@@ -35,9 +40,25 @@ def open_session(step: OnnxStep, options: EngineOptions) -> Any:
     return ort.InferenceSession(
         step.onnx.SerializeToString(),
         settings,
-        providers=["CPUExecutionProvider"],
+        providers=providers(options),
         disabled_optimizers=_INEXACT_FUSIONS,
     )
+
+
+def providers(options: EngineOptions) -> list[str]:
+    """Where ONNX Runtime computes.
+
+    Raises:
+        DeviceError: a GPU is asked for and cannot be used. Nothing falls back to the CPU in silence.
+    """
+    if options.gpu is None:
+        return ["CPUExecutionProvider"]
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        raise DeviceError(
+            f"GPU {options.gpu} is asked for, and this onnxruntime ({ort.__version__}) has no CUDA; use the CPU "
+            "(caffe.set_mode_cpu())"
+        )
+    raise DeviceError(f"GPU {options.gpu} is asked for, and calib8 computes on the CPU only (caffe.set_mode_cpu())")
 
 
 def element_type(dtype: Any) -> Any:
