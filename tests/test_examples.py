@@ -52,14 +52,18 @@ def test_nothing_carried_is_large():
     assert max(path.stat().st_size for path in _DIGITS.rglob("*") if path.is_file()) < 60_000
 
 
-def test_demo_shows_the_accuracy_and_where_the_files_are(tmp_path):
+def test_demo_shows_both_accuracies_and_where_the_files_are(tmp_path):
     before = sorted(_DIGITS.rglob("*"))
     done = subprocess.run(
         [sys.executable, str(_EXAMPLES / "demo.py"), str(tmp_path)],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
-    share = {name: float(value) for name, value in re.findall(r"(FP32): +([\d.]+)% right", done.stdout)}
+    share = {
+        name.strip(): float(value) for name, value in re.findall(r"^  ((?:FP32|INT8).*?) +([\d.]+)%", done.stdout, re.M)
+    }
     assert share["FP32"] > 96
+    assert share["INT8, --method mse"] > share["FP32"] - 2
+    assert share["INT8, these files"] > 85
     for suffix in ("_int8.caffemodel", "_calibration_table", "_calibration_table.pb2", "_calibration_table.prototxt"):
         path = tmp_path / "digits" / f"bmnet_digits{suffix}"
         assert path.stat().st_size > 0
