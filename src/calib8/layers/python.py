@@ -21,7 +21,7 @@ from calib8.graph import Shape
 from calib8.layers.base import UNLIMITED, Call, Op, register
 from calib8.layers.data import shapes_unknown
 from calib8.layers.fields import Fields
-from calib8.python_layers import UserClass, UserLayer
+from calib8.python_layers import Layer, UserClass, UserLayer
 
 
 class Python(Op):
@@ -44,9 +44,16 @@ class Python(Op):
     def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         if self.kind == "source":
             raise shapes_unknown(self._param.top)
+        if self._instance is not None:
+            return list(self._instance.reshape(bottoms))
         self._class = UserClass(self._param, self._folder)
         self._instance = UserLayer(self._class, self._phase, bottoms)
         return list(self._instance.top_shapes)
+
+    @property
+    def instance(self) -> Layer | None:
+        """The user's object, once the shapes are asked for."""
+        return self._instance.instance if self._instance else None
 
     def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         return list(self._instance.blob_shapes) if self._instance else []

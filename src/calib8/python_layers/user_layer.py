@@ -105,7 +105,7 @@ class UserLayer:
     """An instance of the user's class with its blobs; ready to run once it is made.
 
     Attributes:
-        top_shapes: the shapes of the tops after `setup` and the first `reshape`.
+        top_shapes: the shapes of the tops after `setup` and the last `reshape`.
         blob_shapes: the shapes of the weights that `setup` made.
     """
 
@@ -129,10 +129,27 @@ class UserLayer:
         self._layer = self._make(phase)
         self._run("setup", self._layer.setup)
         self._take_weights(blobs)
+        self.reshape(bottom_shapes)
+        self.blob_shapes: tuple[Shape, ...] = tuple(blob.shape for blob in self._layer.blobs)
+
+    @property
+    def instance(self) -> Layer:
+        """The user's own object."""
+        return self._layer
+
+    def reshape(self, bottom_shapes: Sequence[Shape]) -> tuple[Shape, ...]:
+        """The shapes of the tops for bottoms of these shapes.
+
+        Raises:
+            UserLayerError: an exception in user code, a top without a shape.
+        """
+        for blob, shape in zip(self._bottoms, bottom_shapes, strict=True):
+            if blob.shape != shape:
+                blob.reshape(*shape)
         self._run("reshape", self._layer.reshape)
         self._check_shapes()
         self.top_shapes: tuple[Shape, ...] = tuple(top.shape for top in self._tops)
-        self.blob_shapes: tuple[Shape, ...] = tuple(blob.shape for blob in self._layer.blobs)
+        return self.top_shapes
 
     def forward(self, bottoms: Sequence[NDArray[Any]] = ()) -> list[NDArray[np.float32]]:
         """One pass: `reshape`, then `forward`. Returns copies of the tops.
