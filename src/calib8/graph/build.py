@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,9 @@ def draft_net(
     everything = [_Placed(x, p, prototxt.source) for x, p in zip(prototxt.net.layer, prototxt.places, strict=True)]
     present = [x for x in everything if layer_takes_part(x.param, phase, level, stages)]
     kept, notes = _without_losses(present, measures)
-    problems = _name_problems(kept) + _rule_problems(everything) + _order_problems(kept)
+    problems = (
+        _name_problems(kept) + _rule_problems(everything) + _order_problems(kept, _absent_writers(everything, present))
+    )
     if not kept:
         state = f"phase {PHASE_NAMES[phase]} ({len(everything)} layers in the file)"
         problems.append(f"{prototxt.source}: no layer takes part in {state}")
@@ -146,7 +148,13 @@ def _rule_problems(layers: Iterable[_Placed]) -> list[str]:
     ]
 
 
-def _order_problems(layers: Sequence[_Placed]) -> list[str]:
+def _absent_writers(everything: Iterable[_Placed], present: Collection[_Placed]) -> dict[str, _Placed]:
+    """The layer that would write a blob, if it took part in this phase."""
+    taking_part = {id(x) for x in present}
+    return {t: x for x in everything if id(x) not in taking_part for t in x.param.top}
+
+
+def _order_problems(layers: Sequence[_Placed], absent: Mapping[str, _Placed]) -> list[str]:
     """Bottoms must be written by an earlier layer; a blob may be written again only in place."""
     problems: list[str] = []
     written: dict[str, str] = {}
@@ -155,9 +163,11 @@ def _order_problems(layers: Sequence[_Placed]) -> list[str]:
         bottoms, tops = list(x.param.bottom), list(x.param.top)
         for b in bottoms:
             if b not in written:
-                problems.append(x.problem(f"{x.text} reads bottom {b!r}, which {_missing(x, later.get(b))}"))
+                problems.append(
+                    x.problem(f"{x.text} reads bottom {b!r}, which {_missing(x, later.get(b), absent.get(b))}")
+                )
         problems += [x.problem(f"{x.text} has top {t!r} twice") for t, n in Counter(tops).items() if n > 1]
-        for t in tops:
+        for t in dict.fromkeys(tops):
             if t in written and t not in bottoms:
                 problems.append(
                     x.problem(f"{x.text} writes top {t!r}, as layer {written[t]!r} does already; it is not in place")
@@ -166,7 +176,9 @@ def _order_problems(layers: Sequence[_Placed]) -> list[str]:
     return problems
 
 
-def _missing(reader: _Placed, writer: _Placed | None) -> str:
+def _missing(reader: _Placed, writer: _Placed | None, absent: _Placed | None) -> str:
+    if writer is None and absent is not None:
+        return f"only layer {absent.param.name!r} writes, and that has no part in this phase"
     if writer is None:
         return "no layer writes"
     return "only it itself writes" if writer is reader else f"is written later, by layer {writer.param.name!r}"

@@ -167,7 +167,7 @@ def make_op(layer: Layer, model_folder: Path = Path(), phase: int = TEST) -> Op:
     _check_count("top", len(layer.tops), op_type.tops)
     fields = Fields(layer.param, model_folder, phase, layer.place)
     op = op_type(fields)
-    unread = fields.unread()
+    unread = fields.unread(is_source=op.kind == "source")
     if unread:
         raise RefusedError(
             f"{', '.join(unread)} is set, which calib8 does not implement; remove it if it has no effect"

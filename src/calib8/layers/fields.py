@@ -123,14 +123,18 @@ class Fields:
         """Whether the prototxt has the parameter message `name`."""
         return bool(self.param.HasField(name))
 
-    def unread(self) -> list[str]:
-        """Set fields of the messages that this layer type reads, which it did not read; unknown ones anywhere."""
-        known = [field for group in self._groups.values() for field in group.unread()]
-        return known + [f"{'.'.join(path)} (unknown)" for path in self._place.unknown if self._matters(path)]
+    def unread(self, *, is_source: bool = False) -> list[str]:
+        """Set fields of the messages that this layer type reads, which it did not read; unknown ones anywhere.
 
-    def _matters(self, path: Sequence[str]) -> bool:
+        Args:
+            is_source: whether the layer's tops come from outside: then a message that nobody knows says where from.
+        """
+        known = [field for group in self._groups.values() for field in group.unread()]
+        return known + [f"{'.'.join(p)} (unknown)" for p in self._place.unknown if self._matters(p, is_source)]
+
+    def _matters(self, path: Sequence[str], is_source: bool) -> bool:
         """Whether an unknown field may change the layer's result."""
-        if len(path) == 1 and tuple(path) not in self._place.unknown_messages:
+        if len(path) == 1 and (is_source or tuple(path) not in self._place.unknown_messages):
             return False
         return not any(n in _WITHOUT_EFFECT or n in _TRAINING_MESSAGES or n.endswith("_filler") for n in path)
 
