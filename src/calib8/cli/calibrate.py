@@ -13,6 +13,7 @@ from calib8.calibration import Calibration
 from calib8.cli.images import add_image_options, images_source
 from calib8.cli.options import add_common_options
 from calib8.cli.progress import ProgressLine
+from calib8.cli.table import aligned
 from calib8.errors import OptionError
 from calib8.export import read_plain_table
 from calib8.proto.text import read_prototxt
@@ -155,13 +156,7 @@ def summary(calibration: Calibration) -> str:
         shift = "" if own is None or own.rshift is None else str(own.rshift)
         for top in layer.tops:
             rows.append((layer.name, layer.type, f"{plan.thresholds[top]:.6g}", *_seen(calibration, top), shift))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+    return aligned(rows, right=range(2, 6))
 
 
 def _seen(calibration: Calibration, value: str) -> tuple[str, str]:

@@ -11,10 +11,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from calib8.cli import calibrate
+from calib8.cli import calibrate, check
+from calib8.cli.version import VersionAction
 from calib8.errors import Calib8Error
 
-_COMMANDS = (calibrate,)
+_COMMANDS = (check, calibrate)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         description="INT8 calibration for Caffe networks, without Caffe.",
         epilog="`calib8 COMMAND --help` explains a command.",
     )
+    parser.add_argument("--version", action=VersionAction, help="print what a bug report needs: versions, and more")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in _COMMANDS:
         command.add_parser(commands)

@@ -1,0 +1,241 @@
+"""`calib8 check PROTOTXT [CAFFEMODEL]`: what is in a network, what runs in INT8, and everything that is wrong.
+
+What `--json` prints (keys are added, never renamed or removed):
+
+    prototxt, caffemodel   the files; caffemodel is null when only the structure was checked
+    phase                  "TRAIN" or "TEST"
+    usable                 whether there are no problems
+    name                   the network's name in the prototxt
+    inputs, outputs        [{"blob", "shape"}]
+    layers                 [{"name", "type", "line", "bottoms", "tops", "bottom_shapes", "top_shapes", "parameters",
+                           "multiply_adds", "precision", "reason"}] in the order of execution; a shape is a list of
+                           numbers; shape, parameters and multiply_adds are null where a problem hides them; line is 0
+                           for an Input layer made of an old `input` field; precision is "INT8", "FP32" or null
+    totals                 {"layers", "parameters", "multiply_adds", "int8_layers", "fp32_layers",
+                           "int8_multiply_adds"}
+    problems, notes        lists of sentences
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from calib8.analyze.overview import FP32, INT8, LayerRow, Overview, overview_of
+from calib8.calibration import data_layer
+from calib8.cli.table import aligned, printable
+from calib8.data import open_source
+from calib8.errors import CaffemodelError, Calib8Error, DataError, UserLayerError
+from calib8.graph import Shape
+from calib8.graph.build import PHASE_NAMES, TEST, TRAIN
+from calib8.lowering.model import examine_model
+from calib8.proto.caffemodel import Caffemodel, read_caffemodel
+from calib8.proto.text import Prototxt, read_prototxt
+
+_DESCRIPTION = """\
+Say what is in a Caffe network and whether calib8 can use it. Run this first.
+
+Prints a row for every layer: what it reads and writes, the shape of its tops, how many parameters it has, how many
+multiply-adds one forward pass takes, and whether it will run in INT8 or in FP32, and why. Below it stand notes (what
+was upgraded, left out or not read) and all problems, each with file and line. With problems the exit code is 1.
+
+Without CAFFEMODEL only the structure is checked; with it, also that every layer finds its weights. PROTOTXT may be a
+folder with deploy.prototxt and, perhaps, custom.caffemodel."""
+
+_EPILOG = """\
+examples:
+  calib8 check models/lenet
+  calib8 check deploy.prototxt weights.caffemodel
+  calib8 check train_val.prototxt --shape data=1,3,224,224
+  calib8 check deploy.prototxt --json | python -c "import json,sys; print(json.load(sys.stdin)['totals'])"
+
+The shapes of a data layer follow from its data. Where these are not at hand, give the shapes with --shape."""
+
+_NAMES_WIDTH = 48
+
+_PHASES = {name.lower(): phase for phase, name in PHASE_NAMES.items()}
+
+
+def add_parser(commands: Any) -> None:
+    """Add this command."""
+    parser = commands.add_parser(
+        "check", help="say what is in a network, and what is wrong with it", description=_DESCRIPTION, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.set_defaults(run=run)
+    parser.add_argument("prototxt", metavar="PROTOTXT", type=Path, help="the network's definition, or its folder")
+    parser.add_argument("caffemodel", metavar="CAFFEMODEL", type=Path, nargs="?", help="its weights")
+    parser.add_argument(
+        "--shape", metavar="BLOB=N,C,H,W", type=_shape, action="append", default=[],
+        help="shape of an input, instead of that in the prototxt or in the data; can be given several times",
+    )  # fmt: skip
+    parser.add_argument(
+        "--phase", type=str.lower, choices=_PHASES, default="test", help="which layers take part (default: test)"
+    )
+    parser.add_argument("--json", action="store_true", help="for programs: one JSON object instead of the table")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say also what is done")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the overview.
+
+    Returns:
+        0, or 1 for a network that cannot be used.
+    """
+    prototxt, caffemodel = _files(options.prototxt, options.caffemodel)
+    phase = _PHASES[options.phase]
+    overview = check(prototxt, caffemodel, dict(options.shape), phase)
+    if options.json:
+        print(json.dumps(as_json(overview, prototxt, caffemodel, phase), indent=1))
+    else:
+        print(as_text(overview, prototxt, caffemodel))
+    return 1 if overview.problems else 0
+
+
+def check(
+    prototxt: Path, caffemodel: Path | None = None, shapes: Mapping[str, Shape] | None = None, phase: int = TEST
+) -> Overview:
+    """The overview of the network in these files; unreadable files are problems, not errors."""
+    problems: list[str] = []
+    try:
+        network = read_prototxt(prototxt)
+    except Calib8Error as why:
+        network = None
+        problems += why.problems
+    weights = None
+    if caffemodel is not None:
+        try:
+            weights = read_caffemodel(caffemodel)
+        except CaffemodelError as why:
+            problems += why.problems
+    if network is None:
+        return Overview("", {}, {}, (), tuple(problems), ())
+    return _examined(network, weights, dict(shapes or {}), phase, problems)
+
+
+def _examined(
+    prototxt: Prototxt, weights: Caffemodel | None, shapes: dict[str, Shape], phase: int, problems: list[str]
+) -> Overview:
+    notes: tuple[str, ...] = ()
+    layer = data_layer(prototxt)
+    if phase != TRAIN and layer is not None and not any(top in shapes for top in layer.top):
+        try:
+            source = open_source(layer, Path(prototxt.source).parent, phase)
+            shapes.update(source.shapes)
+            notes = tuple(source.notes)
+        except (DataError, UserLayerError) as why:
+            problems += why.problems
+    overview = overview_of(examine_model(prototxt, weights, shapes, phase=phase))
+    return replace(overview, problems=(*overview.problems, *problems), notes=(*overview.notes, *notes))
+
+
+def _files(prototxt: Path, caffemodel: Path | None) -> tuple[Path, Path | None]:
+    if not prototxt.is_dir():
+        return prototxt, caffemodel
+    own = prototxt / "custom.caffemodel"
+    return prototxt / "deploy.prototxt", caffemodel or (own if own.exists() else None)
+
+
+def _shape(text: str) -> tuple[str, Shape]:
+    blob, equals, sizes = text.rpartition("=")
+    parts = [part.strip() for part in sizes.split(",")]
+    if not (blob and equals and all(part.isascii() and part.isdigit() and len(part) < 12 for part in parts)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no shape; expected BLOB=N,C,H,W, like data=1,3,224,224")
+    return blob, tuple(map(int, parts))
+
+
+def as_text(overview: Overview, prototxt: Path, caffemodel: Path | None) -> str:
+    """The table, what there is to say about the network as a whole, and the verdict."""
+    parts = [_table(overview), _totals(overview)] if overview.rows else []
+    parts += [_list(title, texts) for title, texts in (("notes", overview.notes), ("problems", overview.problems))]
+    checked = str(prototxt) if caffemodel is None else f"{prototxt} with {caffemodel}"
+    found = len(overview.problems)
+    if found:
+        verdict = f"cannot be used: {found} problem{'s' * (found > 1)}"
+    else:
+        verdict = (
+            "can be used" if caffemodel is not None else "can be used; its weights were not checked (no caffemodel)"
+        )
+    return "\n\n".join([part for part in parts if part] + [f"{checked}: {verdict}"])
+
+
+def _table(overview: Overview) -> str:
+    header = ("layer", "type", "bottoms", "tops", "top shapes", "parameters", "multiply-adds", "runs in")
+    rows = [
+        (
+            row.name, row.type, _names(row.bottoms), _names(row.tops), ",".join(map(_by_x, row.top_shapes)),
+            _number(row.parameters), _number(row.multiply_adds), _precision(row),
+        )
+        for row in overview.rows
+    ]  # fmt: skip
+    return aligned([header, *rows], right=(5, 6))
+
+
+def _names(blobs: tuple[str, ...]) -> str:
+    """As many names as a column has room for, at least one."""
+    shown = next((n for n in range(len(blobs), 1, -1) if len(",".join(blobs[:n])) <= _NAMES_WIDTH), 1)
+    return ",".join(blobs[:shown]) + (f" and {len(blobs) - shown} more" if shown < len(blobs) else "")
+
+
+def _precision(row: LayerRow) -> str:
+    return f"{row.precision}: {row.reason}" if row.reason else row.precision or ""
+
+
+def _by_x(shape: Shape | None) -> str:
+    if shape is None:
+        return "?"
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _number(value: int | None) -> str:
+    return "?" if value is None else f"{value:,}" if value else ""
+
+
+def _totals(overview: Overview) -> str:
+    lines = [
+        f"{len(overview.rows)} layers, {overview.parameters:,} parameters, {overview.multiply_adds:,} multiply-adds"
+    ]
+    in_int8, in_fp32 = overview.rows_in(INT8), overview.rows_in(FP32)
+    if in_int8 or in_fp32:
+        share = _multiply_adds(in_int8) / max(overview.multiply_adds, 1)
+        lines.append(f"{len(in_int8)} run in INT8 ({share:.1%} of the multiply-adds), {len(in_fp32)} in FP32")
+    for what, blobs in (("inputs", overview.inputs), ("outputs", overview.outputs)):
+        listed = ", ".join(f"{printable(blob)} {_by_x(shape)}" for blob, shape in blobs.items())
+        lines.append(f"{what}: {listed or 'none'}")
+    return "\n".join(lines)
+
+
+def _multiply_adds(rows: tuple[LayerRow, ...]) -> int:
+    return sum(row.multiply_adds or 0 for row in rows)
+
+
+def _list(title: str, texts: tuple[str, ...]) -> str:
+    return "\n".join([f"{title}:", *(f"  - {printable(text)}" for text in texts)]) if texts else ""
+
+
+def as_json(overview: Overview, prototxt: Path, caffemodel: Path | None, phase: int) -> dict[str, Any]:
+    """The object that the module's text documents."""
+    return {
+        "prototxt": str(prototxt),
+        "caffemodel": None if caffemodel is None else str(caffemodel),
+        "phase": PHASE_NAMES[phase],
+        "usable": not overview.problems,
+        "name": overview.name,
+        "inputs": [{"blob": blob, "shape": shape} for blob, shape in overview.inputs.items()],
+        "outputs": [{"blob": blob, "shape": shape} for blob, shape in overview.outputs.items()],
+        "layers": [asdict(row) for row in overview.rows],
+        "totals": {
+            "layers": len(overview.rows),
+            "parameters": overview.parameters,
+            "multiply_adds": overview.multiply_adds,
+            "int8_layers": len(overview.rows_in(INT8)),
+            "fp32_layers": len(overview.rows_in(FP32)),
+            "int8_multiply_adds": _multiply_adds(overview.rows_in(INT8)),
+        },
+        "problems": list(overview.problems),
+        "notes": list(overview.notes),
+    }
