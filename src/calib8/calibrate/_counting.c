@@ -102,26 +102,37 @@ static Py_ssize_t count(const float *x, Py_ssize_t n, int64_t *table, int32_t si
     return zeros;
 }
 
-static PyObject *py_largest_bits(PyObject *self, PyObject *values)
+static PyObject *py_largest(PyObject *self, PyObject *values)
 {
     Arguments a;
     uint32_t largest;
+    float single;
     if (acquire(values, NULL, &a) < 0)
         return NULL;
     Py_BEGIN_ALLOW_THREADS
     largest = largest_bits((const float *)a.values.buf, a.values.len / 4);
     Py_END_ALLOW_THREADS
     PyBuffer_Release(&a.values);
-    return PyLong_FromUnsignedLong(largest);
+    memcpy(&single, &largest, 4);
+    return PyFloat_FromDouble(single);
+}
+
+static uint32_t bits_of(double value)
+{
+    float single = (float)value;
+    uint32_t bits;
+    memcpy(&bits, &single, 4);
+    return bits;
 }
 
 static PyObject *py_count(PyObject *arguments, int centred)
 {
     PyObject *values, *table;
     Arguments a;
-    double step;
+    double step, limit;
+    uint32_t largest = 0;
     Py_ssize_t zeros;
-    if (!PyArg_ParseTuple(arguments, "OOd", &values, &table, &step))
+    if (!PyArg_ParseTuple(arguments, "OOdd", &values, &table, &step, &limit))
         return NULL;
     if (acquire(values, table, &a) < 0)
         return NULL;
@@ -130,15 +141,23 @@ static PyObject *py_count(PyObject *arguments, int centred)
         zeros = -2;
     } else {
         Py_BEGIN_ALLOW_THREADS
-        zeros = count((const float *)a.values.buf, a.values.len / 4, (int64_t *)a.table.buf,
-                      (int32_t)(a.table.len / 8), step, centred);
+        /* As integers, the bits of |x| are in the order of |x|, and NaN comes last. */
+        largest = largest_bits((const float *)a.values.buf, a.values.len / 4);
+        zeros = largest > bits_of(limit)
+                    ? 0
+                    : count((const float *)a.values.buf, a.values.len / 4, (int64_t *)a.table.buf,
+                            (int32_t)(a.table.len / 8), step, centred);
         Py_END_ALLOW_THREADS
         if (zeros == -1)
             PyErr_SetString(PyExc_ValueError, "a value lies outside the table");
     }
     PyBuffer_Release(&a.values);
     PyBuffer_Release(&a.table);
-    return zeros < 0 ? NULL : PyLong_FromSsize_t(zeros);
+    if (zeros < 0)
+        return NULL;
+    float single;
+    memcpy(&single, &largest, 4);
+    return Py_BuildValue("(dn)", (double)single, zeros);
 }
 
 static PyObject *py_count_scaled(PyObject *self, PyObject *arguments)
@@ -152,11 +171,12 @@ static PyObject *py_count_centred(PyObject *self, PyObject *arguments)
 }
 
 static PyMethodDef methods[] = {
-    {"largest_bits", py_largest_bits, METH_O, "largest_bits(values): the largest |x| as the bits of a float32."},
+    {"largest", py_largest, METH_O, "largest(values): the largest |x|, NaN if there is one."},
     {"count_scaled", py_count_scaled, METH_VARARGS,
-     "count_scaled(values, table, scale): ++table[int(|x| * scale)]; returns the number of zeros."},
+     "count_scaled(values, table, scale, limit): the largest |x|; if it is no more than limit, ++table[int(|x| * scale)] "
+     "for every value, and the number of zeros."},
     {"count_centred", py_count_centred, METH_VARARGS,
-     "count_centred(values, table, width): ++table[int(|x| / width + 0.5)]; returns the number of zeros."},
+     "count_centred(values, table, width, limit): the same with ++table[int(|x| / width + 0.5)]."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -25,63 +25,79 @@ Table = NDArray[np.int64]
 
 
 def largest(values: Values) -> float:
-    """The largest |x| of a flat contiguous array; 0 for an empty one; infinite or NaN if a value is."""
+    """The largest |x| of a contiguous array; 0 for an empty one; infinite or NaN if a value is."""
     if COMPILED:
-        return float(np.array(_counting.largest_bits(values), np.uint32).view(np.float32))
+        return float(_counting.largest(values))
     return max(float(values.max()), -float(values.min()), 0.0) if values.size else 0.0
 
 
-def count_scaled(values: Values, table: Table, scale: float) -> int:
-    """`table[floor(|x| * scale)] += 1` for every value; returns the number of zeros among them.
+def count_scaled(values: Values, table: Table, scale: float, limit: float) -> tuple[float, int]:
+    """`table[floor(|x| * scale)] += 1` for every value, if none is NaN or larger than `limit`.
 
     Args:
-        values: flat, contiguous, finite.
+        values: contiguous.
         scale: a power of two, so that float32 scales exactly.
+        limit: a finite float32 number; its bin is in the table.
+
+    Returns:
+        The largest |x| (NaN if there is one), and the number of zeros if the values were counted.
     """
     if COMPILED:
-        return int(_counting.count_scaled(values, table, scale))
-    return _count(values, table, lambda block: _scaled(block, scale))
+        found: tuple[float, int] = _counting.count_scaled(values, table, scale, limit)
+        return found
+    return _count_if(values, table, limit, lambda block: _scaled(block, scale))
 
 
-def count_centred(values: Values, table: Table, width: float) -> int:
-    """`table[floor(|x| / width + 0.5)] += 1`, in float64, for every value; returns the number of zeros."""
+def count_centred(values: Values, table: Table, width: float, limit: float) -> tuple[float, int]:
+    """The same with `table[floor(|x| / width + 0.5)] += 1`, in float64."""
     if COMPILED:
-        return int(_counting.count_centred(values, table, width))
-    return _count(values, table, lambda block: _centred(block, width))
+        found: tuple[float, int] = _counting.count_centred(values, table, width, limit)
+        return found
+    return _count_if(values, table, limit, lambda block: _centred(block, width))
+
+
+def _count_if(
+    values: Values, table: Table, limit: float, bins_of: Callable[[Values], NDArray[np.intp]]
+) -> tuple[float, int]:
+    peak = largest(values)
+    return (peak, _count(values.reshape(-1), table, bins_of)) if peak <= limit else (peak, 0)
 
 
 def _count(values: Values, table: Table, bins_of: Callable[[Values], NDArray[np.intp]]) -> int:
     zeros = 0
     for start in range(0, values.size, _BLOCK):
         block = values[start : start + _BLOCK]
-        others = _without_most_zeros(block)
-        table[0] += block.size - others.size
-        zeros += block.size - int(np.count_nonzero(block))
-        np.add.at(table, bins_of(others), 1)
+        is_other = np.not_equal(block, 0, out=_scratch.flags[: block.size])
+        others = int(np.count_nonzero(is_other))
+        zeros += block.size - others
+        if 2 * others < block.size:  # without most of its values the block takes less time than it costs to cut
+            table[0] += block.size - others
+            block = np.compress(is_other, block, out=_scratch.singles[:others])
+        np.add.at(table, bins_of(block), 1)
     return zeros
 
 
-def _without_most_zeros(block: Values) -> Values:
-    """The block without its zeros where they are the most: a run of equal bins makes each addition wait."""
-    is_other = np.not_equal(block, 0, out=_scratch.flags[: block.size])
-    others = int(np.count_nonzero(is_other))
-    return block if 2 * others >= block.size else np.compress(is_other, block, out=_scratch.singles[:others])
-
-
 def _scaled(block: Values, scale: float) -> NDArray[np.intp]:
-    singles, bins = _scratch.singles[: block.size], _scratch.bins[: block.size]
+    singles = _scratch.singles[: block.size]
     np.abs(block, out=singles)
     np.multiply(singles, np.float32(scale), out=singles)
-    np.copyto(bins, singles, casting="unsafe")
-    return bins
+    return _truncated(singles)
 
 
 def _centred(block: Values, width: float) -> NDArray[np.intp]:
-    doubles, bins = _scratch.doubles[: block.size], _scratch.bins[: block.size]
-    np.abs(block, out=doubles, dtype=np.float64)
+    doubles = _scratch.doubles[: block.size]
+    np.copyto(doubles, block)
+    np.abs(doubles, out=doubles)
     np.divide(doubles, width, out=doubles)
     np.add(doubles, 0.5, out=doubles)
-    np.copyto(bins, doubles, casting="unsafe")  # truncates, which is floor: nothing is negative
+    return _truncated(doubles)
+
+
+def _truncated(places: NDArray[np.floating]) -> NDArray[np.intp]:
+    """Floor, since nothing is negative. By way of int32: processors convert to that several at a time."""
+    narrow, bins = _scratch.narrow[: places.size], _scratch.bins[: places.size]
+    np.copyto(narrow, places, casting="unsafe")
+    np.copyto(bins, narrow)
     return bins
 
 
@@ -91,6 +107,7 @@ class _Scratch(threading.local):
     def __init__(self) -> None:
         self.singles = np.empty(_BLOCK, dtype=np.float32)
         self.doubles = np.empty(_BLOCK, dtype=np.float64)
+        self.narrow = np.empty(_BLOCK, dtype=np.int32)
         self.bins = np.empty(_BLOCK, dtype=np.intp)
         self.flags = np.empty(_BLOCK, dtype=np.bool_)
 

@@ -32,9 +32,9 @@ MAX_BINS = 1 << 20
 DEAD_BELOW = 2.0**-100
 """A blob whose largest |x| is smaller than this counts as dead."""
 
-_MIN_FINE_BINS = 1 << 16
+_MIN_FINE_BINS = 1 << 15
 _MAX_FINE_BINS = 1 << 20
-_FINE_PER_BIN = 32
+_FINE_PER_BIN = 16
 _MIN_EXPONENT = -100
 
 
@@ -110,10 +110,10 @@ class AbsMax:
 
     def add(self, values: NDArray[np.float32]) -> None:
         """Take in an array of any shape."""
-        flat = _flat(values)
-        peak = counting.largest(flat)
+        array = _contiguous(values)
+        peak = counting.largest(array)
         if not math.isfinite(peak):
-            peak = counting.largest(flat[np.isfinite(flat)])
+            peak = counting.largest(array[np.isfinite(array)])
         self.maximum = max(self.maximum, peak)
 
     def merge(self, other: AbsMax) -> None:
@@ -126,18 +126,20 @@ class _Counter(ABC):
 
     def __init__(self, table_size: int) -> None:
         self.maximum = 0.0
+        self._limit = 0.0  # the largest |x| that the table takes
         self._table = np.zeros(table_size, dtype=np.int64)
         self._zeros = self._nans = self._infs = self._samples = self._beyond = 0
 
     def add(self, values: NDArray[np.float32]) -> None:
         """Count an array of any shape."""
-        flat = _flat(values)
-        peak = counting.largest(flat)
-        if not math.isfinite(peak):
-            flat = self._set_non_finite_apart(flat)
-            peak = counting.largest(flat)
-        self._samples += flat.size
-        self._zeros += self._count(flat, peak)
+        array = _contiguous(values)
+        peak, zeros = self._count(array)
+        if not peak <= self._limit:
+            array = self._admit(array, peak)
+            peak, zeros = self._count(array)
+        self.maximum = max(self.maximum, peak)
+        self._samples += array.size
+        self._zeros += zeros
 
     @property
     def non_finite(self) -> int:
@@ -149,15 +151,22 @@ class _Counter(ABC):
         """What has been counted so far, in the formula's bins."""
 
     @abstractmethod
-    def _count(self, flat: NDArray[np.float32], peak: float) -> int:
-        """Count finite values, the largest |x| of which is `peak`; return the number of zeros."""
+    def _count(self, array: NDArray[np.float32]) -> tuple[float, int]:
+        """Count values, unless one is NaN or larger than `_limit`; return the largest |x| and the number of zeros."""
 
-    def _set_non_finite_apart(self, flat: NDArray[np.float32]) -> NDArray[np.float32]:
-        finite = flat[np.isfinite(flat)]
-        nans = int(np.count_nonzero(np.isnan(flat)))
-        self._nans += nans
-        self._infs += flat.size - finite.size - nans
-        return finite
+    @abstractmethod
+    def _make_room(self, finite: NDArray[np.float32], peak: float) -> NDArray[np.float32]:
+        """Raise the limit to `peak`, or set apart what lies beyond it."""
+
+    def _admit(self, array: NDArray[np.float32], peak: float) -> NDArray[np.float32]:
+        """What of an array can be counted: without the values that are not finite."""
+        if not math.isfinite(peak):
+            finite = array[np.isfinite(array)]
+            nans = int(np.count_nonzero(np.isnan(array)))
+            self._nans += nans
+            self._infs += array.size - finite.size - nans
+            array, peak = finite, counting.largest(finite)
+        return self._make_room(array, peak) if peak > self._limit else array
 
     def _merge_tallies(self, other: _Counter) -> None:
         self._zeros += other._zeros
@@ -189,7 +198,7 @@ class Histogram(_Counter):
 
     def __init__(self, maximum: float, bins: int = DEFAULT_BINS) -> None:
         super().__init__(check_bins(bins))
-        self.maximum = float(maximum)
+        self.maximum = self._limit = float(maximum)
         # All that is admitted over a maximum of 0 is 0, whatever the divisor.
         self._divisor = self.maximum / (bins - 1) or 1.0
 
@@ -204,12 +213,16 @@ class Histogram(_Counter):
         """What has been counted so far."""
         return self._histogram(self._table.copy())
 
-    def _count(self, flat: NDArray[np.float32], peak: float) -> int:
-        if peak > self.maximum:
-            sizes = np.abs(flat)
-            self._beyond += int(np.count_nonzero(sizes > self.maximum))
-            flat = np.minimum(sizes, np.float32(self.maximum))
-        return counting.count_centred(flat, self._table, self._divisor)
+    def _count(self, array: NDArray[np.float32]) -> tuple[float, int]:
+        return counting.count_centred(array, self._table, self._divisor, self._limit)
+
+    def _make_room(self, finite: NDArray[np.float32], peak: float) -> NDArray[np.float32]:
+        within = finite[np.abs(finite) <= self.maximum]
+        beyond = finite.size - within.size
+        self._beyond += beyond
+        self._table[-1] += beyond
+        self._samples += beyond
+        return within
 
 
 class AdaptiveHistogram(_Counter):
@@ -217,14 +230,14 @@ class AdaptiveHistogram(_Counter):
 
     A larger |x| doubles the range and adds the fine bins up in pairs. Widths are powers of two, so that
     scaling and pairing are exact and the fine counts depend on the values alone, not on their order. There
-    are 32 fine bins for a bin, within [2^16, 2^20]; at least half of them are in use.
+    are 16 fine bins for a bin, within [2^15, 2^20]; at least half of them are in use.
 
     `result` gives each of the formula's bins the fine bins inside it. A fine bin across an edge is divided in
     proportion, or goes whole to the side of its middle if both its neighbours are empty (discrete data).
 
     The bound: `maximum`, `zeros`, `samples` are exact. At every edge between two bins the cumulative count is
-    off by at most what the one fine bin across that edge holds; so a value moves by one bin at most, and only
-    from within `width/16` of an edge (default 2048 bins).
+    off by at most what the one fine bin across that edge holds; so a value moves by one bin at most (by two with more
+    than 2^19 bins), and only from within `width/8` of an edge (default 2048 bins).
 
     Args:
         bins: number of bins of the result, a multiple of 128.
@@ -238,6 +251,7 @@ class AdaptiveHistogram(_Counter):
         super().__init__(min(max(wanted, _MIN_FINE_BINS), _MAX_FINE_BINS))
         self.bins = bins
         self._exponent: int | None = None
+        self._scale = 1.0  # any does before the first value that is not 0
 
     @property
     def fine_width(self) -> float:
@@ -267,14 +281,15 @@ class AdaptiveHistogram(_Counter):
         counts[0] += self._zeros
         return self._histogram(counts)
 
-    def _count(self, flat: NDArray[np.float32], peak: float) -> int:
-        if peak > self.maximum:
-            self._reach(peak)
-        # Before the first value that is not 0 any scale does.
-        scale = 1.0 if self._exponent is None else math.ldexp(float(self._table.size), -self._exponent)
-        return counting.count_scaled(flat, self._table, scale)
+    def _count(self, array: NDArray[np.float32]) -> tuple[float, int]:
+        return counting.count_scaled(array, self._table, self._scale, self._limit)
+
+    def _make_room(self, finite: NDArray[np.float32], peak: float) -> NDArray[np.float32]:
+        self._reach(peak)
+        return finite
 
     def _reach(self, peak: float) -> None:
+        """Double the range until it holds `peak`."""
         self.maximum = max(self.maximum, peak)
         if self.maximum == 0:
             return
@@ -282,6 +297,8 @@ class AdaptiveHistogram(_Counter):
         if self._exponent is not None:
             self._table = _coarsen(self._table, exponent - self._exponent)
         self._exponent = exponent
+        self._scale = math.ldexp(float(self._table.size), -exponent)
+        self._limit = math.ldexp(1 - 2.0**-24, exponent)  # the float32 before 2^exponent
 
 
 def _coarsen(table: NDArray[np.int64], doublings: int) -> NDArray[np.int64]:
@@ -312,5 +329,5 @@ def _rebin(fine: NDArray[np.int64], fine_width: float, width: float, bins: int) 
     return counts
 
 
-def _flat(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
+def _contiguous(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(values, dtype=np.float32)
