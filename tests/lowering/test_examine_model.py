@@ -85,6 +85,11 @@ def test_an_unknown_field_of_training_or_engines_is_a_note(field, name):
     )
 
 
+def test_parameters_of_another_type_are_a_note():
+    found = examined(INPUT + one("r", "ReLU", "x", "pooling_param { kernel_size: 2 } relu_param { }"))
+    assert found.notes == ("layer 'r' (ReLU): pooling_param is not this type's, ignored",) and not found.problems
+
+
 def test_an_unknown_field_beside_the_layers_is_a_note():
     assert examined("foo: 1\n" + INPUT).notes == ("line 1: foo: unknown field, not read",)
 

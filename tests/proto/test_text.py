@@ -296,3 +296,8 @@ def test_the_result_does_not_change_when_it_is_read_again(text):
     twice = parse_prototxt(text_format.MessageToString(once.net))
     assert once.net == twice.net
     assert twice.notes == ()
+
+
+def test_a_calibration_table_is_called_one():
+    with pytest.raises(PrototxtError, match=r"<text>:1: a calibration table"):
+        parse_prototxt('layer { name: "data" threshold_y: 1 blob_param { name: "data" threshold_y: 1 } }')

@@ -68,12 +68,14 @@ class Op(ABC):
         bottoms, tops: the least and the largest number of bottoms and tops.
         kind: "onnx" (has a lowering), "host" (runs in Python: has `run`), "source" (its tops are the net's inputs);
             an instance may have another one than its class.
+        foreign: parameter messages of other types that the layer has; Caffe does not read them either.
     """
 
     types: ClassVar[tuple[str, ...]]
     bottoms: ClassVar[tuple[int, int]] = (1, 1)
     tops: ClassVar[tuple[int, int]] = (1, 1)
     kind: str = "onnx"
+    foreign: tuple[str, ...] = ()
 
     @abstractmethod
     def __init__(self, fields: Fields) -> None:
@@ -172,6 +174,7 @@ def make_op(layer: Layer, model_folder: Path = Path(), phase: int = TEST) -> Op:
         raise RefusedError(
             f"{', '.join(unread)} is set, which calib8 does not implement; remove it if it has no effect"
         )
+    op.foreign = () if op.kind == "source" else tuple(fields.foreign())
     return op
 
 

@@ -188,6 +188,7 @@ class _Walk:
             return  # reported with the structure of the network
         try:
             op = self.ops[-1] = make_op(layer, Path(self._net.source).parent, self._phase)
+            self.notes += [f"layer {layer.name!r} ({layer.type}): {x} is not this type's, ignored" for x in op.foreign]
             if any(b not in self.shapes for b in layer.bottoms):
                 return  # reported where the bottom's layer was refused
             bottoms = [self.shapes[b] for b in layer.bottoms]
