@@ -86,14 +86,12 @@ class _OnnxRunner:
 
     def _set_up(self) -> None:
         self._binding = self._session.io_binding()
-        self._bound: dict[str, int] = {}
-        self._alive: list[Array] = []
+        self._bound: dict[str, Array] = {}  # by name in the graph; bound memory must stay alive
         self._buffers: dict[str, Array] = {}
 
     def run(self, values: Mapping[str, Array], targets: Mapping[str, Array], *, keep: bool) -> dict[str, Array]:
-        self._alive = [self._input(values, port) for port in self._step.input_ports]  # as long as they are bound
-        for port, array in zip(self._step.input_ports, self._alive, strict=True):
-            self._bind(self._binding.bind_input, port, array)
+        for port in self._step.input_ports:
+            self._bind(self._binding.bind_input, port, self._input(values, port))
         outputs: dict[str, Array] = {}
         for port in self._step.output_ports:
             own = self._buffers.get(port.value)
@@ -107,7 +105,7 @@ class _OnnxRunner:
         if keep:
             self._buffers = outputs
         else:
-            self._alive, self._bound = [], {}
+            self._bound = {}
         return outputs
 
     def _failure(self, why: str) -> str:
@@ -126,10 +124,9 @@ class _OnnxRunner:
         return array
 
     def _bind(self, bind: Callable[..., None], port: Port, array: Array) -> None:
-        address = array.ctypes.data
-        if self._bound.get(port.name) != address:
-            bind(port.name, "cpu", 0, array.dtype.type, array.shape, address)
-            self._bound[port.name] = address
+        if self._bound.get(port.name) is not array:
+            bind(port.name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+            self._bound[port.name] = array
 
 
 class _HostRunner:
