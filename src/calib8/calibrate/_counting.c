@@ -75,29 +75,25 @@ VECTOR static void centred_bins(const float *x, int32_t *bins, int n, double wid
     }
 }
 
-/* Returns the number of zeros, or -1 where a bin is outside the table: the counts up to there stand. */
-static Py_ssize_t count(const float *x, Py_ssize_t n, int64_t *table, int32_t size, double step, int centred)
+/* The table ends with SPREAD counters for zeros, which are added to bin 0 at the end. Returns the number of zeros.
+   The caller has checked that the bin of the largest |x| is in the table. */
+static int64_t count(const float *x, Py_ssize_t n, int64_t *table, int32_t size, double step, int centred)
 {
     int32_t bins[BLOCK];
-    int64_t zero[SPREAD] = {0};
-    const uintptr_t base[2] = {(uintptr_t)table, (uintptr_t)zero - 8 * (uintptr_t)size};
-    Py_ssize_t zeros = 0;
+    int64_t zeros = 0;
     for (Py_ssize_t start = 0; start < n; start += BLOCK) {
         int block = n - start < BLOCK ? (int)(n - start) : BLOCK;
         if (centred)
             centred_bins(x + start, bins, block, step, size);
         else
             scaled_bins(x + start, bins, block, (float)step, size);
-        for (int i = 0; i < block; i++) {
-            uint32_t bin = (uint32_t)bins[i];
-            if (bin >= (uint32_t)size + SPREAD)
-                return -1;
-            /* A table look-up, since a branch on zero or not would be mispredicted half of the time. */
-            ++*(int64_t *)(base[bin >= (uint32_t)size] + 8 * (uintptr_t)bin);
-        }
+        for (int i = 0; i < block; i++)
+            ++table[bins[i]];
     }
-    for (int i = 0; i < SPREAD; i++)
-        zeros += zero[i];
+    for (int i = 0; i < SPREAD; i++) {
+        zeros += table[size + i];
+        table[size + i] = 0;
+    }
     table[0] += zeros;
     return zeros;
 }
@@ -131,25 +127,23 @@ static PyObject *py_count(PyObject *arguments, int centred)
     Arguments a;
     double step, limit;
     uint32_t largest = 0;
-    Py_ssize_t zeros;
+    int64_t zeros = -1;
     if (!PyArg_ParseTuple(arguments, "OOdd", &values, &table, &step, &limit))
         return NULL;
     if (acquire(values, table, &a) < 0)
         return NULL;
-    if (a.table.len / 8 > INT32_MAX - SPREAD) {
-        PyErr_SetString(PyExc_ValueError, "the table is too large");
-        zeros = -2;
+    Py_ssize_t size = a.table.len / 8 - SPREAD;
+    double last = centred ? limit / step + 0.5 : limit * step;
+    if (size < 1 || size > INT32_MAX - SPREAD || !(limit >= 0 && last >= 0 && last < (double)size)) {
+        PyErr_SetString(PyExc_ValueError, "the bin of the limit is outside the table");
     } else {
         Py_BEGIN_ALLOW_THREADS
         /* As integers, the bits of |x| are in the order of |x|, and NaN comes last. */
         largest = largest_bits((const float *)a.values.buf, a.values.len / 4);
-        zeros = largest > bits_of(limit)
-                    ? 0
-                    : count((const float *)a.values.buf, a.values.len / 4, (int64_t *)a.table.buf,
-                            (int32_t)(a.table.len / 8), step, centred);
+        zeros = largest > bits_of(limit) ? 0
+                                         : count((const float *)a.values.buf, a.values.len / 4,
+                                                 (int64_t *)a.table.buf, (int32_t)size, step, centred);
         Py_END_ALLOW_THREADS
-        if (zeros == -1)
-            PyErr_SetString(PyExc_ValueError, "a value lies outside the table");
     }
     PyBuffer_Release(&a.values);
     PyBuffer_Release(&a.table);
@@ -157,7 +151,7 @@ static PyObject *py_count(PyObject *arguments, int centred)
         return NULL;
     float single;
     memcpy(&single, &largest, 4);
-    return Py_BuildValue("(dn)", (double)single, zeros);
+    return Py_BuildValue("(dL)", (double)single, (long long)zeros);
 }
 
 static PyObject *py_count_scaled(PyObject *self, PyObject *arguments)
@@ -174,7 +168,7 @@ static PyMethodDef methods[] = {
     {"largest", py_largest, METH_O, "largest(values): the largest |x|, NaN if there is one."},
     {"count_scaled", py_count_scaled, METH_VARARGS,
      "count_scaled(values, table, scale, limit): the largest |x|; if it is no more than limit, ++table[int(|x| * scale)] "
-     "for every value, and the number of zeros."},
+     "for every value, and the number of zeros. The last SPREAD items of the table are scratch."},
     {"count_centred", py_count_centred, METH_VARARGS,
      "count_centred(values, table, width, limit): the same with ++table[int(|x| / width + 0.5)]."},
     {NULL, NULL, 0, NULL},
@@ -186,5 +180,10 @@ static struct PyModuleDef module = {
 
 PyMODINIT_FUNC PyInit__counting(void)
 {
-    return PyModule_Create(&module);
+    PyObject *counting = PyModule_Create(&module);
+    if (counting != NULL && PyModule_AddIntConstant(counting, "SPREAD", SPREAD) < 0) {
+        Py_DECREF(counting);
+        return NULL;
+    }
+    return counting;
 }

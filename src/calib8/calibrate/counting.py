@@ -18,10 +18,22 @@ except ImportError:  # installed without a compiler
     _counting = None
 
 COMPILED = _counting is not None
+_SCRATCH = 0 if _counting is None else int(_counting.SPREAD)
 _BLOCK = 1 << 15
 
 Values = NDArray[np.float32]
-Table = NDArray[np.int64]
+
+
+class Table:
+    """Counts of so many bins.
+
+    Attributes:
+        counts: int64, shape (bins,).
+    """
+
+    def __init__(self, bins: int) -> None:
+        self.storage = np.zeros(bins + _SCRATCH, dtype=np.int64)
+        self.counts: NDArray[np.int64] = self.storage[:bins]
 
 
 def largest(values: Values) -> float:
@@ -32,7 +44,7 @@ def largest(values: Values) -> float:
 
 
 def count_scaled(values: Values, table: Table, scale: float, limit: float) -> tuple[float, int]:
-    """`table[floor(|x| * scale)] += 1` for every value, if none is NaN or larger than `limit`.
+    """`counts[floor(|x| * scale)] += 1` for every value, if none is NaN or larger than `limit`.
 
     Args:
         values: contiguous.
@@ -43,15 +55,15 @@ def count_scaled(values: Values, table: Table, scale: float, limit: float) -> tu
         The largest |x| (NaN if there is one), and the number of zeros if the values were counted.
     """
     if COMPILED:
-        found: tuple[float, int] = _counting.count_scaled(values, table, scale, limit)
+        found: tuple[float, int] = _counting.count_scaled(values, table.storage, scale, limit)
         return found
     return _count_if(values, table, limit, lambda block: _scaled(block, scale))
 
 
 def count_centred(values: Values, table: Table, width: float, limit: float) -> tuple[float, int]:
-    """The same with `table[floor(|x| / width + 0.5)] += 1`, in float64."""
+    """The same with `counts[floor(|x| / width + 0.5)] += 1`, in float64."""
     if COMPILED:
-        found: tuple[float, int] = _counting.count_centred(values, table, width, limit)
+        found: tuple[float, int] = _counting.count_centred(values, table.storage, width, limit)
         return found
     return _count_if(values, table, limit, lambda block: _centred(block, width))
 

@@ -127,7 +127,7 @@ class _Counter(ABC):
     def __init__(self, table_size: int) -> None:
         self.maximum = 0.0
         self._limit = 0.0  # the largest |x| that the table takes
-        self._table = np.zeros(table_size, dtype=np.int64)
+        self._table = counting.Table(table_size)
         self._zeros = self._nans = self._infs = self._samples = self._beyond = 0
 
     def add(self, values: NDArray[np.float32]) -> None:
@@ -204,14 +204,14 @@ class Histogram(_Counter):
 
     def merge(self, other: Histogram) -> None:
         """Add the counts of a histogram over the same maximum and number of bins."""
-        if (self.maximum, self._table.size) != (other.maximum, other._table.size):
+        if (self.maximum, self._table.counts.size) != (other.maximum, other._table.counts.size):
             raise ValueError("histograms over different bins cannot be merged")
-        self._table += other._table
+        self._table.counts += other._table.counts
         self._merge_tallies(other)
 
     def result(self) -> BlobHistogram:
         """What has been counted so far."""
-        return self._histogram(self._table.copy())
+        return self._histogram(self._table.counts.copy())
 
     def _count(self, array: NDArray[np.float32]) -> tuple[float, int]:
         return counting.count_centred(array, self._table, self._divisor, self._limit)
@@ -220,7 +220,7 @@ class Histogram(_Counter):
         within = finite[np.abs(finite) <= self.maximum]
         beyond = finite.size - within.size
         self._beyond += beyond
-        self._table[-1] += beyond
+        self._table.counts[-1] += beyond
         self._samples += beyond
         return within
 
@@ -256,17 +256,17 @@ class AdaptiveHistogram(_Counter):
     @property
     def fine_width(self) -> float:
         """Width of a fine bin in real units; 0 before the first value that is not 0."""
-        return 0.0 if self._exponent is None else math.ldexp(1.0, self._exponent) / self._table.size
+        return 0.0 if self._exponent is None else math.ldexp(1.0, self._exponent) / self._table.counts.size
 
     def merge(self, other: AdaptiveHistogram) -> None:
         """Take in what another one has counted; `other` stays as it is."""
-        if self._table.size != other._table.size:
+        if self._table.counts.size != other._table.counts.size:
             raise ValueError("histograms over different bins cannot be merged")
         self._reach(other.maximum)
         shift = 0
         if self._exponent is not None and other._exponent is not None:
             shift = self._exponent - other._exponent
-        self._table += _coarsen(other._table, shift)
+        self._table.counts += _coarsen(other._table.counts, shift)
         self._merge_tallies(other)
 
     def result(self) -> BlobHistogram:
@@ -275,7 +275,7 @@ class AdaptiveHistogram(_Counter):
         if self._exponent is None:
             counts[0] = self._samples
             return self._histogram(counts)
-        fine = self._table.copy()
+        fine = self._table.counts.copy()
         fine[0] -= self._zeros  # zeros belong to bin 0, however the first fine bin is divided
         counts += _rebin(fine, self.fine_width, self.maximum / (self.bins - 1), self.bins)
         counts[0] += self._zeros
@@ -295,9 +295,9 @@ class AdaptiveHistogram(_Counter):
             return
         exponent = max(math.frexp(self.maximum)[1], _MIN_EXPONENT)
         if self._exponent is not None:
-            self._table = _coarsen(self._table, exponent - self._exponent)
+            self._table.counts[:] = _coarsen(self._table.counts, exponent - self._exponent)
         self._exponent = exponent
-        self._scale = math.ldexp(float(self._table.size), -exponent)
+        self._scale = math.ldexp(float(self._table.counts.size), -exponent)
         self._limit = math.ldexp(1 - 2.0**-24, exponent)  # the float32 before 2^exponent
 
 
