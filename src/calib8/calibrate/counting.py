@@ -83,9 +83,9 @@ def _count(values: Values, table: Table, bins_of: Callable[[Values], NDArray[np.
         others = int(np.count_nonzero(is_other))
         zeros += block.size - others
         if 2 * others < block.size:  # without most of its values the block takes less time than it costs to cut
-            table[0] += block.size - others
+            table.counts[0] += block.size - others
             block = np.compress(is_other, block, out=_scratch.singles[:others])
-        np.add.at(table, bins_of(block), 1)
+        np.add.at(table.counts, bins_of(block), 1)
     return zeros
 
 

@@ -17,4 +17,4 @@ def threshold(histogram: BlobHistogram, percent: float) -> float:
     """
     reached = np.cumsum(histogram.counts)
     last = int(np.searchsorted(reached, percent / 100 * histogram.samples))
-    return min((min(last, histogram.bins - 1) + 0.5) * histogram.width, histogram.maximum)
+    return min((last + 0.5) * histogram.width, histogram.maximum)
