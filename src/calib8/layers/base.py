@@ -68,6 +68,7 @@ class Op(ABC):
         bottoms, tops: the least and the largest number of bottoms and tops.
         kind: "onnx" (has a lowering), "host" (runs in Python: has `run`), "source" (its tops are the net's inputs);
             an instance may have another one than its class.
+        unfilled: what Caffe fills the first blob with where the prototxt names no filler.
         foreign: parameter messages of other types that the layer has; Caffe does not read them either.
     """
 
@@ -75,6 +76,7 @@ class Op(ABC):
     bottoms: ClassVar[tuple[int, int]] = (1, 1)
     tops: ClassVar[tuple[int, int]] = (1, 1)
     kind: str = "onnx"
+    unfilled: ClassVar[float] = 0.0
     foreign: tuple[str, ...] = ()
 
     @abstractmethod

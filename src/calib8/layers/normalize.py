@@ -21,6 +21,7 @@ class Normalize(Op):
     """Division by the L2 norm; ONNX ReduceSumSquare, Sqrt, Div, Mul."""
 
     types = ("Normalize",)
+    unfilled = 1.0
 
     def __init__(self, fields: Fields) -> None:
         group = fields.group("norm_param")
