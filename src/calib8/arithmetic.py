@@ -10,9 +10,11 @@ Notation: `tx`, `ty` = threshold of a bottom and of the top (real units, > 0); `
 - constants:    `pooling_multiplier`, `average_pooling_constants`, `eltwise_multipliers`,
                 `eltwise_product_multiplier`, `leaky_relu_constants`, `prelu_constants`
 
-Everything is evaluated in float64. Thresholds are float32 in the calibration table: hand in the float32
-values, so that a table that is read back gives the same integers. (On the real LeNet of the original tool
-float32 and float64 arithmetic give the same 430,500 weights and 580 biases.)
+Everything is evaluated in float64, multiplications before the division, so that values and thresholds that are
+float32 numbers give the formulas' integers exactly: a quotient that is no tie is further from one than float64
+rounds. (PROD of three bottoms and more, BatchNorm's factors and ELU are the exceptions.) Thresholds are float32 in the
+calibration table: hand in the float32 values, so that a table that is read back gives the same integers. (On the real
+LeNet of the original tool float32 and float64 arithmetic give the same 430,500 weights and 580 biases.)
 
 Functions over arrays take anything that numpy takes, scalars included, and return arrays (0-d for a scalar).
 All raise `QuantizationError` for thresholds or values outside the contract; the caller adds the layer's name.
@@ -48,8 +50,13 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 def round_half_up(values: ArrayLike) -> NDArray[np.float64]:
-    """`rnd(v) = floor(v + 0.5)`: to the nearest integer, ties towards +infinity (-2.5 becomes -2)."""
-    return np.asarray(np.floor(np.asarray(values, dtype=np.float64) + 0.5))
+    """`rnd(v) = floor(v + 0.5)`: to the nearest integer, ties towards +infinity (-2.5 becomes -2).
+
+    Evaluated as `ceil(floor(2v) / 2)`, which is exact up to 2^1023 in size: in `v + 0.5` the largest number below 0.5
+    and odd numbers from 2^52 on would round up.
+    """
+    halves = np.floor(np.asarray(values, dtype=np.float64) * 2)
+    return np.asarray(np.ceil(halves * 0.5))
 
 
 def saturate_int8(values: ArrayLike) -> NDArray[np.int8]:
@@ -76,8 +83,8 @@ def saturating_sum_int16(terms: Sequence[ArrayLike]) -> NDArray[np.int16]:
 def quantize(values: ArrayLike, threshold: float) -> NDArray[np.int8]:
     """`q = sat8(rnd(x * 128 / threshold))`."""
     check_thresholds(threshold)
-    scaled = np.asarray(values, dtype=np.float64) * INT8_LEVELS / float(threshold)
-    return saturate_int8(round_half_up(scaled))
+    with np.errstate(over="ignore", invalid="ignore"):  # only float64 values overflow, and then they saturate
+        return saturate_int8(round_half_up(np.asarray(values, dtype=np.float64) * INT8_LEVELS / float(threshold)))
 
 
 def dequantize(codes: ArrayLike, threshold: float) -> NDArray[np.float32]:
@@ -92,11 +99,11 @@ def requantize(accumulator: ArrayLike, rshift: int) -> NDArray[np.int8]:
     In integers: `(acc >> rs) + bit (rs - 1) of acc`, since an arithmetic shift is a floor.
 
     Raises:
-        QuantizationError: the accumulator is not integral, or the shift is outside [0, 31].
+        QuantizationError: the accumulator is not integral or is uint64, or the shift is outside [0, 31].
     """
     acc = np.asarray(accumulator)
-    if acc.dtype.kind not in "iu":
-        raise QuantizationError(f"an accumulator holds integers, found {acc.dtype}")
+    if acc.dtype.kind not in "iu" or acc.dtype == np.uint64:
+        raise QuantizationError(f"an accumulator holds integers of at most 64 bits with a sign, found {acc.dtype}")
     if not 0 <= rshift <= MAX_RSHIFT:
         raise QuantizationError(f"right shift {rshift} is outside [0, {MAX_RSHIFT}]")
     wide = acc.astype(np.int64)
@@ -132,7 +139,7 @@ def quantize_weight(weights: ArrayLike, tx: float, ty: float, rshift: int) -> ND
     flat_in, flat_out = source.reshape(-1), result.reshape(-1)
     for start in range(0, flat_in.size, _BLOCK):
         block = _finite(flat_in[start : start + _BLOCK], "weight")
-        scaled = block * (float(tx) / float(ty)) * 2.0**rshift
+        scaled = block * float(tx) * 2.0**rshift / float(ty)
         flat_out[start : start + _BLOCK] = saturate_int8(round_half_up(scaled))
     return result
 
@@ -152,7 +159,7 @@ def quantize_bias(bias: ArrayLike, ty: float, rshift: int) -> QuantizedBias:
         QuantizationError: a bias is NaN or infinite.
     """
     check_thresholds(ty)
-    rounded = round_half_up(_finite(np.asarray(bias), "bias") * (INT8_LEVELS / float(ty)) * 2.0**rshift)
+    rounded = round_half_up(_finite(np.asarray(bias), "bias") * INT8_LEVELS * 2.0**rshift / float(ty))
     values = saturate_int16(rounded)
     return QuantizedBias(values, tuple(int(i) for i in np.flatnonzero(np.ravel(rounded != values))))
 
@@ -210,13 +217,14 @@ def average_pooling_constants(kernel_elements: int, mult: int, rshift: int) -> t
     """(c, r) of an average pooling over k window elements: the result is `sat8(rnd(sum * c / 2^r))`.
 
     `m` = the largest with `2^m < 256*k`, `c = floor(2^m / k) * mult`, `r = m + rs`; then `c` is halved
-    (floor) and `r` decremented while `c > 255`. `mult`, `rs` are those of `pooling_multiplier`.
+    (floor) and `r` decremented while `c > 255`, or `r` is no shift that there is. `mult`, `rs` are those of
+    `pooling_multiplier`.
     """
     if kernel_elements < 1:
         raise QuantizationError(f"a pooling window of {kernel_elements} elements")
     exponent = (256 * kernel_elements - 1).bit_length() - 1
     factor, shift = (1 << exponent) // kernel_elements * mult, exponent + rshift
-    while factor > 255:
+    while factor > 255 or shift > MAX_RSHIFT:
         factor, shift = factor // 2, shift - 1
     return factor, shift
 
@@ -263,7 +271,7 @@ def leaky_relu_constants(ratio: float) -> tuple[int, int]:
     if ratio == 0:
         return 0, 0
     rshift = min(8 - math.frexp(ratio)[1], MAX_RSHIFT)
-    while not -128 <= (scale := math.floor(math.ldexp(ratio, rshift) + 0.5)) <= 127:
+    while not -128 <= (scale := int(round_half_up(math.ldexp(ratio, rshift)))) <= 127:
         rshift -= 1
     if rshift < 0:
         raise QuantizationError(
@@ -324,8 +332,11 @@ def _doublings_to_64(value: float, meaning: str) -> int:
 
 def _clamp(values: ArrayLike, low: int, high: int) -> NDArray[np.float64] | NDArray[np.int64]:
     array = np.asarray(values)
-    clamped = np.clip(array, low, high)
-    return np.where(np.isnan(array), 0, clamped) if array.dtype.kind == "f" else np.asarray(clamped)
+    if np.can_cast(array.dtype, np.int64):
+        return np.asarray(np.clip(array.astype(np.int64), low, high))
+    clamped = np.asarray(np.clip(array.astype(np.float64, copy=False), low, high))
+    np.copyto(clamped, 0, where=np.isnan(clamped))
+    return clamped
 
 
 def _finite(values: NDArray[np.generic], what: str) -> NDArray[np.float64]:
