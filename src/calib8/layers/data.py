@@ -1,7 +1,7 @@
 """Data layers: tops that come from a data base or from files.
 
-Their parameters are read where the data are (the package `data`); the shapes of their tops follow from the first
-sample, and are handed to the network when it is built. Source: BVLC/caffe, src/caffe/layers/data_layer.cpp,
+Shapes: no bottom; the shapes of the tops follow from the first sample, and are handed to the network when it is built.
+Their parameters are read where the data are (the package `data`). Source: BVLC/caffe, src/caffe/layers/data_layer.cpp,
 image_data_layer.cpp, hdf5_data_layer.cpp, window_data_layer.cpp; the SSD fork's annotated_data_layer.cpp.
 """
 
@@ -37,24 +37,4 @@ class Data(Op):
         raise shapes_unknown(self._tops)
 
 
-class MemoryData(Op):
-    """tops = data (N, C, H, W) and labels (N) that a program hands over; memory_data_layer.cpp, lines 10-35."""
-
-    types = ("MemoryData",)
-    bottoms = (0, 0)
-    tops = (1, 2)
-    kind = "source"
-
-    def __init__(self, fields: Fields) -> None:
-        group = fields.group("memory_data_param")
-        self.shape: Shape = (group.batch_size, group.channels, group.height, group.width)
-        self._tops = len(fields.param.top)
-        if min(self.shape) < 1:
-            raise RefusedError(f"memory_data_param gives the shape {self.shape}; all four numbers must be set")
-
-    def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        return [self.shape, (self.shape[0],)][: self._tops]
-
-
 register(Data)
-register(MemoryData)

@@ -1,7 +1,8 @@
 """Input: the network's inputs, with their shapes in the prototxt.
 
-Parameters: `shape`, one per top or one for all. `enable_quantize` (BM1880): in an INT8 network the layer quantises
-real input itself. Source: BVLC/caffe, src/caffe/layers/input_layer.cpp, lines 8-22; the guide, section 5.3.
+Shapes: no bottom; tops of `shape`, given once for all tops or once for each.
+Parameters: `shape`; `enable_quantize` (BM1880): in an INT8 network the layer quantises real input itself.
+Source: BVLC/caffe, src/caffe/layers/input_layer.cpp, lines 8-22; the guide, section 5.3.
 """
 
 from __future__ import annotations

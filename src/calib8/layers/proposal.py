@@ -1,5 +1,6 @@
 """Proposal: the regions of a region proposal network. Three forks gave the type three meanings; the fields tell them.
 
+Shapes and parameters, by fork:
 All: anchors around every cell, moved by (dx * w, dy * h), stretched by exp(dw), exp(dh) and clipped to the image.
 Scores (N, 2 * A, H, W), of which the last A are those of objects; codes (N, 4 * A, H, W).
 

@@ -1,7 +1,8 @@
 """Reshape: the same elements under another shape, or moved from channels to pixels.
 
-`shape` replaces the axes from `axis` (default 0; -1 stands behind the last one) to `axis + num_axes` (default -1: all
-that follow). In it, 0 copies the bottom's axis at that place, and one -1 takes what is left.
+Shapes: bottom of any rank; top of as many elements.
+Parameters: `shape` replaces the axes from `axis` (default 0; -1 stands behind the last one) to `axis + num_axes`
+(default -1: all that follow). In it, 0 copies the bottom's axis at that place, and one -1 takes what is left.
 Synopsys's `pixelshuffler: r` (default 1: off) takes (N, C, H, W) to (N, C/r^2, H*r, W*r) instead: channel
 c*r^2 + i*r + j becomes row i and column j of every r x r pixels of channel c.
 Source: BVLC/caffe, src/caffe/layers/reshape_layer.cpp, LayerSetUp, Reshape;

@@ -1,5 +1,6 @@
 """Silence: takes bottoms and gives nothing, so that they are no outputs of the net.
 
+Shapes: any bottoms, no top. No parameters.
 Source: BVLC/caffe, include/caffe/layers/silence_layer.hpp.
 """
 
