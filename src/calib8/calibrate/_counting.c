@@ -12,6 +12,7 @@
 
 #define BLOCK 2048
 #define SPREAD 16 /* counters that zeros alternate between: an addition to one bin waits for the one before it */
+#define FULL 2000000000 /* values that the small counters take */
 
 #if defined(__GNUC__) && defined(__x86_64__) && defined(__linux__) && !defined(__clang__)
 #define VECTOR __attribute__((target_clones("avx2", "default")))
@@ -19,32 +20,38 @@
 #define VECTOR
 #endif
 
+/* Counts in 64 bits, and in 32 bits what was added since they were last brought up to date: what is touched at random
+   is half as large, which decides how much of it the caches keep. The small counters end with SPREAD for zeros. */
 typedef struct {
-    Py_buffer values, table;
+    Py_buffer values, recent, counts;
 } Arguments;
 
-static int acquire(PyObject *values, PyObject *table, Arguments *a)
+static int buffer(PyObject *object, Py_buffer *view, int flags, Py_ssize_t itemsize, const char *what)
 {
-    if (PyObject_GetBuffer(values, &a->values, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) < 0)
+    if (PyObject_GetBuffer(object, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | flags) < 0)
         return -1;
-    if (a->values.itemsize != 4 || !a->values.format || strcmp(a->values.format, "f") != 0) {
-        PyErr_SetString(PyExc_TypeError, "values must be float32");
-        PyBuffer_Release(&a->values);
-        return -1;
-    }
-    if (table == NULL)
+    if (view->itemsize == itemsize)
         return 0;
-    if (PyObject_GetBuffer(table, &a->table, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) < 0) {
-        PyBuffer_Release(&a->values);
-        return -1;
-    }
-    if (a->table.itemsize != 8 || a->table.len < 8) {
-        PyErr_SetString(PyExc_TypeError, "the table must be int64 and not empty");
-        PyBuffer_Release(&a->values);
-        PyBuffer_Release(&a->table);
-        return -1;
-    }
-    return 0;
+    PyErr_Format(PyExc_TypeError, "%s must have items of %zd bytes", what, itemsize);
+    PyBuffer_Release(view);
+    return -1;
+}
+
+static void release(Arguments *a)
+{
+    PyBuffer_Release(&a->values);
+    PyBuffer_Release(&a->recent);
+    PyBuffer_Release(&a->counts);
+}
+
+static int acquire(PyObject *values, PyObject *recent, PyObject *counts, Arguments *a)
+{
+    memset(a, 0, sizeof *a);
+    if (buffer(values, &a->values, 0, 4, "values") == 0 && buffer(recent, &a->recent, PyBUF_WRITABLE, 4, "recent") == 0
+        && buffer(counts, &a->counts, PyBUF_WRITABLE, 8, "counts") == 0)
+        return 0;
+    release(a);
+    return -1;
 }
 
 VECTOR static uint32_t largest_bits(const float *x, Py_ssize_t n)
@@ -75,40 +82,54 @@ VECTOR static void centred_bins(const float *x, int32_t *bins, int n, double wid
     }
 }
 
-/* The table ends with SPREAD counters for zeros, which are added to bin 0 at the end. Returns the number of zeros.
-   The caller has checked that the bin of the largest |x| is in the table. */
-static int64_t count(const float *x, Py_ssize_t n, int64_t *table, int32_t size, double step, int centred)
+static void bring_up_to_date(uint32_t *recent, int64_t *counts, int32_t size)
+{
+    for (int32_t i = 0; i < size; i++)
+        counts[i] += recent[i];
+    memset(recent, 0, (size_t)size * sizeof *recent);
+}
+
+/* Returns the number of zeros. `pending` values are in `recent` already. The caller has checked that the bin of the
+   largest |x| is in the table. */
+static int64_t count(const float *x, Py_ssize_t n, uint32_t *recent, int64_t *counts, int32_t size, int32_t *pending,
+                     double step, int centred)
 {
     int32_t bins[BLOCK];
     int64_t zeros = 0;
-    for (Py_ssize_t start = 0; start < n; start += BLOCK) {
+    for (Py_ssize_t start = 0; start < n;) {
         int block = n - start < BLOCK ? (int)(n - start) : BLOCK;
+        if (*pending + block > FULL) {
+            bring_up_to_date(recent, counts, size);
+            *pending = 0;
+        }
         if (centred)
             centred_bins(x + start, bins, block, step, size);
         else
             scaled_bins(x + start, bins, block, (float)step, size);
         for (int i = 0; i < block; i++)
-            ++table[bins[i]];
+            ++recent[bins[i]];
+        for (int i = 0; i < SPREAD; i++) {
+            zeros += recent[size + i];
+            recent[0] += recent[size + i];
+            recent[size + i] = 0;
+        }
+        start += block;
+        *pending += block;
     }
-    for (int i = 0; i < SPREAD; i++) {
-        zeros += table[size + i];
-        table[size + i] = 0;
-    }
-    table[0] += zeros;
     return zeros;
 }
 
 static PyObject *py_largest(PyObject *self, PyObject *values)
 {
-    Arguments a;
+    Py_buffer view;
     uint32_t largest;
     float single;
-    if (acquire(values, NULL, &a) < 0)
+    if (buffer(values, &view, 0, 4, "values") < 0)
         return NULL;
     Py_BEGIN_ALLOW_THREADS
-    largest = largest_bits((const float *)a.values.buf, a.values.len / 4);
+    largest = largest_bits((const float *)view.buf, view.len / 4);
     Py_END_ALLOW_THREADS
-    PyBuffer_Release(&a.values);
+    PyBuffer_Release(&view);
     memcpy(&single, &largest, 4);
     return PyFloat_FromDouble(single);
 }
@@ -123,35 +144,37 @@ static uint32_t bits_of(double value)
 
 static PyObject *py_count(PyObject *arguments, int centred)
 {
-    PyObject *values, *table;
+    PyObject *values, *recent, *counts;
     Arguments a;
     double step, limit;
+    int32_t pending;
     uint32_t largest = 0;
     int64_t zeros = -1;
-    if (!PyArg_ParseTuple(arguments, "OOdd", &values, &table, &step, &limit))
+    if (!PyArg_ParseTuple(arguments, "OOOidd", &values, &recent, &counts, &pending, &step, &limit))
         return NULL;
-    if (acquire(values, table, &a) < 0)
+    if (acquire(values, recent, counts, &a) < 0)
         return NULL;
-    Py_ssize_t size = a.table.len / 8 - SPREAD;
+    Py_ssize_t size = a.counts.len / 8;
     double last = centred ? limit / step + 0.5 : limit * step;
-    if (size < 1 || size > INT32_MAX - SPREAD || !(limit >= 0 && last >= 0 && last < (double)size)) {
+    if (size > INT32_MAX - SPREAD || a.recent.len / 4 != size + SPREAD || pending < 0 || pending > FULL
+        || !(limit >= 0 && last >= 0 && last < (double)size)) {
         PyErr_SetString(PyExc_ValueError, "the bin of the limit is outside the table");
     } else {
         Py_BEGIN_ALLOW_THREADS
         /* As integers, the bits of |x| are in the order of |x|, and NaN comes last. */
         largest = largest_bits((const float *)a.values.buf, a.values.len / 4);
-        zeros = largest > bits_of(limit) ? 0
-                                         : count((const float *)a.values.buf, a.values.len / 4,
-                                                 (int64_t *)a.table.buf, (int32_t)size, step, centred);
+        zeros = 0;
+        if (largest <= bits_of(limit))
+            zeros = count((const float *)a.values.buf, a.values.len / 4, (uint32_t *)a.recent.buf,
+                          (int64_t *)a.counts.buf, (int32_t)size, &pending, step, centred);
         Py_END_ALLOW_THREADS
     }
-    PyBuffer_Release(&a.values);
-    PyBuffer_Release(&a.table);
+    release(&a);
     if (zeros < 0)
         return NULL;
     float single;
     memcpy(&single, &largest, 4);
-    return Py_BuildValue("(dL)", (double)single, (long long)zeros);
+    return Py_BuildValue("(dLi)", (double)single, (long long)zeros, (int)pending);
 }
 
 static PyObject *py_count_scaled(PyObject *self, PyObject *arguments)
@@ -167,10 +190,10 @@ static PyObject *py_count_centred(PyObject *self, PyObject *arguments)
 static PyMethodDef methods[] = {
     {"largest", py_largest, METH_O, "largest(values): the largest |x|, NaN if there is one."},
     {"count_scaled", py_count_scaled, METH_VARARGS,
-     "count_scaled(values, table, scale, limit): the largest |x|; if it is no more than limit, ++table[int(|x| * scale)] "
-     "for every value, and the number of zeros. The last SPREAD items of the table are scratch."},
+     "count_scaled(values, recent, counts, pending, scale, limit): the largest |x|; if it is no more than limit, one more "
+     "in bin int(|x| * scale) for every value; the number of zeros, and of values in recent."},
     {"count_centred", py_count_centred, METH_VARARGS,
-     "count_centred(values, table, width, limit): the same with ++table[int(|x| / width + 0.5)]."},
+     "count_centred(values, recent, counts, pending, width, limit): the same with bin int(|x| / width + 0.5)."},
     {NULL, NULL, 0, NULL},
 };
 

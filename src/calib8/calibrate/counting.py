@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,6 @@ except ImportError:  # installed without a compiler
     _counting = None
 
 COMPILED = _counting is not None
-_SCRATCH = 0 if _counting is None else int(_counting.SPREAD)
 _BLOCK = 1 << 15
 
 Values = NDArray[np.float32]
@@ -28,12 +28,49 @@ class Table:
     """Counts of so many bins.
 
     Attributes:
-        counts: int64, shape (bins,).
+        bins: their number.
     """
 
     def __init__(self, bins: int) -> None:
-        self.storage = np.zeros(bins + _SCRATCH, dtype=np.int64)
-        self.counts: NDArray[np.int64] = self.storage[:bins]
+        self.bins = bins
+        self._counts = np.zeros(bins, dtype=np.int64)
+        # Compiled code adds to small counters first: what it touches at random is half as large.
+        self._recent = np.zeros(bins + _counting.SPREAD, dtype=np.uint32) if COMPILED else None
+        self._pending = 0  # values that are in the small counters only
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """The counts, shape (bins,), to be read and written."""
+        if self._recent is not None and self._pending:
+            self._counts += self._recent[: self.bins]
+            self._recent[:] = 0
+            self._pending = 0
+        return self._counts
+
+    def count_scaled(self, values: Values, scale: float, limit: float) -> tuple[float, int]:
+        """One more in bin `floor(|x| * scale)` for every value, if none is NaN or larger than `limit`.
+
+        Args:
+            values: contiguous.
+            scale: a power of two, so that float32 scales exactly.
+            limit: a finite float32 number; its bin is in the table.
+
+        Returns:
+            The largest |x| (NaN if there is one), and the number of zeros if the values were counted.
+        """
+        if self._recent is not None:
+            return self._compiled(_counting.count_scaled, values, scale, limit)
+        return _count_if(values, self._counts, limit, lambda block: _scaled(block, scale))
+
+    def count_centred(self, values: Values, width: float, limit: float) -> tuple[float, int]:
+        """The same in bin `floor(|x| / width + 0.5)`, in float64."""
+        if self._recent is not None:
+            return self._compiled(_counting.count_centred, values, width, limit)
+        return _count_if(values, self._counts, limit, lambda block: _centred(block, width))
+
+    def _compiled(self, function: Any, values: Values, step: float, limit: float) -> tuple[float, int]:
+        peak, zeros, self._pending = function(values, self._recent, self._counts, self._pending, step, limit)
+        return peak, zeros
 
 
 def largest(values: Values) -> float:
@@ -43,39 +80,14 @@ def largest(values: Values) -> float:
     return max(float(values.max()), -float(values.min()), 0.0) if values.size else 0.0
 
 
-def count_scaled(values: Values, table: Table, scale: float, limit: float) -> tuple[float, int]:
-    """`counts[floor(|x| * scale)] += 1` for every value, if none is NaN or larger than `limit`.
-
-    Args:
-        values: contiguous.
-        scale: a power of two, so that float32 scales exactly.
-        limit: a finite float32 number; its bin is in the table.
-
-    Returns:
-        The largest |x| (NaN if there is one), and the number of zeros if the values were counted.
-    """
-    if COMPILED:
-        found: tuple[float, int] = _counting.count_scaled(values, table.storage, scale, limit)
-        return found
-    return _count_if(values, table, limit, lambda block: _scaled(block, scale))
-
-
-def count_centred(values: Values, table: Table, width: float, limit: float) -> tuple[float, int]:
-    """The same with `counts[floor(|x| / width + 0.5)] += 1`, in float64."""
-    if COMPILED:
-        found: tuple[float, int] = _counting.count_centred(values, table.storage, width, limit)
-        return found
-    return _count_if(values, table, limit, lambda block: _centred(block, width))
-
-
 def _count_if(
-    values: Values, table: Table, limit: float, bins_of: Callable[[Values], NDArray[np.intp]]
+    values: Values, counts: NDArray[np.int64], limit: float, bins_of: Callable[[Values], NDArray[np.intp]]
 ) -> tuple[float, int]:
     peak = largest(values)
-    return (peak, _count(values.reshape(-1), table, bins_of)) if peak <= limit else (peak, 0)
+    return (peak, _count(values.reshape(-1), counts, bins_of)) if peak <= limit else (peak, 0)
 
 
-def _count(values: Values, table: Table, bins_of: Callable[[Values], NDArray[np.intp]]) -> int:
+def _count(values: Values, counts: NDArray[np.int64], bins_of: Callable[[Values], NDArray[np.intp]]) -> int:
     zeros = 0
     for start in range(0, values.size, _BLOCK):
         block = values[start : start + _BLOCK]
@@ -83,9 +95,9 @@ def _count(values: Values, table: Table, bins_of: Callable[[Values], NDArray[np.
         others = int(np.count_nonzero(is_other))
         zeros += block.size - others
         if 2 * others < block.size:  # without most of its values the block takes less time than it costs to cut
-            table.counts[0] += block.size - others
+            counts[0] += block.size - others
             block = np.compress(is_other, block, out=_scratch.singles[:others])
-        np.add.at(table.counts, bins_of(block), 1)
+        np.add.at(counts, bins_of(block), 1)
     return zeros
 
 

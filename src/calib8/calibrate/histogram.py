@@ -204,9 +204,9 @@ class Histogram(_Counter):
 
     def merge(self, other: Histogram) -> None:
         """Add the counts of a histogram over the same maximum and number of bins."""
-        if (self.maximum, self._table.counts.size) != (other.maximum, other._table.counts.size):
+        if (self.maximum, self._table.bins) != (other.maximum, other._table.bins):
             raise ValueError("histograms over different bins cannot be merged")
-        self._table.counts += other._table.counts
+        self._table.counts[:] += other._table.counts
         self._merge_tallies(other)
 
     def result(self) -> BlobHistogram:
@@ -214,7 +214,7 @@ class Histogram(_Counter):
         return self._histogram(self._table.counts.copy())
 
     def _count(self, array: NDArray[np.float32]) -> tuple[float, int]:
-        return counting.count_centred(array, self._table, self._divisor, self._limit)
+        return self._table.count_centred(array, self._divisor, self._limit)
 
     def _make_room(self, finite: NDArray[np.float32], peak: float) -> NDArray[np.float32]:
         within = finite[np.abs(finite) <= self.maximum]
@@ -256,17 +256,17 @@ class AdaptiveHistogram(_Counter):
     @property
     def fine_width(self) -> float:
         """Width of a fine bin in real units; 0 before the first value that is not 0."""
-        return 0.0 if self._exponent is None else math.ldexp(1.0, self._exponent) / self._table.counts.size
+        return 0.0 if self._exponent is None else math.ldexp(1.0, self._exponent) / self._table.bins
 
     def merge(self, other: AdaptiveHistogram) -> None:
         """Take in what another one has counted; `other` stays as it is."""
-        if self._table.counts.size != other._table.counts.size:
+        if self._table.bins != other._table.bins:
             raise ValueError("histograms over different bins cannot be merged")
         self._reach(other.maximum)
         shift = 0
         if self._exponent is not None and other._exponent is not None:
             shift = self._exponent - other._exponent
-        self._table.counts += _coarsen(other._table.counts, shift)
+        self._table.counts[:] += _coarsen(other._table.counts, shift)
         self._merge_tallies(other)
 
     def result(self) -> BlobHistogram:
@@ -282,7 +282,7 @@ class AdaptiveHistogram(_Counter):
         return self._histogram(counts)
 
     def _count(self, array: NDArray[np.float32]) -> tuple[float, int]:
-        return counting.count_scaled(array, self._table, self._scale, self._limit)
+        return self._table.count_scaled(array, self._scale, self._limit)
 
     def _make_room(self, finite: NDArray[np.float32], peak: float) -> NDArray[np.float32]:
         self._reach(peak)
@@ -297,7 +297,7 @@ class AdaptiveHistogram(_Counter):
         if self._exponent is not None:
             self._table.counts[:] = _coarsen(self._table.counts, exponent - self._exponent)
         self._exponent = exponent
-        self._scale = math.ldexp(float(self._table.counts.size), -exponent)
+        self._scale = math.ldexp(float(self._table.bins), -exponent)
         self._limit = math.ldexp(1 - 2.0**-24, exponent)  # the float32 before 2^exponent
 
 

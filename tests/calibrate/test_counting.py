@@ -1,0 +1,70 @@
+"""The counting loop: compiled and numpy give the same counts, the small counters are emptied in time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from calib8.calibrate import counting
+
+needs_compiled = pytest.mark.skipif(not counting.COMPILED, reason="the compiled module was not built: no compiler")
+
+
+def both(monkeypatch):
+    """A table that compiled code fills, and one that numpy fills."""
+    compiled = counting.Table(64)
+    monkeypatch.setattr(counting, "COMPILED", False)
+    plain = counting.Table(64)
+    monkeypatch.undo()
+    return compiled, plain
+
+
+@needs_compiled
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.integers(0, 9000), st.floats(0, 1), st.integers(-100, 100))
+def test_compiled_and_numpy_count_the_same(seed, size, share, exponent):
+    rng = np.random.default_rng(seed)
+    x = (rng.standard_normal(size) * 2.0**exponent).astype(np.float32)
+    x[rng.random(size) < share] = 0
+    limit = float(np.abs(x).max(initial=2.0**-120))
+    scale = 2.0 ** (5 - np.frexp(limit)[1])
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        compiled, plain = both(monkeypatch)
+        for table in (compiled, plain):
+            monkeypatch.setattr(counting, "COMPILED", table is compiled)
+            first = table.count_scaled(x, scale, limit)
+            assert first == (counting.largest(x), int((x == 0).sum()))
+            assert table.count_centred(x[::2].copy(), limit / 63, limit)[1] == int((x[::2] == 0).sum())
+    assert np.array_equal(compiled.counts, plain.counts)
+    assert compiled.counts.sum() == x.size + x[::2].size
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -3.0])
+def test_values_beyond_the_limit_are_not_counted(bad):
+    table = counting.Table(16)
+    x = np.array([0.5, bad, 1.0], np.float32)
+    peak, zeros = table.count_scaled(x, 4.0, 2.0)
+    assert zeros == 0 and not peak <= 2.0
+    assert table.counts.sum() == 0
+
+
+@needs_compiled
+def test_small_counters_are_emptied_before_they_overflow():
+    table = counting.Table(16)
+    table.count_scaled(np.full(1000, 0.5, np.float32), 4.0, 2.0)
+    table._pending = 2_000_000_000 - 10  # as after so many values
+    table.count_scaled(np.full(1000, 0.5, np.float32), 4.0, 2.0)
+    assert table._counts[2] == 1000 and table._pending == 1000
+    assert table.counts.tolist() == [0, 0, 2000] + [0] * 13
+
+
+@needs_compiled
+def test_a_limit_outside_the_table_is_refused():
+    table = counting.Table(16)
+    for step, limit in ((8.0, 2.0), (4.0, np.nan), (4.0, -1.0), (np.inf, 1.0)):
+        with pytest.raises(ValueError, match="outside the table"):
+            table.count_scaled(np.ones(3, np.float32), step, limit)
+    with pytest.raises(TypeError, match="4 bytes"):
+        table.count_scaled(np.ones(3), 1.0, 1.0)
