@@ -36,7 +36,7 @@ def random_model() -> Callable[..., Model]:
             shapes = op.blob_shapes([bare.shapes[b] for b in layer.bottoms])
             values = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
             if layer.type == "BatchNorm":
-                values[1:] = np.abs(values[1]) + np.float32(0.5), np.ones(1, np.float32)
+                values[1:3] = np.abs(values[1]) + np.float32(0.5), np.ones(1, np.float32)
             blobs[layer.name] = [np.asarray(v, np.float32) for v in (weights or {}).get(layer.name, values)]
         return build_model(parse_prototxt(text), blobs)
 
