@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from calib8.engine.options import EngineOptions
 from calib8.engine.session import open_session
 from calib8.errors import Calib8Error, DataError
+from calib8.graph import Shape
 from calib8.lowering.steps import HostStep, OnnxStep, Port, Step, last_readers
 
 Array = NDArray[Any]
 Visitor = Callable[[str, Array], None]
+_SHAPES_KEPT = 8
 _NO_TARGETS: Mapping[str, Array] = MappingProxyType({})
 
 
@@ -34,8 +36,9 @@ class Executor:
         self, steps: Sequence[Step], observed: Collection[str], options: EngineOptions = EngineOptions()
     ) -> None:
         self.observed = frozenset(observed)
+        self._options = options
         self._release = options.release_blobs
-        self._runners = [_OnnxRunner(s, options) if isinstance(s, OnnxStep) else _HostRunner(s) for s in steps]
+        self._runners = _runners_of(steps, options)
         self._finished = last_readers(steps)
 
     def sibling(self) -> Executor:
@@ -61,8 +64,12 @@ class Executor:
             values[name] = array
             if name in self.observed:
                 visit(name, array)
-        for runner, finished in zip(self._runners, self._finished, strict=True):
+        runners = self._runners
+        for index, finished in enumerate(self._finished):
+            runner = runners[index]
             produced = runner.run(values, targets, keep=not self._release)
+            if isinstance(runner, _HostRunner) and index + 1 < len(runners):
+                runners = runner.runners_after(runners, index, produced, self._options)
             values.update(produced)
             for name, array in produced.items():
                 if name in self.observed:
@@ -134,12 +141,34 @@ class _HostRunner:
 
     def __init__(self, step: HostStep) -> None:
         self._step = step
+        self._others: dict[tuple[Shape, ...], list[_Runner]] = {}
 
     def sibling(self) -> _HostRunner:
-        return self
+        return _HostRunner(self._step)
+
+    def runners_after(
+        self, runners: list[_Runner], index: int, produced: Mapping[str, Array], options: EngineOptions
+    ) -> list[_Runner]:
+        """The runners to go on with: others, kept for the next time, if the layer's tops have unexpected shapes."""
+        shapes = tuple(array.shape for array in produced.values())
+        if shapes == self._step.call.top_shapes or self._step.lower_again is None:
+            return runners
+        if shapes not in self._others:
+            while len(self._others) >= _SHAPES_KEPT:
+                del self._others[next(iter(self._others))]
+            steps = self._step.lower_again({value: array.shape for value, array in produced.items()})
+            self._others[shapes] = [*runners[: index + 1], *_runners_of(steps[index + 1 :], options)]
+        return self._others[shapes]
 
     def run(self, values: Mapping[str, Array], targets: Mapping[str, Array], *, keep: bool) -> dict[str, Array]:
         del targets, keep  # its arrays are its own
         bottoms = [values[b] for b in self._step.layer.bottoms]
         tops = self._step.op.run(bottoms, self._step.call)
         return dict(zip(self._step.outputs, tops, strict=True))
+
+
+_Runner = _OnnxRunner | _HostRunner
+
+
+def _runners_of(steps: Sequence[Step], options: EngineOptions) -> list[_Runner]:
+    return [_OnnxRunner(step, options) if isinstance(step, OnnxStep) else _HostRunner(step) for step in steps]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from calib8.graph import Shape
 from calib8.layers import OnnxBuilder
 from calib8.lowering.cuts import Pair, needed_layers, stretches
-from calib8.lowering.model import Model
+from calib8.lowering.model import Model, with_top_shapes
 from calib8.lowering.steps import HostStep, OnnxStep, Port, Step, close_graph
 
 
@@ -17,12 +18,16 @@ def lower_float(model: Model, outputs: Collection[str], *, max_output_bytes: int
         max_output_bytes: cut the graphs so that the wanted outputs of one of them take no more than this, where
             layers allow it. Cuts lie behind a wanted output only, so that the arithmetic stays the same.
     """
+
+    def again(shapes: Mapping[str, Shape]) -> tuple[Step, ...]:
+        return lower_float(with_top_shapes(model, shapes), outputs, max_output_bytes=max_output_bytes)
+
     cut = list(stretches(model, needed_layers(model, outputs), set(outputs), max_output_bytes))
     steps: list[Step] = []
     for stretch, later in zip(cut, _read_later(cut), strict=True):
         layer, op = stretch[0]
         if op.kind == "host":
-            steps.append(HostStep(layer, op, model.call(layer)))
+            steps.append(HostStep(layer, op, model.call(layer), again))
         else:
             steps.append(_graph(model, stretch, later | set(outputs)))
     return tuple(steps)

@@ -270,3 +270,26 @@ def reshaped(prototxt: Prototxt, model: Model, input_shapes: Mapping[str, Shape]
     """
     weights = {layer.name: layer.blobs for layer in model.net.layers} if model.net.has_weights else None
     return build_model(prototxt, weights, input_shapes)
+
+
+def with_top_shapes(model: Model, shapes: Mapping[str, Shape]) -> Model:
+    """The same model where some values have other shapes, and with them what depends on them.
+
+    Layers that run in Python may give another number of rows than they announced: a detector's proposals.
+
+    Args:
+        shapes: by value, tops of layers that run in Python.
+
+    Raises:
+        UnsupportedError: a later layer cannot take such a bottom.
+    """
+    found = dict(model.shapes)
+    for layer, op in zip(model.net.layers, model.ops, strict=True):
+        tops = [found[top] for top in layer.tops]
+        if any(found[b] != model.shapes[b] for b in layer.bottoms):
+            try:
+                tops = op.top_shapes([found[b] for b in layer.bottoms])
+            except RefusedError as why:
+                raise UnsupportedError(f"{model.net.source}: layer {layer.name!r} ({layer.type}): {why}") from None
+        found.update({top: shapes.get(top, shape) for top, shape in zip(layer.tops, tops, strict=True)})
+    return replace(model, shapes=found)

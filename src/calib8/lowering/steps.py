@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,13 +51,21 @@ class OnnxStep:
         return tuple(port.value for port in self.output_ports)
 
 
+LowerAgain = Callable[[Mapping[str, Shape]], "tuple[Step, ...]"]
+
+
 @dataclass(frozen=True, eq=False)
 class HostStep:
-    """One layer that runs in Python."""
+    """One layer that runs in Python.
+
+    Attributes:
+        lower_again: the steps of the whole network where this layer's tops have other shapes than it announced.
+    """
 
     layer: Layer
     op: Op
     call: Call
+    lower_again: LowerAgain | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
