@@ -9,6 +9,7 @@ Notation: `tx`, `ty` = threshold of a bottom and of the top (real units, > 0); `
 - weights:      `weight_rshift`, `quantize_weight`, `quantize_bias`, `batch_norm_affine`, `dead_channels`
 - constants:    `pooling_multiplier`, `average_pooling_constants`, `eltwise_multipliers`,
                 `eltwise_product_multiplier`, `leaky_relu_constants`, `prelu_constants`
+- functions:    `elu_codes`
 
 Everything is evaluated in float64, multiplications before the division, so that values and thresholds that are
 float32 numbers give the formulas' integers exactly: a quotient that is no tie is further from one than float64
@@ -27,6 +28,7 @@ What the contract leaves open, decided here:
 - A pooling multiplier that would round to 256 takes one shift less.
 - PROD truncates its multiplier as SUM does.
 - The PReLU's positive side takes its shift by the rule of weights, as its slopes do.
+- ELU, which the chip's CPU computes, rounds half up for positive values and towards zero for negative ones.
 """
 
 from __future__ import annotations
@@ -304,6 +306,19 @@ def prelu_constants(slopes: ArrayLike, tx: float, ty: float) -> PReluConstants:
     le_rshift = weight_rshift(float(np.abs(values).max(initial=0)), tx, ty)
     gt_scale = int(quantize_weight(1.0, tx, ty, gt_rshift))
     return PReluConstants(gt_scale, gt_rshift, quantize_weight(values, tx, ty, le_rshift), le_rshift)
+
+
+def elu_codes(alpha: float, tx: float, ty: float) -> NDArray[np.int8]:
+    """The top's code for each of the bottom's codes -128 to 127, of an ELU: shape (256,).
+
+    With `v = code * tx/128` and `y = elu(v)`: `sat8(rnd(y * 128/ty))` for `v >= 0`, `sat8(trunc(y * 128/ty))` for
+    `v < 0`. A table, so that the exponential is taken here only.
+    """
+    check_thresholds(tx, ty)
+    values = np.arange(-128, 128) * (float(tx) / INT8_LEVELS)
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = np.where(values < 0, alpha * np.expm1(np.minimum(values, 0)), values) * INT8_LEVELS / float(ty)
+    return saturate_int8(np.where(values < 0, np.trunc(scaled), round_half_up(scaled)))
 
 
 def check_thresholds(*thresholds: float) -> None:

@@ -8,12 +8,14 @@ import numpy as np
 import onnxruntime as ort
 
 from calib8.engine.options import EngineOptions
+from calib8.engine.processor import int8_products_saturate
 from calib8.errors import DeviceError
 from calib8.lowering.steps import OnnxStep
 
 # These put a neighbour's arithmetic into a convolution's weights or accumulator, and so round otherwise than Caffe
 # does layer by layer, and otherwise from one choice of outputs to another.
 _INEXACT_FUSIONS = ["ConvAddFusion", "ConvMulFusion", "ConvBNFusion", "ConvAddActivationFusion"]
+_INTEGER_NODES = ("QLinearConv", "ConvInteger")
 _ERRORS_ONLY = 3
 
 
@@ -33,8 +35,10 @@ def open_session(step: OnnxStep, options: EngineOptions) -> Any:
     # Or it would put a float convolution between codes into an integer one, which rounds ties otherwise.
     settings.add_session_config_entry("session.disable_quant_qdq", "1")
     # Float kernels gain nothing measurable from repacked weights, which take time and as much memory again.
-    if not any(np.dtype(a.dtype) == np.uint8 for a in step.weights.values()):
+    if not any(node.op_type in _INTEGER_NODES for node in step.onnx.graph.node):
         settings.add_session_config_entry("session.disable_prepacking", "1")
+    elif int8_products_saturate():
+        settings.add_session_config_entry("session.x64quantprecision", "1")
     values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(a)) for a in step.weights.values()]
     settings.add_external_initializers(list(step.weights), values)
     return ort.InferenceSession(

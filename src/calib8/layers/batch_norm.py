@@ -97,8 +97,9 @@ class BatchNorm(Op):
         return replace(plan, blobs=blobs, warnings=warnings)
 
     def lower_int8(self, g: OnnxBuilder, call: Call, plan: LayerPlan) -> list[str]:
-        scale, shift = unpack_affine(plan.blobs)
-        return [affine_codes(g, call.bottoms[0], scale, shift, shift_of(plan), call.bottom_shapes[0])]
+        bottom = call.bottom_shapes[0]
+        scale, shift = (v.reshape(_along_channels(len(bottom))) for v in unpack_affine(plan.blobs))
+        return [affine_codes(g, call.bottoms[0], scale, shift, shift_of(plan), bottom)]
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
         mean, variance = self.statistics(call.blobs)
@@ -132,11 +133,15 @@ def lower_affine(
 
     The mean goes first, as in Caffe: with a large scale its product with the scale would cancel badly.
     """
-    spread = (-1,) + (1,) * max(rank - 2, 0)
+    spread = _along_channels(rank)
     for op_type, term in (("Add", before), ("Mul", scale), ("Add", after)):
         if op_type == "Mul" or np.any(term):
             x = g.node(op_type, x, g.constant(term.reshape(spread).astype(np.float32)))
     return x
+
+
+def _along_channels(rank: int) -> Shape:
+    return (-1,) + (1,) * max(rank - 2, 0)
 
 
 register(BatchNorm)

@@ -5,7 +5,8 @@ What each function means in integers is written down in `arithmetic`; here stand
 
 - They round ties to even, the contract rounds them up. Between two neighbours that are not ties there is room for a
   nudge: values are multiples of 2^-rs, so half a step more lifts a tie over it and nothing else.
-- float32 is exact on integers below 2^24. What could be larger goes through float64.
+- float32 is exact on integers below 2^24, so on accumulators below 2^23 and half a step more, whatever power of two
+  scales them. What could be larger goes through float64.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ ZERO = 128
 MAX_QLINEAR_RSHIFT = 13
 """QLinearConv multiplies with 2^-rs * (1 + 2^-22): up to 255.5 in codes, that lifts by less than 2^-14."""
 _NUDGED = 1 + 2.0**-22
-_MAX_FLOAT_RSHIFT = 15  # half a step, 2^-16, is what float32 still resolves between 128 and 256
 _FLOAT32_EXACT = 1 << 23  # of an accumulator: with the nudge, one bit more is needed
+_INT16_MIN, _INT16_MAX = -32768, 32767
 _INT32_PRODUCTS = (1 << 31) // (256 * 128) - 1  # products of uint8 and int8 that 32 bits hold
 
 
@@ -72,7 +73,7 @@ def weighted_sum(
     offsets = np.zeros(len(weights), np.int64) if bias is None else np.asarray(bias, dtype=np.int64).reshape(-1)
     if rshift <= MAX_QLINEAR_RSHIFT and math.prod(weights.shape[1:]) <= _INT32_PRODUCTS:
         return _qlinear_conv(g, codes, weights, offsets, rshift, geometry)
-    if accumulator_bound(weights, offsets) < _FLOAT32_EXACT:
+    if is_exact_in_float32(accumulator_bound(weights, offsets)):
         return _float_conv(g, codes, weights, offsets, rshift, geometry)
     return _integer_conv(g, codes, weights, offsets, rshift, geometry)
 
@@ -80,17 +81,21 @@ def weighted_sum(
 def affine_codes(
     g: OnnxBuilder, codes: str, scale: NDArray[Any], shift: NDArray[Any] | None, rshift: int, shape: Sequence[int]
 ) -> str:
-    """`sat8(rnd((code*scale + shift) / 2^rshift))` per channel (axis 1): a 1x1 depthwise convolution.
+    """`sat8(rnd((code*scale + shift) / 2^rshift))`.
+
+    Of images with one scale per channel it is a depthwise convolution with a kernel of 1x1, the fastest node for it.
 
     Args:
-        scale, shift: (C), integers.
-        shape: of the codes, (N, C, ...).
+        scale, shift: 8 and 16 bits; of one shape, which broadcasts over the codes.
+        shape: of the codes.
     """
-    batch, channels = (*shape, 1)[:2]
-    image = g.node("Reshape", codes, g.ints(batch, channels, -1, 1))
-    pixel = ConvGeometry((1, 1), (0, 0, 0, 0), (1, 1), channels)
-    y = weighted_sum(g, image, scale.reshape(-1, 1, 1, 1), shift, rshift, pixel)
-    return g.node("Reshape", y, g.ints(*shape))
+    if len(shape) == 4 and scale.shape == (shape[1], 1, 1) and rshift <= MAX_QLINEAR_RSHIFT:
+        pixel = ConvGeometry((1, 1), (0, 0, 0, 0), (1, 1), shape[1])
+        return weighted_sum(g, codes, scale.reshape(-1, 1, 1, 1), shift, rshift, pixel)
+    values = g.node("Mul", code_values(g, codes), g.constant(np.ldexp(scale.astype(np.float32), -rshift)))
+    if shift is not None:
+        values = g.node("Add", values, g.constant(np.ldexp(shift.astype(np.float32), -rshift)))
+    return nudge_to_codes(g, values, rshift)
 
 
 def accumulator_bound(weights: NDArray[np.int8], bias: NDArray[np.int64]) -> int:
@@ -107,14 +112,17 @@ def _qlinear_conv(
     rshift: int,
     geometry: ConvGeometry,
 ) -> str:
-    """Output zero point 0 and 128 in the bias: all values in range are positive, so the nudge lifts every tie."""
+    """Output zero point 0 and 128 in the bias: all values in range are positive, so the nudge lifts every tie.
+
+    ONNX Runtime turns int8 weights into uint8 where it must, and fails when two nodes share weights or zero point.
+    """
     one, zero, code_zero = g.scalar(1.0), g.constant(np.uint8(0)), g.constant(np.uint8(ZERO))
     scale = g.scalar(math.ldexp(_NUDGED, -rshift))
     shifted = (bias + (ZERO << rshift)).astype(np.int32)
     return g.node(
         "QLinearConv",
         *(codes, scale, code_zero),
-        *(g.weight(_as_codes(weights)), one, code_zero),
+        *(g.weight(weights.view()), one, g.weight(np.zeros((), np.int8))),
         *(one, zero, g.weight(shifted)),
         **_conv_attributes(weights, geometry),
     )
@@ -130,7 +138,7 @@ def _float_conv(
 ) -> str:
     """Scaling by powers of two is exact, so weights and bias carry the shift, and the bias the nudge."""
     scaled = np.ldexp(weights.astype(np.float32), -rshift)
-    offset = np.ldexp(bias.astype(np.float64) + 0.5, -rshift).astype(np.float32)
+    offset = np.ldexp(bias + (0.5 if rshift else 0.0), -rshift).astype(np.float32)
     values = g.node(
         "Conv", _scaled_codes(g, codes, 1.0), g.weight(scaled), g.weight(offset), **_conv_attributes(weights, geometry)
     )
@@ -164,56 +172,100 @@ def shift_to_codes(g: OnnxBuilder, accumulator: str, rshift: int, bias: NDArray[
     return _floor_to_codes(g, g.node("Add", scaled, g.constant(np.ldexp(offset.astype(np.float64), -rshift) + 128.5)))
 
 
-def scaled_sum(g: OnnxBuilder, terms: Sequence[tuple[str, float]], rshift: int, *, saturate16: bool = False) -> str:
+def scaled_sum(g: OnnxBuilder, terms: Sequence[tuple[str, int]], rshift: int, *, saturate16: bool = False) -> str:
     """`sat8(rnd(sum_i code_i * factor_i / 2^rshift))` of tensors of one shape.
 
     Args:
         terms: tensors of codes and their integral factors.
         saturate16: clamp the sum to 16 bits after every term, in the given order.
     """
-    wide = rshift > _MAX_FLOAT_RSHIFT or sum(abs(f) for _, f in terms) * INT8_LEVELS >= _FLOAT32_EXACT
+    wide = not is_exact_in_float32(INT8_LEVELS * sum(abs(factor) for _, factor in terms))
     kind: Any = np.float64 if wide else np.float32
-    low, high = (g.constant(kind(math.ldexp(v, -rshift))) for v in (-32768.0, 32767.0))
-    total = ""
+    limits = [g.constant(kind(math.ldexp(v, -rshift))) for v in (_INT16_MIN, _INT16_MAX)]
+    total, largest = "", 0
     for codes, factor in terms:
         value = _scaled_codes(g, codes, math.ldexp(factor, -rshift), wide=wide)
         total = g.node("Add", total, value) if total else value
-        if saturate16 and (len(terms) > 1 or abs(factor) * INT8_LEVELS > 32767):
-            total = g.node("Clip", total, low, high)
+        largest += INT8_LEVELS * abs(factor)
+        if saturate16 and largest > _INT16_MAX:
+            total, largest = g.node("Clip", total, *limits), -_INT16_MIN
     return nudge_to_codes(g, total, rshift, wide=wide)
 
 
-def two_sided(g: OnnxBuilder, codes: str, positive: tuple[int, int], negative: tuple[NDArray[Any], int]) -> str:
+def two_sided(
+    g: OnnxBuilder,
+    codes: str,
+    positive: tuple[int, int],
+    negative: tuple[NDArray[Any], int],
+    shape: Sequence[int],
+) -> str:
     """`sat8(rnd(max(x,0)*gt / 2^gt_rs)) + sat8(rnd(min(x,0)*le / 2^le_rs))`, x being the codes.
 
-    One of the two terms is always 0, so their exact sum is rounded once.
+    Rounding and saturation keep an order: where le / 2^le_rs is the smaller slope, the result is the larger one of
+    `sat8(rnd(x*gt / 2^gt_rs))` and `sat8(rnd(x*le / 2^le_rs))`, for positive and for negative x; where it is not,
+    the smaller one.
 
     Args:
         positive: gt and its shift.
-        negative: le, of a shape that broadcasts over the codes, and its shift.
+        negative: le, 8 bits, of a shape that broadcasts over the codes, and its shift.
+        shape: of the codes.
     """
-    rshift = max(positive[1], negative[1])
-    wide = rshift > _MAX_FLOAT_RSHIFT
-    kind: Any = np.float64 if wide else np.float32
-    values, zero = code_values(g, codes, wide=wide), g.constant(kind(0))
-    upper = g.node("Mul", g.node("Max", values, zero), g.constant(kind(math.ldexp(positive[0], -positive[1]))))
-    slopes = np.ldexp(np.asarray(negative[0], dtype=np.float64), -negative[1]).astype(kind)
-    lower = g.node("Mul", g.node("Min", values, zero), g.constant(slopes))
-    return nudge_to_codes(g, g.node("Add", upper, lower), rshift, wide=wide)
+    factor, shift = positive
+    above = codes if factor == 1 << shift else scaled_sum(g, [(codes, factor)], shift)
+    slopes, rshift = negative
+    below = affine_codes(g, codes, slopes, None, rshift, shape)
+    smaller = np.ldexp(slopes.astype(np.float64), -rshift) <= math.ldexp(factor, -shift)
+    if smaller.all():
+        return g.node("Max", above, below)
+    if not smaller.any():
+        return g.node("Min", above, below)
+    return g.node("Where", g.constant(smaller), g.node("Max", above, below), g.node("Min", above, below))
 
 
-def nudge_to_codes(g: OnnxBuilder, values: str, rshift: int, *, wide: bool = False) -> str:
-    """`sat8(rnd(v))` of real values that are whole multiples of 2^-rshift, exact in their type."""
+def largest_of(g: OnnxBuilder, terms: Sequence[tuple[str, int]], rshift: int) -> str:
+    """`sat8(rnd(max_i(code_i * factor_i) / 2^rshift))` of tensors of one shape; factors of 15 bits."""
+    if len({factor for _, factor in terms}) == 1:
+        return scaled_sum(g, [(g.node("Max", *(codes for codes, _ in terms)), terms[0][1])], rshift)
+    products = [_scaled_codes(g, codes, math.ldexp(factor, -rshift)) for codes, factor in terms]
+    return nudge_to_codes(g, g.node("Max", *products), rshift)
+
+
+def scaled_product(g: OnnxBuilder, terms: Sequence[str], factor: int, rshift: int) -> str:
+    """`sat8(rnd(factor * prod_i code_i / 2^rshift))` of tensors of one shape.
+
+    What float64 cannot hold exactly is 2^53 or more, and saturates at every right shift.
+    """
+    wide = not is_exact_in_float32(abs(factor) * float(INT8_LEVELS) ** len(terms))
+    total = _scaled_codes(g, terms[0], math.ldexp(factor, -rshift), wide=wide)
+    for codes in terms[1:]:
+        total = g.node("Mul", total, code_values(g, codes, wide=wide))
+    return nudge_to_codes(g, total, rshift, wide=wide)
+
+
+def look_up(g: OnnxBuilder, codes: str, table: NDArray[np.int8]) -> str:
+    """For every code the entry of a table with 256 of them, that of code -128 first."""
+    index = g.node("Cast", codes, to=_onnx_type(np.int32))
+    return g.node("Gather", g.constant(_as_codes(table)), index)
+
+
+def nudge_to_codes(g: OnnxBuilder, values: str, rshift: int | NDArray[np.int64], *, wide: bool = False) -> str:
+    """`sat8(rnd(v))` of real values that are whole multiples of 2^-rshift, exact in their type with one bit to spare.
+
+    Args:
+        rshift: one for all, or of a shape that broadcasts over the values.
+        wide: whether the values are float64.
+    """
     if wide:
         return _floor_to_codes(g, g.node("Add", values, g.constant(np.float64(ZERO + 0.5))))
-    if rshift == 0:
-        return _round_to_codes(g, values)  # integers have no ties
-    return _round_to_codes(g, g.node("Add", values, g.scalar(math.ldexp(1.0, -rshift - 1))))
+    if np.any(rshift):  # integers have no ties
+        nudge = np.where(rshift, np.ldexp(1.0, -np.asarray(rshift) - 1), 0.0)
+        values = g.node("Add", values, g.constant(nudge.astype(np.float32)))
+    return _round_to_codes(g, values)
 
 
-def shift_is_exact_in_float32(rshift: int, largest: float) -> bool:
-    """Whether `nudge_to_codes` may take float32: accumulators up to `largest`, to be shifted by `rshift`."""
-    return rshift <= _MAX_FLOAT_RSHIFT and largest < _FLOAT32_EXACT
+def is_exact_in_float32(largest: float) -> bool:
+    """Whether accumulators up to `largest` stay exact in float32, with the bit that `nudge_to_codes` needs."""
+    return largest < _FLOAT32_EXACT
 
 
 def code_values(g: OnnxBuilder, codes: str, *, wide: bool = False) -> str:
@@ -240,9 +292,9 @@ def _floor_to_codes(g: OnnxBuilder, values: str) -> str:
     return g.node("Cast", clamped, to=_onnx_type(np.uint8))
 
 
-def _as_codes(weights: NDArray[np.int8]) -> NDArray[np.uint8]:
-    """Weights as uint8 too: for int8 ones, processors without VNNI add pairs of products in saturating 16 bits."""
-    return np.ascontiguousarray(weights).view(np.uint8) ^ np.uint8(ZERO)
+def _as_codes(values: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """Signed 8 bits as codes are: for int8 weights, ConvInteger takes a slow path."""
+    return np.ascontiguousarray(values).view(np.uint8) ^ np.uint8(ZERO)
 
 
 def _conv_attributes(weights: NDArray[Any], geometry: ConvGeometry) -> dict[str, Any]:

@@ -7,10 +7,12 @@ Source: BVLC/caffe, src/caffe/layers/concat_layer.cpp, LayerSetUp, Reshape, Forw
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from calib8.arithmetic import pooling_multiplier
 from calib8.graph import Shape
 from calib8.layers.base import UNLIMITED, Call, Op, QuantizeCall, canonical_axis, register
+from calib8.layers.codes import scaled_sum
 from calib8.layers.fields import Fields, RefusedError
 from calib8.layers.named_axis import read_axis
 from calib8.layers.onnx_builder import OnnxBuilder
@@ -54,6 +56,13 @@ class Concat(Op):
             return LayerPlan()
         multipliers, rshifts = zip(*(pooling_multiplier(tx, ty) for tx in q.bottom_thresholds), strict=True)
         return LayerPlan(concat=ConcatRow(multipliers, rshifts))
+
+    def lower_int8(self, g: OnnxBuilder, call: Call, plan: LayerPlan) -> list[str]:
+        if plan.concat is None:
+            return self.lower(g, call)
+        rows = zip(call.bottoms, plan.concat.multipliers, plan.concat.rshifts, strict=True)
+        bottoms = (x if mult == 1 << rshift else scaled_sum(g, [(x, mult)], rshift) for x, mult, rshift in rows)
+        return self.lower(g, replace(call, bottoms=tuple(bottoms)))
 
 
 register(Concat)

@@ -14,7 +14,9 @@ from calib8.graph import Shape
 from calib8.layers.base import Call, count, register
 from calib8.layers.fields import RefusedError
 from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.layers.plan import LayerPlan, shift_of
 from calib8.layers.spatial import Window
+from calib8.layers.subpixel import transposed_weighted_sum
 from calib8.layers.weighted_window import WeightedWindow
 
 
@@ -41,6 +43,15 @@ class Deconvolution(WeightedWindow):
         return self.slide(g, call, lambda x: g.node(
             "ConvTranspose", x, *inputs, group=groups, kernel_shape=window.kernel,
             strides=window.stride, pads=window.pads, dilations=window.dilation,
+        ))  # fmt: skip
+
+    def lower_int8(self, g: OnnxBuilder, call: Call, plan: LayerPlan) -> list[str]:
+        bottom, top = self.folded(call.bottom_shapes[0]), self.folded(call.top_shapes[0])
+        window, groups = self.geometry(call.bottom_shapes[0])
+        weights, *bias = plan.blobs
+        kernels = weights.reshape(*weights.shape[:2], *window.kernel)
+        return self.slide(g, call, lambda x: transposed_weighted_sum(
+            g, x, kernels, bias[0] if bias else None, shift_of(plan), window, groups, bottom, top,
         ))  # fmt: skip
 
     def multiply_adds(self, call: Call) -> int:

@@ -16,9 +16,10 @@ from calib8.arithmetic import eltwise_multipliers, eltwise_product_multiplier
 from calib8.graph import Shape
 from calib8.layers.base import UNLIMITED, Call, Op, QuantizeCall, register
 from calib8.layers.broadcast import Span
+from calib8.layers.codes import largest_of, scaled_product, scaled_sum
 from calib8.layers.fields import Fields, RefusedError
 from calib8.layers.onnx_builder import OnnxBuilder
-from calib8.layers.plan import LayerPlan
+from calib8.layers.plan import LayerPlan, shift_of
 
 _NODES = {"PROD": "Mul", "SUM": "Add", "MAX": "Max", "MIN": "Min", "DIV": "Div"}
 
@@ -76,6 +77,16 @@ class Eltwise(Op):
             return LayerPlan(rshift=rshift, multipliers=(mult,))
         multipliers, rshift = eltwise_multipliers(txs, ty)
         return LayerPlan(rshift=rshift, multipliers=multipliers)
+
+    def lower_int8(self, g: OnnxBuilder, call: Call, plan: LayerPlan) -> list[str]:
+        rshift = shift_of(plan)
+        if self.operation == "PROD":
+            return [scaled_product(g, call.bottoms, plan.multipliers[0], rshift)]
+        if self.operation == "MAX":
+            return [largest_of(g, list(zip(call.bottoms, plan.multipliers, strict=True)), rshift)]
+        factors = [m * int(c) for m, c in zip(plan.multipliers, self.coeff, strict=True)]
+        terms = list(zip(call.bottoms, factors, strict=True))
+        return [scaled_sum(g, terms, rshift, saturate16=plan.accumulator_bits == 16)]
 
 
 register(Eltwise)

@@ -1,15 +1,20 @@
 """ELU, the exponential linear unit: y = x for x > 0, alpha * (exp(x) - 1) for x <= 0.
 
+In integers it is what the BM1880's CPU makes of it: negative results are cut off towards zero.
+
 Shapes: top as bottom, of any rank. Parameters: `alpha`, default 1.
 Source: BVLC/caffe, src/caffe/layers/elu_layer.cpp, ELULayer::Forward_cpu; Clevert et al. 2015, equation 15.
 """
 
 from __future__ import annotations
 
-from calib8.layers.base import Call, register
+from calib8.arithmetic import elu_codes
+from calib8.layers.base import Call, QuantizeCall, register
+from calib8.layers.codes import look_up
 from calib8.layers.fields import Fields
 from calib8.layers.neuron import Neuron
 from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.layers.plan import LayerPlan, table_of
 
 
 class ELU(Neuron):
@@ -22,6 +27,12 @@ class ELU(Neuron):
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
         return [g.node("Elu", call.bottoms[0], alpha=self.alpha)]
+
+    def quantize(self, q: QuantizeCall) -> LayerPlan:
+        return LayerPlan(table=elu_codes(self.alpha, q.bottom_thresholds[0], q.top_thresholds[0]))
+
+    def lower_int8(self, g: OnnxBuilder, call: Call, plan: LayerPlan) -> list[str]:
+        return [look_up(g, call.bottoms[0], table_of(plan))]
 
 
 register(ELU)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 
@@ -42,6 +43,20 @@ def shift_of(plan: LayerPlan) -> int:
     return plan.rshift
 
 
+def prelu_row_of(plan: LayerPlan) -> PReluRow:
+    """The constants of a PReLU."""
+    if plan.prelu is None:
+        raise AssertionError("a PReLU has its constants")
+    return plan.prelu
+
+
+def table_of(plan: LayerPlan) -> NDArray[np.int8]:
+    """The table of a layer that has one."""
+    if plan.table is None:
+        raise AssertionError("a layer that is a function of one code has a table")
+    return plan.table
+
+
 @dataclass(frozen=True, eq=False)
 class LayerPlan:
     """What quantising one layer gives. Every integer of an INT8 forward pass is in here.
@@ -51,6 +66,8 @@ class LayerPlan:
         rshift: the accumulator's right shift, None for layers without one.
         multipliers: one per bottom (Pooling, Eltwise).
         leaky, prelu, concat: the constants of these layers.
+        table: of a layer that is a function of one code: the top's code for the bottom's codes -128 to 127, (256,).
+        accumulator_bits: of Eltwise SUM: 16, saturating after every term as the chip does, or 32.
         fusion_skipped: a Scale whose work its BatchNorm does.
         warnings: one sentence each, without the layer's name: saturated biases and the like.
     """
@@ -61,5 +78,7 @@ class LayerPlan:
     leaky: LeakyReluConstants | None = None
     prelu: PReluRow | None = None
     concat: ConcatRow | None = None
+    table: NDArray[np.int8] | None = None
+    accumulator_bits: int = 16
     fusion_skipped: bool = False
     warnings: tuple[str, ...] = ()

@@ -15,7 +15,6 @@ that hang over its far border. The chip's vendor divides by the whole window, in
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,7 +24,7 @@ from onnx import TensorProto
 from calib8.arithmetic import average_pooling_constants, pooling_multiplier
 from calib8.graph import Shape
 from calib8.layers.base import Call, Op, QuantizeCall, count, register
-from calib8.layers.codes import code_values, nudge_to_codes, scaled_sum, shift_is_exact_in_float32
+from calib8.layers.codes import code_values, is_exact_in_float32, nudge_to_codes, scaled_sum
 from calib8.layers.fields import Fields, Group, RefusedError
 from calib8.layers.onnx_builder import OnnxBuilder
 from calib8.layers.plan import LayerPlan, shift_of
@@ -128,15 +127,14 @@ class Pooling(Op):
         """Sums of codes times the constants of each window's divisor."""
         divisors = self.divisors(call.bottom_shapes[0], call.top_shapes[0]).astype(np.int64)
         constants = {k: average_pooling_constants(k, mult, rshift) for k in map(int, np.unique(divisors))}
-        most = max(r for _, r in constants.values())
-        factors = np.vectorize(lambda k: math.ldexp(constants[k][0], -constants[k][1]))(divisors)
-        wide = not shift_is_exact_in_float32(most, 128 * 255 * count(self.window_size(call.bottom_shapes[0])))
+        factors, shifts = (np.vectorize(lambda k, i=i: constants[k][i])(divisors)[None, None] for i in (0, 1))
+        wide = not is_exact_in_float32(128 * 255 * count(self.window_size(call.bottom_shapes[0])))
         sums = self._window_sums(g, call, code_values(g, call.bottoms[0]))
         if wide:
             sums = g.node("Cast", sums, to=TensorProto.DOUBLE)
         kind = np.float64 if wide else np.float32
-        scaled = g.node("Mul", sums, g.constant(factors.astype(kind)[None, None]))
-        return nudge_to_codes(g, scaled, most, wide=wide)
+        scaled = g.node("Mul", sums, g.constant(np.ldexp(factors.astype(kind), -shifts)))
+        return nudge_to_codes(g, scaled, shifts, wide=wide)
 
     def window_size(self, bottom: Shape) -> Shape:
         """Height and width of a window."""

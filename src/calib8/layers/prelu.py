@@ -11,15 +11,17 @@ from collections.abc import Sequence
 from calib8.arithmetic import prelu_constants
 from calib8.graph import Shape
 from calib8.layers.base import Call, Op, QuantizeCall, register
+from calib8.layers.codes import two_sided
 from calib8.layers.fields import Fields, RefusedError
 from calib8.layers.onnx_builder import OnnxBuilder
-from calib8.layers.plan import LayerPlan, PReluRow
+from calib8.layers.plan import LayerPlan, PReluRow, prelu_row_of
 
 
 class PReLU(Op):
     """Rectifier with learned slopes; ONNX PRelu."""
 
     types = ("PReLU",)
+    unfilled = 0.25
 
     def __init__(self, fields: Fields) -> None:
         self.channel_shared: bool = fields.group("prelu_param").channel_shared
@@ -33,8 +35,7 @@ class PReLU(Op):
         return [() if self.channel_shared else (bottoms[0][1],)]
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
-        spread = (-1,) + (1,) * (len(call.bottom_shapes[0]) - 2)
-        return [g.node("PRelu", call.bottoms[0], g.weight(call.blobs[0].reshape(spread)))]
+        return [g.node("PRelu", call.bottoms[0], g.weight(call.blobs[0].reshape(_along_channels(call))))]
 
     def fp32_reason(self, q: QuantizeCall) -> str | None:
         return None
@@ -42,6 +43,15 @@ class PReLU(Op):
     def quantize(self, q: QuantizeCall) -> LayerPlan:
         found = prelu_constants(q.call.blobs[0], q.bottom_thresholds[0], q.top_thresholds[0])
         return LayerPlan(blobs=(found.slopes,), prelu=PReluRow(found.gt_scale, found.gt_rshift, found.le_rshift))
+
+    def lower_int8(self, g: OnnxBuilder, call: Call, plan: LayerPlan) -> list[str]:
+        row = prelu_row_of(plan)
+        negative = plan.blobs[0].reshape(_along_channels(call)), row.le_rshift
+        return [two_sided(g, call.bottoms[0], (row.gt_scale, row.gt_rshift), negative, call.bottom_shapes[0])]
+
+
+def _along_channels(call: Call) -> Shape:
+    return (-1,) + (1,) * (len(call.bottom_shapes[0]) - 2)
 
 
 register(PReLU)

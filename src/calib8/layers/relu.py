@@ -67,7 +67,7 @@ class ReLU(Neuron):
             return [g.node("Max", call.bottoms[0], g.constant(np.uint8(ZERO)))]
         leaky = plan.leaky
         negative = np.array(leaky.le_scale), leaky.le_rshift
-        return [two_sided(g, call.bottoms[0], (leaky.gt_scale, leaky.gt_rshift), negative)]
+        return [two_sided(g, call.bottoms[0], (leaky.gt_scale, leaky.gt_rshift), negative, call.bottom_shapes[0])]
 
 
 register(ReLU)

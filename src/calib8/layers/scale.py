@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from calib8.graph import Shape
 from calib8.layers.base import Call, Op, QuantizeCall, register
 from calib8.layers.broadcast import read_span
+from calib8.layers.codes import affine_codes
 from calib8.layers.fields import Fields
 from calib8.layers.onnx_builder import OnnxBuilder
-from calib8.layers.plan import LayerPlan
+from calib8.layers.plan import LayerPlan, shift_of
 from calib8.layers.weighted_sum import quantize_weighted_sum
 
 
@@ -27,6 +28,7 @@ class Scale(Op):
 
     types = ("Scale",)
     bottoms = (1, 2)
+    unfilled = 1.0
 
     def __init__(self, fields: Fields) -> None:
         group = fields.group("scale_param")
@@ -69,6 +71,14 @@ class Scale(Op):
             return quantize_weighted_sum(gamma, beta[0] if beta else None, q.bottom_thresholds[0], q.top_thresholds[0])
         ones, zeros = np.ones(gamma.shape, dtype=np.int8), tuple(np.zeros(b.shape, dtype=np.int16) for b in beta)
         return LayerPlan(blobs=(ones, *zeros), fusion_skipped=True)
+
+    def lower_int8(self, g: OnnxBuilder, call: Call, plan: LayerPlan) -> list[str]:
+        if plan.fusion_skipped:
+            return [call.bottoms[0]]
+        bottom = call.bottom_shapes[0]
+        shape = self.span.aligned(bottom, self.span.operand(call.bottom_shapes))
+        gamma, *beta = (b.reshape(shape) for b in plan.blobs)
+        return [affine_codes(g, call.bottoms[0], gamma, beta[0] if beta else None, shift_of(plan), bottom)]
 
 
 register(Scale)

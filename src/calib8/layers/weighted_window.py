@@ -93,12 +93,15 @@ class WeightedWindow(Op):
         weights, *bias = q.call.blobs
         return quantize_weighted_sum(weights, bias[0] if bias else None, q.bottom_thresholds[0], q.top_thresholds[0])
 
+    def folded(self, shape: Shape) -> Shape:
+        """The shape of a bottom or top as `slide` sees it: (N, C, spatial...), one spatial axis at least."""
+        axis = self.channel_axis(shape)
+        return (count(shape[:axis]), *shape[axis:]) + (1,) * (axis == len(shape) - 1)
+
     def slide(self, g: OnnxBuilder, call: Call, node: Callable[[str], str]) -> list[str]:
         """`node` applied to each bottom as (N, C, spatial...), its result in the shape of the top."""
-        bottom = call.bottom_shapes[0]
-        axis = self.channel_axis(bottom)
-        folded = (count(bottom[:axis]), *bottom[axis:]) + (1,) * (axis == len(bottom) - 1)
-        if folded == bottom:
+        folded = self.folded(call.bottom_shapes[0])
+        if folded == call.bottom_shapes[0]:
             return [node(x) for x in call.bottoms]
         tops = [node(g.node("Reshape", x, g.ints(*folded))) for x in call.bottoms]
         return [g.node("Reshape", y, g.ints(*call.top_shapes[0])) for y in tops]
