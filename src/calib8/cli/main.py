@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     _set_up_logging(options.verbose)
     try:
         code = int(options.run(options))
@@ -57,7 +57,8 @@ def _set_up_logging(verbose: bool) -> None:
     logger.setLevel(logging.INFO if verbose else logging.WARNING)
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; the documentation is made from it."""
     parser = argparse.ArgumentParser(
         prog="calib8",
         description="INT8 calibration for Caffe networks, without Caffe.",
