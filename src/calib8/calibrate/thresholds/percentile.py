@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import numpy as np
 
 from calib8.calibrate.histogram import BlobHistogram
@@ -16,5 +19,7 @@ def threshold(histogram: BlobHistogram, percent: float) -> float:
     Evaluation", arXiv:2004.09602, calibration method "percentile".
     """
     reached = np.cumsum(histogram.counts)
-    last = int(np.searchsorted(reached, percent / 100 * histogram.samples))
+    # By its digits: 99.99 % of 10,000 values are 9999 and not, as in float64, a little more.
+    wanted = math.ceil(Fraction(str(percent)) * histogram.samples / 100)
+    last = int(np.searchsorted(reached, wanted))
     return min((last + 0.5) * histogram.width, histogram.maximum)
