@@ -1,7 +1,60 @@
-"""`import caffe` with calib8: what Python layers and scripts written for pycaffe need. See calib8.python_layers."""
+"""`import caffe` with calib8: pycaffe for inference. See calib8.pycaffe."""
 
-from caffe import io, proto
-from calib8.graph.build import TEST, TRAIN
-from calib8.python_layers import Layer
+from caffe import classifier, detector, io, net_spec, proto, pycaffe
+from calib8.pycaffe import (
+    TEST,
+    TRAIN,
+    AdaDeltaSolver,
+    AdaGradSolver,
+    AdamSolver,
+    Classifier,
+    Detector,
+    Layer,
+    NesterovSolver,
+    Net,
+    NetSpec,
+    RMSPropSolver,
+    SGDSolver,
+    get_solver,
+    layer_type_list,
+    layers,
+    params,
+    set_device,
+    set_mode_cpu,
+    set_mode_gpu,
+    set_random_seed,
+    to_proto,
+)
 
-__all__ = ["TEST", "TRAIN", "Layer", "io", "proto"]
+__version__ = "1.0.0"
+"""The version of Caffe whose interface this is."""
+__all__ = [
+    "TEST",
+    "TRAIN",
+    "AdaDeltaSolver",
+    "AdaGradSolver",
+    "AdamSolver",
+    "Classifier",
+    "Detector",
+    "Layer",
+    "NesterovSolver",
+    "Net",
+    "NetSpec",
+    "RMSPropSolver",
+    "SGDSolver",
+    "classifier",
+    "detector",
+    "get_solver",
+    "io",
+    "layer_type_list",
+    "layers",
+    "net_spec",
+    "params",
+    "proto",
+    "pycaffe",
+    "set_device",
+    "set_mode_cpu",
+    "set_mode_gpu",
+    "set_random_seed",
+    "to_proto",
+]

@@ -1,5 +1,5 @@
-"""The messages of caffe.proto."""
+"""The messages of Caffe and of the calibration table."""
 
-from calib8.proto import caffe_pb2
+from caffe.proto import caffe_pb2
 
 __all__ = ["caffe_pb2"]

@@ -1,0 +1,3 @@
+"""The messages of caffe.proto."""
+
+from calib8.proto.caffe_pb2 import *  # noqa: F403

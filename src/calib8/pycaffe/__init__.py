@@ -1,0 +1,53 @@
+"""What `import caffe` offers: pycaffe for inference.
+
+- `net`: `Net`, the mutable face of a network; `blob`: its blobs and weights
+- `definition`: the prototxt as a model; `feeds`: what fills data layers; `weights`, `fillers`: what fills weights
+- `passes`, `stretch`: forward passes over some layers, with blobs computed when they are read
+- `state`: device and random numbers of the process
+- `io`, `resize`, `transformer`: images, messages and arrays; `classifier`, `detector`: Nets with preprocessing
+- `net_spec`: networks written in Python; `draw`: networks as pictures
+- `training`: what is not there
+"""
+
+from calib8.graph.build import TEST, TRAIN
+from calib8.pycaffe.classifier import Classifier
+from calib8.pycaffe.definition import layer_type_list
+from calib8.pycaffe.detector import Detector
+from calib8.pycaffe.net import Net
+from calib8.pycaffe.net_spec import NetSpec, layers, params, to_proto
+from calib8.pycaffe.state import set_device, set_mode_cpu, set_mode_gpu, set_random_seed
+from calib8.pycaffe.training import (
+    AdaDeltaSolver,
+    AdaGradSolver,
+    AdamSolver,
+    NesterovSolver,
+    RMSPropSolver,
+    SGDSolver,
+    get_solver,
+)
+from calib8.python_layers import Layer
+
+__all__ = [
+    "TEST",
+    "TRAIN",
+    "AdaDeltaSolver",
+    "AdaGradSolver",
+    "AdamSolver",
+    "Classifier",
+    "Detector",
+    "Layer",
+    "NesterovSolver",
+    "Net",
+    "NetSpec",
+    "RMSPropSolver",
+    "SGDSolver",
+    "get_solver",
+    "layer_type_list",
+    "layers",
+    "params",
+    "set_device",
+    "set_mode_cpu",
+    "set_mode_gpu",
+    "set_random_seed",
+    "to_proto",
+]

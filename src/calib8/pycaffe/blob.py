@@ -1,0 +1,160 @@
+"""The blobs of a Net: `NetBlob` holds a value of the last forward pass, `Parameter` a weight.
+
+Both lend their values as live numpy views and notice whether a lent view is still alive somewhere: only then can
+values change without a call of ours. All views of a blob lead to one array, its `_lent`, whose end tells.
+Source: BVLC/caffe, python/caffe/_caffe.cpp, class_<Blob>.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, Protocol, SupportsIndex
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.graph import Shape
+from calib8.python_layers import Blob
+
+Array = NDArray[np.float32]
+
+
+class LentBlob(Blob):
+    """A Blob that knows whether somebody holds a view of its values."""
+
+    _lent: weakref.ref[Any] | None = None
+
+    def set_shape(self, shape: Shape) -> None:
+        """As `reshape`, also for a shape without axes."""
+        super().reshape(*shape)
+
+    @property
+    def values(self) -> Array:
+        """The values as they lie in memory now, for reading and writing while nobody else runs."""
+        return super().data
+
+    @property
+    def is_lent(self) -> bool:
+        """Whether a view that was lent is still alive."""
+        return self._lent is not None and self._lent() is not None
+
+    def _lend(self) -> Array:
+        whole = self._lent() if self._lent is not None else None
+        if whole is None or whole.size != self._data.size:
+            # Not a view of _data to numpy, so that the views that users derive keep this array alive, not _data.
+            whole = np.asarray(self._data.data)
+            self._lent = weakref.ref(whole)
+        view: Array = whole[: self.count].reshape(self._shape)
+        return view
+
+
+class Unfinished(Protocol):
+    """A forward pass that has left blobs uncomputed."""
+
+    def finish(self) -> None:
+        """Compute them."""
+        ...
+
+
+class NetBlob(LentBlob):
+    """A blob between layers.
+
+    Attributes:
+        pending: the forward pass that would compute the blob's value; None when it is there.
+        computed: whether a forward pass has ever written the blob.
+        read: whether somebody asked for the values since the last forward pass.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        self.pending: Unfinished | None = None
+        self.computed = False
+        self.read = False
+        super().__init__()
+        self.set_shape(shape)
+
+    @property
+    def data(self) -> Array:
+        """The values: a live view, written with `blob.data[...] = values`."""
+        self.settle()
+        self.read = True
+        return self._lend()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the next forward pass is to compute the blob at once: it was read after the last one, or is lent."""
+        return (self.read and self.computed) or self.is_lent
+
+    def settle(self) -> None:
+        """Compute the value if the last forward pass did not."""
+        if self.pending is not None:
+            self.pending.finish()
+
+    def reshape(self, *shape: SupportsIndex) -> None:
+        """Change the shape; the net follows with `net.reshape()` or in the next forward pass."""
+        self.settle()
+        super().reshape(*shape)
+
+    def take(self, values: NDArray[Any]) -> None:
+        """Have these values, in their shape."""
+        self.pending = None
+        if self._shape != values.shape:
+            self.set_shape(values.shape)
+        self.values[...] = values
+
+
+class Parameter(LentBlob):
+    """A weight. What the engine has of it, `settled()`, is never written again; writers get a copy.
+
+    So the engine can tell by identity whether a weight has changed, and a weight that nobody asks for stays where it
+    is, in the mapped caffemodel.
+    """
+
+    def __init__(self, values: Array) -> None:
+        self._settled: Array = values
+        self._copied = False
+        super().__init__()
+        self._shape = values.shape
+
+    @property
+    def data(self) -> Array:
+        """The values: a live view, written with `blob.data[...] = values`; the next forward pass uses them."""
+        self._copy()
+        return self._lend()
+
+    def settled(self) -> Array:
+        """The values as they are now, read-only; the same array as long as they are the same."""
+        if self._copied:
+            values, is_lent = self.values, self.is_lent
+            if not _same_bytes(values, self._settled):
+                self._settled = values.copy() if is_lent else values
+                self._settled.flags.writeable = False
+            if not is_lent:
+                self._drop_copy()
+        return self._settled
+
+    def assign(self, values: Array) -> None:
+        """Have these values, of the same shape. They are not copied while nobody holds a view."""
+        if self.is_lent:
+            self.values[...] = values
+        else:
+            self._settled = values
+            self._drop_copy()
+
+    def reshape(self, *shape: SupportsIndex) -> None:
+        """Change the shape. Values stay as they lie in memory as long as the storage is large enough."""
+        self._copy()
+        super().reshape(*shape)
+
+    def _copy(self) -> None:
+        if not self._copied:
+            self._data = np.array(self._settled, np.float32).ravel()
+            self._copied = True
+
+    def _drop_copy(self) -> None:
+        self._data = np.zeros(0, np.float32)
+        self._copied = False
+
+
+def _same_bytes(a: Array, b: Array) -> bool:
+    """Equality in which NaN equals itself and 0 differs from -0."""
+    return np.array_equal(a.view(np.uint32), b.view(np.uint32))

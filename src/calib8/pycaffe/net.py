@@ -1,0 +1,333 @@
+"""caffe.Net: a network whose blobs and weights are numpy arrays that one reads and writes.
+
+Source: BVLC/caffe, python/caffe/pycaffe.py; python/caffe/_caffe.cpp, class_<Net>.
+
+Deviations: the Split layers that Caffe inserts do not exist. Losses and evaluations that calib8 does not compute are
+left out; the log says which. Weights that neither a caffemodel nor a filler gives are named in a warning.
+
+A Net is for one thread at a time, and for the process that made it: make one for each thread, and after a fork. It
+cannot be pickled.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.engine.session import providers
+from calib8.errors import DataError, OptionError
+from calib8.graph.build import TEST, TRAIN
+from calib8.pycaffe.blob import NetBlob
+from calib8.pycaffe.definition import read_definition
+from calib8.pycaffe.feeds import MemoryFeed
+from calib8.pycaffe.passes import ForwardPasses
+from calib8.pycaffe.state import engine_options
+from calib8.pycaffe.training import refuse_training
+from calib8.pycaffe.weights import (
+    copy_weights,
+    make_params,
+    python_layer,
+    read_weights,
+    save_weights,
+    save_weights_as_hdf5,
+    share_params,
+    warn_of_missing,
+)
+from calib8.python_layers import BlobVec
+from calib8.python_layers import Layer as PythonLayer
+
+Path = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class NetLayer:
+    """A layer of a Net: the name of its type, and its weights."""
+
+    type: str
+    blobs: BlobVec
+
+
+class Net:
+    """A network in one phase.
+
+    ::
+
+        net = caffe.Net("deploy.prototxt", caffe.TEST, weights="custom.caffemodel")
+        net = caffe.Net("deploy.prototxt", "custom.caffemodel", caffe.TEST)  # the older form
+        net.blobs["data"].data[...] = image
+        prob = net.forward()["prob"]
+
+    Args:
+        network_file: the prototxt.
+        phase: caffe.TEST or caffe.TRAIN; a caffemodel here, and the phase behind it, is the older form.
+        level, stages: choose layers whose `include` and `exclude` rules ask for them.
+        weights: a caffemodel; without one the weights are what the prototxt's fillers give.
+
+    Attributes:
+        blobs: every blob by name, in the order in which layers write them. In-place layers show their last value.
+        params: the weights by layer name.
+        layers: type and weights of every layer; of a Python layer, the user's own object.
+
+    Raises:
+        ModelError: the prototxt or the caffemodel cannot be used.
+        DataError, UserLayerError: data layers, Python layers that cannot be used.
+        DeviceError: `set_mode_gpu` was called and the GPU cannot be used.
+    """
+
+    def __init__(
+        self,
+        network_file: Path,
+        phase: int | Path,
+        level: int | None = None,
+        stages: Collection[str] | None = None,
+        weights: Path | None = None,
+    ) -> None:
+        if isinstance(phase, str | os.PathLike):
+            if level is None:
+                raise OptionError(f"Net({network_file!r}, {phase!r}): the phase is missing; add caffe.TEST")
+            weights, phase, level = phase, level, 0
+        if phase not in (TRAIN, TEST):
+            raise OptionError(f"phase is {phase!r}; expected caffe.TEST ({TEST}) or caffe.TRAIN ({TRAIN})")
+        providers(engine_options())
+        self._definition = read_definition(network_file, phase, level or 0, stages or ())
+        stored = read_weights(weights) if weights is not None else {}
+        self.params = make_params(self._definition, stored)
+        if weights is not None:
+            copy_weights(self.params, stored, weights)
+            warn_of_missing(self.params, stored, weights)
+        model = self._definition.model
+        self.blobs = OrderedDict((name, NetBlob(model.shapes[v[-1]])) for name, v in model.net.values_of_blob.items())
+        for feed in self._definition.feeds.values():
+            for top, values in feed.first().items():
+                self.blobs[top].take(values)
+        self._passes = ForwardPasses(model, self.blobs, self.params, self._definition.feeds)
+
+    @cached_property
+    def inputs(self) -> list[str]:
+        """The tops of Input layers."""
+        return self._definition.inputs
+
+    @cached_property
+    def outputs(self) -> list[str]:
+        """The blobs that no layer reads, in alphabetical order, as in Caffe."""
+        return self._definition.outputs
+
+    @cached_property
+    def layers(self) -> list[NetLayer | PythonLayer]:
+        """Every layer in order."""
+        model = self._definition.model
+        pairs = zip(model.net.layers, model.ops, strict=True)
+        return [
+            python_layer(self._definition, layer, op)
+            or NetLayer(self._definition.params[layer.name].type, self.params.get(layer.name, BlobVec()))
+            for layer, op in pairs
+        ]
+
+    @cached_property
+    def layer_dict(self) -> OrderedDict[str, NetLayer | PythonLayer]:
+        """`layers` by name."""
+        return OrderedDict(zip(self._layer_names, self.layers, strict=True))
+
+    @cached_property
+    def top_names(self) -> OrderedDict[str, list[str]]:
+        """The tops of every layer by its name."""
+        return OrderedDict((layer.name, list(layer.top_blobs)) for layer in self._definition.model.net.layers)
+
+    @cached_property
+    def bottom_names(self) -> OrderedDict[str, list[str]]:
+        """The bottoms of every layer by its name."""
+        return OrderedDict((layer.name, list(layer.bottom_blobs)) for layer in self._definition.model.net.layers)
+
+    @cached_property
+    def _layer_names(self) -> list[str]:
+        """Not public in pycaffe either, but what scripts use."""
+        return [layer.name for layer in self._definition.model.net.layers]
+
+    @property
+    def _blob_names(self) -> list[str]:
+        return list(self.blobs)
+
+    def forward(
+        self, blobs: Iterable[str] | None = None, start: str | None = None, end: str | None = None, **kwargs: Any
+    ) -> dict[str, NDArray[np.float32]]:
+        """Run the net, or the layers from `start` to `end`, on what is in the blobs.
+
+        Args:
+            blobs: names of blobs to return besides the outputs.
+            start, end: names of the first and the last layer to run; None is the net's.
+            kwargs: values of the inputs by name, all of them, in the blobs' shapes.
+
+        Returns:
+            Live views of the outputs (with `end`, of its tops) and of `blobs`. The next pass writes into them.
+
+        Raises:
+            OptionError: names that the net does not have, or `kwargs` that are not its inputs.
+            DataError: inputs of another shape; a data layer failed.
+            UserLayerError: a Python layer failed.
+            UnsupportedError: blobs were reshaped so that the layers do not fit.
+            DeviceError: `set_mode_gpu` was called and the GPU cannot be used.
+        """
+        first = 0 if start is None else self._index(start)
+        last = len(self._layer_names) - 1 if end is None else self._index(end)
+        outputs = self.outputs if end is None else self.top_names[end]
+        names = list(dict.fromkeys([*outputs, *(blobs or ())]))
+        self._check_blob_names(names)
+        if kwargs:
+            self._take_inputs(kwargs)
+        self._passes.run(first, last, names)
+        return {name: self.blobs[name].data for name in names}
+
+    def forward_all(self, blobs: Iterable[str] | None = None, **kwargs: Any) -> dict[str, NDArray[np.float32]]:
+        """Run the net over any number of images, a batch at a time; the last batch is filled up with zeros.
+
+        Args:
+            blobs: as in `forward`.
+            kwargs: all images of every input, (N, ...), N the same for all.
+
+        Returns:
+            Copies of the outputs and of `blobs`, N rows each.
+
+        Raises:
+            OptionError, DataError: as `forward`; inputs of different lengths.
+        """
+        asked = list(blobs or ())
+        self._check_input_names(kwargs)
+        images = {len(values) for values in kwargs.values()}
+        if len(images) != 1:
+            raise DataError(f"forward_all needs inputs of one length; found {sorted(images) or 'no inputs'}")
+        found: dict[str, list[NDArray[np.float32]]] = {}
+        for batch in self._batches(kwargs):
+            for name, values in self.forward(asked, None, None, **batch).items():
+                found.setdefault(name, []).append(values.copy())
+        count = images.pop()
+        return {name: np.concatenate(parts)[:count] for name, parts in found.items()}
+
+    def reshape(self) -> None:
+        """Give every blob the shape that follows from the inputs' shapes: `net.blobs[name].reshape(...)` before.
+
+        `forward` does the same, where it is needed.
+
+        Raises:
+            UnsupportedError: layers that the shapes do not fit.
+        """
+        self._passes.reshape()
+
+    def copy_from(self, trained_filename: Path) -> None:
+        """Copy the weights of a caffemodel (binary, or HDF5) by layer name; other layers are left alone on both sides.
+
+        Raises:
+            CaffemodelError: the file cannot be read, or has weights of other shapes; then nothing is copied.
+        """
+        copy_weights(self.params, read_weights(trained_filename), trained_filename)
+
+    load_hdf5 = copy_from
+
+    def share_with(self, other: Net) -> None:
+        """Use the other net's weights in the layers that have the same names: what one writes, both have.
+
+        Raises:
+            CaffemodelError: weights of other shapes; then nothing is shared.
+        """
+        share_params(self.params, other.params)
+
+    def save(self, filename: Path) -> None:
+        """Write all layers and their weights as a binary caffemodel, or as HDF5 where the name ends in `.h5`.
+
+        Raises:
+            OptionError: the file cannot be written.
+        """
+        if os.fspath(filename).endswith(".h5"):
+            self.save_hdf5(filename)
+        else:
+            save_weights(filename, self._definition, self.params)
+
+    def save_hdf5(self, filename: Path) -> None:
+        """Write the weights as HDF5, for which h5py is needed.
+
+        Raises:
+            OptionError: h5py is missing, or the file cannot be written.
+        """
+        save_weights_as_hdf5(filename, self.params)
+
+    def set_input_arrays(self, data: NDArray[np.float32], labels: NDArray[np.float32]) -> None:
+        """The samples of a MemoryData layer, which must be the first layer. No copy is made.
+
+        Args:
+            data: (N, C, H, W), float32, N a multiple of the layer's batch_size.
+            labels: (N) or (N, 1, 1, 1), float32.
+
+        Raises:
+            DataError: the net has no such layer, or the arrays do not fit it.
+        """
+        feed = self._definition.feeds.get(self._layer_names[0])
+        if not isinstance(feed, MemoryFeed):
+            raise DataError(
+                f"{self._definition.model.net.source}: set_input_arrays needs a MemoryData layer as the first layer; "
+                f"the first is {self._layer_names[0]!r} ({self.layers[0].type})"
+            )
+        feed.set_arrays(data, labels[:, None, None, None] if labels.ndim == 1 else labels)
+
+    def backward(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Not there: calib8 is for inference only."""
+        refuse_training("Net.backward")
+
+    def forward_backward_all(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Not there: calib8 is for inference only."""
+        refuse_training("Net.forward_backward_all")
+
+    def clear_param_diffs(self) -> NoReturn:
+        """Not there: calib8 is for inference only."""
+        refuse_training("Net.clear_param_diffs")
+
+    def _index(self, layer: str) -> int:
+        if layer not in self.top_names:
+            raise OptionError(f"{self._definition.model.net.source}: there is no layer {layer!r} in the net")
+        return self._layer_names.index(layer)
+
+    def _check_blob_names(self, names: Sequence[str]) -> None:
+        unknown = [name for name in names if name not in self.blobs]
+        if unknown:
+            raise OptionError(
+                f"{self._definition.model.net.source}: there are no blobs {', '.join(map(repr, unknown))} in the net"
+            )
+
+    def _check_input_names(self, given: Mapping[str, Any]) -> None:
+        if set(given) != set(self.inputs):
+            raise OptionError(
+                f"input blob arguments do not match the net's inputs: given are {sorted(given)}, the net has "
+                f"{sorted(self.inputs)}"
+            )
+
+    def _take_inputs(self, given: Mapping[str, Any]) -> None:
+        self._check_input_names(given)
+        for name, values in given.items():
+            blob = self.blobs[name]
+            blob.pending = None  # an in-place layer may have left it so
+            if len(values) != blob.shape[0]:
+                raise DataError(f"input {name!r} has {len(values)} images, and is not batch sized ({blob.shape[0]})")
+            try:
+                blob.values[...] = values
+            except ValueError:
+                raise DataError(
+                    f"input {name!r} has the shape {np.shape(values)}; the blob has {blob.shape}: reshape it first "
+                    f"(net.blobs[{name!r}].reshape(...))"
+                ) from None
+
+    def _batches(self, given: Mapping[str, Any]) -> Iterator[dict[str, NDArray[Any]]]:
+        first = next(iter(given))
+        size = self.blobs[first].shape[0]
+        for start in range(0, len(given[first]), size):
+            yield {name: _filled_up(values[start : start + size], size) for name, values in given.items()}
+
+
+def _filled_up(rows: Any, count: int) -> NDArray[Any]:
+    values = np.asarray(rows)
+    missing = count - len(values)
+    return np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)]) if missing else values

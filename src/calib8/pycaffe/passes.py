@@ -1,0 +1,198 @@
+"""Forward passes over a stretch of layers, from what the blobs hold to what they hold afterwards.
+
+A pass computes the blobs that it is asked for, and those that were read after the pass before. The others it leaves
+pending: the first read of one of them computes all, from copies of what the pass has read. So a pass costs what its
+outputs cost, and every blob still shows its value; see docs/decisions/0003-blobs-of-a-net.md.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from calib8.engine import Executor
+from calib8.graph import Layer, Shape
+from calib8.layers import Op
+from calib8.lowering import Model, Step, lower_float
+from calib8.pycaffe.blob import NetBlob, Parameter
+from calib8.pycaffe.feeds import Feed
+from calib8.pycaffe.state import engine_options
+from calib8.pycaffe.stretch import Stretch, Weights, make_stretch, read_from_outside
+from calib8.python_layers import BlobVec
+
+Array = NDArray[Any]
+Lowering = Callable[[Model, Collection[str]], Sequence[Step]]
+"""From a model and the values that are wanted to the steps that compute them: what kind of arithmetic runs."""
+
+CACHE_BYTES = 512 * 2**20
+"""About how much memory executors that wait for their next use may take."""
+_MOST_STRETCHES = 1000
+_ALWAYS_KEPT = 2  # the executor of the outputs, and the one of what is left pending
+
+
+class ForwardPasses:
+    """Runs layers of a net on its blobs.
+
+    Args:
+        model: the net without weights.
+        blobs: every blob by name.
+        params: the weights of every layer that has some, by the layer's name.
+        feeds: what fills the tops of data layers, by the layer's name.
+        lower: the arithmetic.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        blobs: Mapping[str, NetBlob],
+        params: Mapping[str, BlobVec],
+        feeds: Mapping[str, Feed],
+        lower: Lowering = lower_float,
+    ) -> None:
+        self._model, self._blobs, self._params, self._feeds = model, blobs, params, feeds
+        self._executors = _Executors(lower)
+        self._settled: list[Array] = []
+        self._weights: Weights = {}
+        self._cuts: dict[tuple[int, int], tuple[list[tuple[Layer, Op]], tuple[str, ...]]] = {}
+        self._stretches: dict[tuple[int, int, tuple[Shape, ...]], Stretch] = {}
+
+    def run(self, first: int, last: int, asked: Collection[str]) -> None:
+        """Run the layers with these indices, both included; the values of the blobs `asked` are there afterwards.
+
+        Raises:
+            UnsupportedError: the blobs' shapes or the weights do not fit the layers.
+            DataError, UserLayerError: a data layer or a layer in Python failed.
+            DeviceError: the device cannot be used.
+        """
+        for layer in self._model.net.layers[first : last + 1]:
+            if layer.name in self._feeds:
+                for top, values in self._feeds[layer.name].batch().items():
+                    self._blobs[top].take(values)
+        stretch = self._stretch(first, last)
+        _Pass(stretch, self._blobs, self._executors).run(asked)
+
+    def reshape(self) -> None:
+        """Give every blob the shape that follows from the inputs' shapes."""
+        stretch = self._stretch(0, len(self._model.net.layers) - 1)
+        for name, value in stretch.written.items():
+            _set_shape(self._blobs[name], stretch.model.shapes[value])
+
+    def _stretch(self, first: int, last: int) -> Stretch:
+        self._follow_weights()
+        pairs, given = self._cut(first, last)
+        blob_of = self._model.net.blob_of
+        shapes = tuple(self._blobs[blob_of[value]].shape for value in given)
+        key = first, last, shapes
+        if key not in self._stretches:
+            if len(self._stretches) == _MOST_STRETCHES:
+                self._stretches.clear()
+            known = dict(zip(given, shapes, strict=True))
+            self._stretches[key] = make_stretch(self._model, pairs, known, self._weights)
+        return self._stretches[key]
+
+    def _cut(self, first: int, last: int) -> tuple[list[tuple[Layer, Op]], tuple[str, ...]]:
+        if (first, last) not in self._cuts:
+            everything = list(zip(self._model.net.layers, self._model.ops, strict=True))
+            pairs = [(layer, op) for layer, op in everything[first : last + 1] if op.kind != "source"]
+            self._cuts[first, last] = pairs, read_from_outside([layer for layer, _ in pairs])
+        return self._cuts[first, last]
+
+    def _follow_weights(self) -> None:
+        """Forget what was made with weights that have changed."""
+        current = [p.settled() for vec in self._params.values() for p in vec if isinstance(p, Parameter)]
+        if len(current) != len(self._settled) or not all(map(operator.is_, current, self._settled)):
+            self._settled = current
+            self._weights = {
+                name: tuple(p.settled() for p in vec if isinstance(p, Parameter)) for name, vec in self._params.items()
+            }
+            self._stretches.clear()
+            self._executors.clear()
+
+
+class _Executors:
+    """Executors by what they compute; those that were not used for the longest time are closed first."""
+
+    def __init__(self, lower: Lowering) -> None:
+        self._lower = lower
+        self._open: OrderedDict[Any, tuple[Executor, int]] = OrderedDict()
+
+    def get(self, stretch: Stretch, values: frozenset[str], *, hosts: bool) -> Executor:
+        """The executor that computes `values`; without `hosts` it takes the tops of layers in Python as given."""
+        options = engine_options()
+        key = stretch, values, hosts, options.gpu
+        if key not in self._open:
+            model = stretch.model if hosts else stretch.without_hosts
+            self._open[key] = Executor(self._lower(model, values), values, options), stretch.bytes
+            while len(self._open) > _ALWAYS_KEPT and sum(size for _, size in self._open.values()) > CACHE_BYTES:
+                self._open.popitem(last=False)
+        self._open.move_to_end(key)
+        return self._open[key][0]
+
+    def clear(self) -> None:
+        """Close all."""
+        self._open.clear()
+
+
+class _Pass:
+    """One run of a stretch, and afterwards what it takes to compute the blobs that it has left pending."""
+
+    def __init__(self, stretch: Stretch, blobs: Mapping[str, NetBlob], executors: _Executors) -> None:
+        self._stretch, self._executors = stretch, executors
+        self._blobs = {value: blobs[name] for name, value in stretch.written.items()}
+        self._read = {value: blobs[stretch.model.net.blob_of[value]] for value in stretch.given}
+        self._given: dict[str, Array] = {}
+
+    def run(self, asked: Collection[str]) -> None:
+        """Compute the blobs `asked`, those that are wanted, and the tops of layers in Python."""
+        stretch = self._stretch
+        for blob in self._read.values():
+            blob.settle()
+        wanted = {stretch.written[name] for name in asked if name in stretch.written} | stretch.host_tops
+        now = {v: b for v, b in self._blobs.items() if v in wanted or b.wanted}
+        later = [b for v, b in self._blobs.items() if v not in now]
+        inputs = {v: b.values.copy() if stretch.rewrites else b.values for v, b in self._read.items()}
+        if later:
+            self._given = inputs if stretch.rewrites else {v: values.copy() for v, values in inputs.items()}
+        for value, blob in self._blobs.items():
+            _set_shape(blob, stretch.model.shapes[value])
+        self._execute(inputs, now)
+        for blob in now.values():
+            blob.pending, blob.computed, blob.read = None, True, False
+        for blob in later:
+            blob.pending, blob.computed, blob.read = self, True, False
+
+    def finish(self) -> None:
+        """Compute all that is still pending."""
+        pending = {v: b for v, b in self._blobs.items() if b.pending is self}
+        executor = self._executors.get(self._stretch, frozenset(pending), hosts=False)
+        executor.run(self._given, lambda value, array: None, {v: b.values for v, b in pending.items()})
+        for blob in pending.values():
+            blob.pending = None
+
+    def _execute(self, inputs: Mapping[str, Array], now: Mapping[str, NetBlob]) -> None:
+        stretch = self._stretch
+        heard: dict[str, Array] = {}
+
+        def visit(value: str, array: Array) -> None:
+            if value in stretch.heard:
+                heard[value] = array
+
+        targets = {v: b.values for v, b in now.items() if v not in stretch.host_tops}
+        self._executors.get(stretch, stretch.heard.union(now), hosts=True).run(inputs, visit, targets)
+        for layer, op in stretch.mute:
+            op.run([heard[b] for b in layer.bottoms], stretch.model.call(layer))
+        for value in stretch.host_tops:
+            self._given[value] = heard[value].copy()  # it may be a view of what the next pass writes
+            if value in now:
+                now[value].take(heard[value])
+
+
+def _set_shape(blob: NetBlob, shape: Shape) -> None:
+    """A blob that gets another shape has no value until it is computed, or written."""
+    if blob.shape != shape:
+        blob.pending = None
+        blob.set_shape(shape)

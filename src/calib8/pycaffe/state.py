@@ -1,0 +1,52 @@
+"""What pycaffe keeps for the whole process: the device and the random numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from calib8.engine import EngineOptions
+from calib8.errors import OptionError
+
+
+@dataclass
+class _State:
+    gpu_mode: bool = False
+    gpu: int = 0
+    numbers: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+
+
+_state = _State()
+
+
+def set_mode_cpu() -> None:
+    """Compute on the CPU, as at the start."""
+    _state.gpu_mode = False
+
+
+def set_mode_gpu() -> None:
+    """Compute on the GPU of `set_device`: nets raise DeviceError where it cannot be used."""
+    _state.gpu_mode = True
+
+
+def set_device(device_id: int) -> None:
+    """The number of the GPU that `set_mode_gpu` means."""
+    if device_id < 0:
+        raise OptionError(f"set_device({device_id}): GPUs are numbered from 0")
+    _state.gpu = int(device_id)
+
+
+def set_random_seed(seed: int) -> None:
+    """Begin the numbers of fillers (weights without a caffemodel, DummyData) anew; they begin with seed 0."""
+    _state.numbers = np.random.default_rng(seed)
+
+
+def engine_options() -> EngineOptions:
+    """How to execute now."""
+    return EngineOptions(gpu=_state.gpu if _state.gpu_mode else None)
+
+
+def random_numbers() -> np.random.Generator:
+    """The generator that all fillers share."""
+    return _state.numbers

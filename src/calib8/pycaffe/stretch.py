@@ -1,0 +1,128 @@
+"""A stretch of a net's layers, first to last, as something that can be lowered and run by itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.errors import UnsupportedError
+from calib8.graph import Layer, Shape
+from calib8.layers import Op, RefusedError
+from calib8.lowering import Model
+from calib8.lowering.model import MAX_ELEMENTS
+
+Weights = Mapping[str, tuple[NDArray[np.float32], ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class Stretch:
+    """Layers that run one after another, without the sources among them.
+
+    Attributes:
+        model: these layers with their weights, and the shapes of all values that they read or write.
+        given: the values that they read and do not write.
+        written: by blob, the value that is in it afterwards.
+    """
+
+    model: Model
+    given: tuple[str, ...]
+    written: Mapping[str, str]
+
+    @cached_property
+    def host_tops(self) -> frozenset[str]:
+        """Values that layers in Python write: these layers are not to run twice."""
+        return frozenset(t for layer, op in self._pairs if op.kind == "host" for t in layer.tops)
+
+    @cached_property
+    def mute(self) -> tuple[tuple[Layer, Op], ...]:
+        """Layers in Python without tops: nothing depends on them, and they run nevertheless."""
+        return tuple((layer, op) for layer, op in self._pairs if op.kind == "host" and not layer.tops)
+
+    @cached_property
+    def heard(self) -> frozenset[str]:
+        """Values that a pass has to see in any case: tops of layers in Python, and what the mute ones read."""
+        return self.host_tops | {b for layer, _ in self.mute for b in layer.bottoms}
+
+    @cached_property
+    def rewrites(self) -> bool:
+        """Whether a blob that it reads is written, too: it begins with a layer in place."""
+        blob_of = self.model.net.blob_of
+        return any(blob_of[value] in self.written for value in self.given)
+
+    @cached_property
+    def without_hosts(self) -> Model:
+        """The layers that may run again: those in Python are left out, and their tops are inputs."""
+        pairs = [(layer, op) for layer, op in self._pairs if op.kind != "host"]
+        return _of(self.model, pairs)
+
+    @cached_property
+    def bytes(self) -> int:
+        """About what running it keeps in memory."""
+        values = {t for layer in self.model.net.layers for t in layer.tops}
+        weights = sum(blob.nbytes for layer in self.model.net.layers for blob in layer.blobs)
+        return weights + sum(4 * math.prod(self.model.shapes[v]) for v in values)
+
+    @property
+    def _pairs(self) -> list[tuple[Layer, Op]]:
+        return list(zip(self.model.net.layers, self.model.ops, strict=True))
+
+
+def read_from_outside(layers: Sequence[Layer]) -> tuple[str, ...]:
+    """The values that layers read and do not write."""
+    written = {t for layer in layers for t in layer.tops}
+    return tuple(dict.fromkeys(b for layer in layers for b in layer.bottoms if b not in written))
+
+
+def make_stretch(
+    model: Model, pairs: Sequence[tuple[Layer, Op]], shapes: Mapping[str, Shape], weights: Weights
+) -> Stretch:
+    """Lay out layers of a model for other shapes.
+
+    Args:
+        pairs: the layers, none of them a source.
+        shapes: of the values that they read and do not write.
+        weights: by layer name.
+
+    Raises:
+        UnsupportedError: layers that these shapes or weights do not fit; the first of them.
+        UserLayerError: a Python layer failed in `reshape`.
+    """
+    known = dict(shapes)
+    for layer, op in pairs:
+        known.update(_tops(layer, op, [known[b] for b in layer.bottoms], weights.get(layer.name, ())))
+    bound = [(replace(layer, blobs=weights.get(layer.name, ())), op) for layer, op in pairs]
+    laid_out = _of(replace(model, shapes=known), bound)
+    blobs = {blob: value for layer, _ in pairs for blob, value in zip(layer.top_blobs, layer.tops, strict=True)}
+    return Stretch(laid_out, tuple(shapes), blobs)
+
+
+def _of(model: Model, pairs: Sequence[tuple[Layer, Op]]) -> Model:
+    net = replace(model.net, layers=tuple(layer for layer, _ in pairs), has_weights=True)
+    return replace(model, net=net, ops=tuple(op for _, op in pairs))
+
+
+def _tops(layer: Layer, op: Op, bottoms: list[Shape], blobs: Sequence[NDArray[Any]]) -> dict[str, Shape]:
+    try:
+        tops = op.top_shapes(bottoms)
+        wanted = op.blob_shapes(bottoms)
+    except RefusedError as why:
+        raise UnsupportedError(f"layer {layer.name!r} ({layer.type}): {why}") from None
+    too_large = [shape for shape in tops if math.prod(shape) > MAX_ELEMENTS]
+    if too_large:
+        raise UnsupportedError(
+            f"layer {layer.name!r} ({layer.type}) would have a top of the shape {too_large[0]}; a blob has at most "
+            f"{MAX_ELEMENTS} elements"
+        )
+    found = [blob.shape for blob in blobs]
+    if blobs and found != [tuple(shape) for shape in wanted]:
+        raise UnsupportedError(
+            f"layer {layer.name!r} ({layer.type}) has weights of the shapes {found}; for bottoms of the shapes "
+            f"{bottoms} it needs {wanted}"
+        )
+    return dict(zip(layer.tops, map(tuple, tops), strict=True))
