@@ -25,7 +25,9 @@ layer { name: "l" type: "DocumentedLayer" bottom: "x" top: "y" hard_sigmoid_para
 
 def example() -> tuple[str, str]:
     """The name of the file in the text, and the code."""
-    found = re.search(r"This is all of `(\w+\.py)`:\n\n```python\n(.*?)```\n", DOCUMENT.read_text(), re.DOTALL)
+    found = re.search(
+        r'This is all of `(\w+\.py)`:\n\n```python title="\1"\n(.*?)```\n', DOCUMENT.read_text(), re.DOTALL
+    )
     assert found
     return found[1], found[2]
 
