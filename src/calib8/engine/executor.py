@@ -54,7 +54,7 @@ class Executor:
             inputs: the network's input values, float32 in their shapes.
             visit: called once for every observed value, with its name and its array.
             targets: where to write observed values, instead of into arrays of the executor's own: C-contiguous
-                float32 in the value's shape, no input's memory. Layers that run in Python do not use them.
+                float32, no input's memory. Not used by layers that run in Python, nor for values of another shape.
 
         Raises:
             Calib8Error: an input is missing or has another shape, or a layer that runs in Python failed.
@@ -103,7 +103,8 @@ class _OnnxRunner:
         for port in self._step.output_ports:
             own = self._buffers.get(port.value)
             target = targets.get(port.value, own)
-            outputs[port.value] = np.empty(port.shape, port.dtype) if target is None else target
+            fits = target is not None and target.shape == port.shape  # behind a layer in Python it may be another
+            outputs[port.value] = target if fits else np.empty(port.shape, port.dtype)
             self._bind(self._binding.bind_output, port, outputs[port.value])
         try:
             self._session.run_with_iobinding(self._binding)

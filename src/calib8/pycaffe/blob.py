@@ -23,6 +23,7 @@ class LentBlob(Blob):
     """A Blob that knows whether somebody holds a view of its values."""
 
     _lent: weakref.ref[Any] | None = None
+    _view: Array | None = None
 
     def set_shape(self, shape: Shape) -> None:
         """As `reshape`, also for a shape without axes."""
@@ -30,8 +31,10 @@ class LentBlob(Blob):
 
     @property
     def values(self) -> Array:
-        """The values as they lie in memory now, for reading and writing while nobody else runs."""
-        return super().data
+        """The values as they lie in memory now: one array as long as neither storage nor shape changes."""
+        if self._view is None or self._view.base is not self._data or self._view.shape != self._shape:
+            self._view = super().data
+        return self._view
 
     @property
     def is_lent(self) -> bool:

@@ -168,8 +168,14 @@ class _Pass:
     def finish(self) -> None:
         """Compute all that is still pending."""
         pending = {v: b for v, b in self._blobs.items() if b.pending is self}
-        executor = self._executors.get(self._stretch, frozenset(pending), hosts=False)
-        executor.run(self._given, lambda value, array: None, {v: b.values for v, b in pending.items()})
+        targets = {v: b.values for v, b in pending.items()}
+
+        def visit(value: str, array: Array) -> None:
+            if array is not targets[value]:
+                pending[value].take(array)
+
+        stretch = self._stretch.with_host_tops({v: self._given[v].shape for v in self._stretch.host_tops})
+        self._executors.get(stretch, frozenset(pending), hosts=False).run(self._given, visit, targets)
         for blob in pending.values():
             blob.pending = None
 
@@ -180,15 +186,15 @@ class _Pass:
         def visit(value: str, array: Array) -> None:
             if value in stretch.heard:
                 heard[value] = array
+            if value in now and array is not targets[value]:
+                now[value].take(array)
 
-        targets = {v: b.values for v, b in now.items() if v not in stretch.host_tops}
+        targets = {v: b.values for v, b in now.items()}
         self._executors.get(stretch, stretch.heard.union(now), hosts=True).run(inputs, visit, targets)
         for layer, op in stretch.mute:
             op.run([heard[b] for b in layer.bottoms], stretch.model.call(layer))
         for value in stretch.host_tops:
             self._given[value] = heard[value].copy()  # it may be a view of what the next pass writes
-            if value in now:
-                now[value].take(heard[value])
 
 
 def _set_shape(blob: NetBlob, shape: Shape) -> None:

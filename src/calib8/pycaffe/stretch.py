@@ -15,7 +15,7 @@ from calib8.errors import UnsupportedError
 from calib8.graph import Layer, Shape
 from calib8.layers import Op, RefusedError
 from calib8.lowering import Model
-from calib8.lowering.model import MAX_ELEMENTS
+from calib8.lowering.model import MAX_ELEMENTS, with_top_shapes
 
 Weights = Mapping[str, tuple[NDArray[np.float32], ...]]
 
@@ -60,6 +60,12 @@ class Stretch:
         """The layers that may run again: those in Python are left out, and their tops are inputs."""
         pairs = [(layer, op) for layer, op in self._pairs if op.kind != "host"]
         return _of(self.model, pairs)
+
+    def with_host_tops(self, shapes: Mapping[str, Shape]) -> Stretch:
+        """The same where layers in Python gave their tops these shapes: detectors find more or less."""
+        if all(shape == self.model.shapes[value] for value, shape in shapes.items()):
+            return self
+        return replace(self, model=with_top_shapes(self.model, shapes))
 
     @cached_property
     def bytes(self) -> int:
