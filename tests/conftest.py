@@ -8,9 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from calib8.lowering import Model, build_model
 from calib8.proto.text import parse_prototxt
+
+settings.register_profile("calib8", deadline=None)  # a slow machine is no failure
+settings.load_profile("calib8")
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
