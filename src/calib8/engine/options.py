@@ -1,4 +1,4 @@
-"""How a network is executed; nothing here changes a result."""
+"""How a network is executed; nothing here changes a result, but for last bits where it says so."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ class EngineOptions:
         release_blobs: free every blob behind its last reader instead of keeping the buffers for the next sample.
             Lowers the peak of memory, costs some time.
         gpu: number of the GPU to compute on; None is the CPU.
+        repack_weights: repack float weights in every graph, not only beside integer layers. An InnerProduct in FP32
+            then has the same last bits whatever graph it is in.
     """
 
     threads: int | None = None
     release_blobs: bool = False
     gpu: int | None = None
+    repack_weights: bool = False
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:

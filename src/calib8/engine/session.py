@@ -36,10 +36,11 @@ def open_session(step: OnnxStep, options: EngineOptions) -> Any:
     settings.enable_cpu_mem_arena = not options.release_blobs
     # Or it would put a float convolution between codes into an integer one, which rounds ties otherwise.
     settings.add_session_config_entry("session.disable_quant_qdq", "1")
+    has_integers = any(node.op_type in _INTEGER_NODES for node in step.onnx.graph.node)
     # Float kernels gain nothing measurable from repacked weights, which take time and as much memory again.
-    if not any(node.op_type in _INTEGER_NODES for node in step.onnx.graph.node):
+    if not (has_integers or options.repack_weights):
         settings.add_session_config_entry("session.disable_prepacking", "1")
-    elif int8_products_saturate():
+    if has_integers and int8_products_saturate():
         settings.add_session_config_entry("session.x64quantprecision", "1")
     values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(a)) for a in step.weights.values()]
     settings.add_external_initializers(list(step.weights), values)

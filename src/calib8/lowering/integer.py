@@ -61,18 +61,34 @@ def lower_int8(model: Model, setup: IntegerSetup, outputs: Collection[str]) -> t
 
     A network without a layer in Python is one graph.
     """
-    cut = list(stretches(model, needed_layers(model, {value_of(name) for name in outputs})))
+    return lower_stretch(model, setup, model.net.layers, (), outputs)
+
+
+def lower_stretch(
+    model: Model, setup: IntegerSetup, layers: Sequence[Layer], available: Collection[str], outputs: Collection[str]
+) -> tuple[Step, ...]:
+    """The steps of some layers only, one after another in the network.
+
+    Args:
+        layers: those that may be needed; what comes before them is `available`.
+        available: names, real or codes, of values that the steps may take as their inputs. A value that a layer in
+            Python reads must be there as a real number.
+        outputs: as in `lower_int8`; what is available needs no step.
+    """
+    within = {layer.name for layer in layers}
+    needed = needed_layers(model, {value_of(name) for name in outputs})
+    cut = list(stretches(model, [(layer, op) for layer, op in needed if layer.name in within]))
     steps: list[Step] = []
-    available: set[str] = set()
+    given = set(available)
     for stretch, wanted in zip(cut, _read_later(setup, cut, outputs), strict=True):
         layer, op = stretch[0]
         if op.kind == "host":
             steps.append(HostStep(layer, op, model.call(layer)))
-            available.update(layer.tops)
+            given.update(layer.tops)
         else:
-            step = _GraphWalk(model, setup, available).lower(stretch, wanted)
+            step = _GraphWalk(model, setup, given).lower(stretch, wanted)
             steps.append(step)
-            available.update(step.outputs)
+            given.update(step.outputs)
     return tuple(steps)
 
 

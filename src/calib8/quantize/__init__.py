@@ -8,7 +8,7 @@
 
 from calib8.quantize.folding import FoldGroup, fold_groups, fold_thresholds, observed_values, set_thresholds
 from calib8.quantize.pairs import batch_norm_pairs
-from calib8.quantize.plan import QuantPlan, fp32_reasons, make_plan
+from calib8.quantize.plan import QuantPlan, fp32_reasons, make_plan, replan
 from calib8.quantize.selection import fp32_layers, integer_setup, parse_layer_list
 
 __all__ = [
@@ -23,5 +23,6 @@ __all__ = [
     "make_plan",
     "observed_values",
     "parse_layer_list",
+    "replan",
     "set_thresholds",
 ]

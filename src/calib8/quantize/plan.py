@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from calib8.errors import QuantizationError
 from calib8.graph import Layer
 from calib8.layers import LayerPlan, Op, QuantizeCall
@@ -49,7 +51,27 @@ def make_plan(
     """
     if not model.net.has_weights:
         raise QuantizationError(f"{model.net.source}: quantising needs the weights; give the caffemodel, too")
-    walk = _Walk(model, fold_thresholds(model, thresholds, enable_concat_quantize, dead))
+    folded = fold_thresholds(model, thresholds, enable_concat_quantize, dead)
+    return _quantized(model, folded, QuantPlan({}, {}, enable_concat_quantize))
+
+
+def replan(model: Model, before: QuantPlan, changes: Mapping[str, float]) -> QuantPlan:
+    """`before` with other thresholds: only the layers that read or write a changed value are quantised anew.
+
+    The plans of all other layers are the very objects of `before`.
+
+    Args:
+        changes: in real units by value; all values of a group (`fold_groups`) must be given the same.
+
+    Raises:
+        QuantizationError: as `make_plan`.
+    """
+    rounded = {value: float(np.float32(threshold)) for value, threshold in changes.items()}
+    return _quantized(model, {**before.thresholds, **rounded}, before)
+
+
+def _quantized(model: Model, thresholds: Mapping[str, float], before: QuantPlan) -> QuantPlan:
+    walk = _Walk(model, thresholds, before)
     reasons = fp32_reasons(model, walk.thresholds)
     for layer, op in zip(model.net.layers, model.ops, strict=True):
         walk.visit(layer, op, in_integers=layer.name in reasons and reasons[layer.name] is None)
@@ -58,7 +80,7 @@ def make_plan(
     warnings = tuple(
         f"layer {name!r}: {text}" for name, plan in walk.plans.items() if plan is not None for text in plan.warnings
     )
-    return QuantPlan(walk.thresholds, walk.plans, enable_concat_quantize, warnings)
+    return QuantPlan(walk.thresholds, walk.plans, before.enable_concat_quantize, warnings)
 
 
 def fp32_reasons(model: Model, thresholds: Mapping[str, float] | None = None) -> dict[str, str | None]:
@@ -102,8 +124,9 @@ def _quantize_call(model: Model, layer: Layer, thresholds: Mapping[str, float]) 
 class _Walk:
     """One pass over the layers that collects all problems."""
 
-    def __init__(self, model: Model, thresholds: Mapping[str, float]) -> None:
+    def __init__(self, model: Model, thresholds: Mapping[str, float], before: QuantPlan) -> None:
         self._model = model
+        self._before = before
         self._scale_of = batch_norm_pairs(model)
         self._batch_norm_of = {scale.name: name for name, scale in self._scale_of.items()}
         self.thresholds = thresholds
@@ -114,9 +137,19 @@ class _Walk:
         self.plans[layer.name] = None
         if in_integers:
             try:
-                self.plans[layer.name] = self._quantize(layer, op)
+                self.plans[layer.name] = self._unchanged(layer) or self._quantize(layer, op)
             except QuantizationError as why:
                 self.problems.append(f"layer {layer.name!r} ({layer.type}): {why}")
+
+    def _unchanged(self, layer: Layer) -> LayerPlan | None:
+        """The plan of before, where nothing that it depends on has changed."""
+        batch_norm = self._batch_norm_of.get(layer.name)
+        depends_on = (*layer.bottoms, *layer.tops)
+        if batch_norm is not None:  # its shift is that of the BatchNorm
+            depends_on += self._model.net.layer_by_name[batch_norm].bottoms
+        if any(self.thresholds[v] != self._before.thresholds.get(v) for v in depends_on):
+            return None
+        return self._before.plans.get(layer.name)
 
     def _quantize(self, layer: Layer, op: Op) -> LayerPlan:
         batch_norm, scale = self._batch_norm_of.get(layer.name), self._scale_of.get(layer.name)
