@@ -53,7 +53,7 @@ def plain_forward(folder: Path) -> float:
 
 def calibration(folder: Path, arguments: list[str], images: int) -> float:
     """Seconds per image of calc_tables."""
-    options = cli._parser().parse_args(["calibrate", "bench", str(folder), "-n", str(images), *arguments])
+    options = cli.build_parser().parse_args(["calibrate", "bench", str(folder), "-n", str(images), *arguments])
     info = {
         "model_name": "bench",
         "in_prototxt": folder / "deploy.prototxt",
