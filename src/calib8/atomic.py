@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import IO
 
 from calib8.errors import OptionError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _waiting: ContextVar[list[tuple[Path, Path]] | None] = ContextVar("files written and not yet renamed", default=None)
 
 
@@ -23,28 +25,31 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     before the rename. On any error the target keeps what it held before. Within `write_together` the rename waits.
 
     Raises:
-        OptionError: the folder does not exist or cannot be written.
+        OptionError: the folder does not exist or cannot be written, or the disk is full.
     """
     target = Path(path)
-    if target.is_dir():
-        raise OptionError(f"cannot write {target}: it is a folder; choose the name of a file")
+    # Not tempfile: its files are readable by their owner only, and the umask cannot be asked for without changing it.
+    part = target.parent / f".calib8-{secrets.token_hex(8)}.part"
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent or Path())
-    except OSError as error:
-        raise OptionError(f"cannot write {target}: {error.strerror or error}; choose a folder that exists") from None
+        _check_name(target)
+        opened = part.open("xb")
+    except (OSError, ValueError) as why:
+        reason = why.strerror if isinstance(why, OSError) else why
+        raise OptionError(f"cannot write {target}: {reason}; choose a folder that exists") from None
     try:
-        with os.fdopen(handle, "wb") as file:
+        with opened as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o666 & ~_umask())
         waiting = _waiting.get()
         if waiting is None:
-            Path(name).replace(target)
+            part.replace(target)
         else:
-            waiting.append((Path(name), target))
-    except BaseException:
-        _remove(Path(name))
+            waiting.append((part, target))
+    except BaseException as why:
+        _remove(part)
+        if isinstance(why, OSError) and why.errno in _FULL:
+            raise OptionError(f"cannot write {target}: {why.strerror}; make room, or choose another disk") from None
         raise
 
 
@@ -69,12 +74,14 @@ def write_together() -> Iterator[None]:
             _remove(written)
 
 
+def _check_name(target: Path) -> None:
+    """What a rename would find out too late: a folder, a name that is too long."""
+    with contextlib.suppress(FileNotFoundError):
+        target.lstat()
+    if target.is_dir():
+        raise OptionError(f"cannot write {target}: it is a folder; choose the name of a file")
+
+
 def _remove(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
-
-
-def _umask() -> int:
-    value = os.umask(0o022)
-    os.umask(value)
-    return value

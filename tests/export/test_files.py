@@ -345,7 +345,7 @@ def test_old_files_stay_when_new_ones_fail(everything, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", no_room)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OptionError, match="No space"):
         write_calibration_files(tmp_path, "net", everything, plan_for(everything, factor=2.0))
     assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
 
