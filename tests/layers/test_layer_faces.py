@@ -45,7 +45,7 @@ def test_shapes_of_an_input(text, shapes):
     [
         ('top: "a"', "has no input_param.shape"),
         ('top: "a" top: "b" top: "c" input_param { shape { dim: 1 } shape { dim: 2 } }', "has 2 shapes for 3 tops"),
-        ('top: "a" input_param { shape { dim: -1 } }', "sizes must not be negative"),
+        ('top: "a" input_param { shape { dim: -1 } }', "sizes must be at least 1"),
     ],
 )
 def test_inputs_refused(text, reason):

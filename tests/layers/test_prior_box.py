@@ -148,7 +148,7 @@ def test_clustered(run_layer):
     ("param", "part"),
     [
         ("", "no prior_box_param.min_size"),
-        ("min_size: -1", "min_size is -1"),
+        ("min_size: -1", "a min_size or max_size is -1"),
         ("min_size: 4 max_size: 3", "max_size 3 is not larger"),
         ("min_size: 4 min_size: 5 max_size: 9", "2 min_size and 1 max_size"),
         ("min_size: 4 variance: 0.1 variance: 0.2", "variance"),

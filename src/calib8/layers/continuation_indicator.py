@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from calib8.graph import Shape
-from calib8.layers.base import Call, Op, register
+from calib8.layers.base import Call, Op, count, register
+from calib8.layers.constants import check_constant
 from calib8.layers.fields import Fields, RefusedError
 from calib8.layers.onnx_builder import OnnxBuilder
 
@@ -31,6 +32,7 @@ class ContinuationIndicator(Op):
             raise RefusedError(f"time_step and batch_size are {self.shape[0]} and {self.shape[1]}; expected at least 1")
 
     def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
+        check_constant(count(self.shape), "the indicator")
         return [self.shape]
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from calib8.graph import Shape
 from calib8.layers.base import Call, Op, canonical_axis, count, register
+from calib8.layers.constants import check_constant
 from calib8.layers.fields import Fields, RefusedError
 from calib8.layers.onnx_builder import OnnxBuilder
 from calib8.layers.spatial import Window, conv_output_shape, read_window
@@ -42,6 +43,7 @@ class Im2col(Op):
         bottom = bottoms[0]
         axis, window = self.over(bottom)
         spatial = conv_output_shape(bottom[axis + 1 :], window)
+        check_constant(count(window.kernel) * count(spatial), "the list of the windows' places")
         return [(*bottom[:axis], bottom[axis] * count(window.kernel), *spatial)]
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:

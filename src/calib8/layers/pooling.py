@@ -25,6 +25,7 @@ from calib8.arithmetic import average_pooling_constants, pooling_multiplier
 from calib8.graph import Shape
 from calib8.layers.base import Call, Op, QuantizeCall, count, register
 from calib8.layers.codes import code_values, is_exact_in_float32, nudge_to_codes, scaled_sum
+from calib8.layers.constants import check_constant
 from calib8.layers.fields import Fields, Group, RefusedError
 from calib8.layers.onnx_builder import OnnxBuilder
 from calib8.layers.plan import LayerPlan, shift_of
@@ -60,6 +61,8 @@ class Pooling(Op):
         if len(bottoms[0]) != 4:
             raise RefusedError(f"bottom has {len(bottoms[0])} dimensions, expected N, C, H, W")
         top = (*bottoms[0][:2], *(self._length(bottoms[0], i) for i in (0, 1)))
+        if self.method == "AVE":
+            check_constant(count(top[2:]), "the list of the windows' sizes")
         if not self.has_mask:
             return [top]
         if any(_exceed_kernel(axis) for axis in self.axes(bottoms[0], top)):
@@ -106,6 +109,9 @@ class Pooling(Op):
         if np.all(divisors == full):
             return y
         return g.node("Mul", y, g.constant((full / divisors).astype(np.float32)[None, None]))
+
+    def non_negative(self, bottoms: Sequence[bool]) -> bool:
+        return all(bottoms)
 
     def fp32_reason(self, q: QuantizeCall) -> str | None:
         return "a mask is an index, which no code can hold" if self.has_mask else None

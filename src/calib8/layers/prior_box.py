@@ -27,6 +27,7 @@ from calib8.layers.fields import Fields, Group, RefusedError
 from calib8.layers.onnx_builder import OnnxBuilder
 from calib8.layers.prior_grid import Doubles, read_grid
 
+_LARGEST_SIDE = 1 << 24  # pixels; float32 counts them up to here
 _SAME = 1e-6  # two aspect ratios that are closer are one
 _DENSE = {32: range(-2, 2), 64: range(-1, 1)}  # faceboxes: shifts of the centre, in units of a quarter of the side
 
@@ -103,8 +104,9 @@ def _read_sizes(group: Group, *, optional: bool) -> tuple[tuple[float, ...], tup
     small, large = group.min_size, group.max_size
     if not small and not optional:
         raise RefusedError("has no prior_box_param.min_size")
-    if small and not min(small) > 0:
-        raise RefusedError(f"prior_box_param.min_size is {min(small):g}; expected above 0")
+    for size in (*small, *large):
+        if not 0 < size <= _LARGEST_SIDE:
+            raise RefusedError(f"a min_size or max_size is {size:g}; expected above 0, at most {_LARGEST_SIDE}")
     if large and len(large) != len(small):
         raise RefusedError(f"has {len(small)} min_size and {len(large)} max_size; expected one each, or no max_size")
     for low, high in zip(small, large, strict=False):

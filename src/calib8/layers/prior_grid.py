@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.graph import Shape
+from calib8.layers.constants import check_constant
 from calib8.layers.fields import Group, RefusedError
 
 Doubles = NDArray[np.float64]
@@ -48,6 +49,7 @@ class PriorGrid:
         count = height * width * boxes * 4
         if count == 0:
             raise RefusedError(f"makes {boxes} boxes in each of {height}x{width} cells; expected at least one box")
+        check_constant(2 * count, "the top, a constant,")
         return 1, 2, count
 
     def values(self, bottoms: Sequence[Shape], boxes: Doubles, count: int) -> NDArray[np.float32]:

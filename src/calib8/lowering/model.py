@@ -210,24 +210,24 @@ class _Walk:
 
     def _tops(self, layer: Layer, op: Op, bottoms: list[Shape]) -> list[Shape]:
         given = [self._input_shapes.get(blob) for blob in layer.top_blobs]
-        if op.kind != "source" or not any(given):
+        if op.kind != "source" or all(shape is None for shape in given):
             return op.top_shapes(bottoms)
-        batch = next(shape[:1] for shape in given if shape)
+        batch = next((shape[:1] for shape in given if shape), ())
         # A data layer's other tops are labels, one number for each sample; that only counts where nobody reads them.
         known = [
-            tuple(shape) if shape else batch if t not in self._read else None
+            tuple(shape) if shape is not None else batch if t not in self._read else None
             for shape, t in zip(given, layer.tops, strict=True)
         ]
         if all(shape is not None for shape in known):
             return [shape for shape in known if shape is not None]
-        return [k or t for k, t in zip(known, op.top_shapes(bottoms), strict=True)]
+        return [t if k is None else k for k, t in zip(known, op.top_shapes(bottoms), strict=True)]
 
     def _set_shapes(self, layer: Layer, tops: Sequence[Shape]) -> None:
         for blob, shape in zip(layer.top_blobs, tops, strict=True):
-            if any(d < 0 for d in shape) or math.prod(d or 1 for d in shape) > MAX_ELEMENTS:
+            if any(d < 1 for d in shape) or math.prod(shape) > MAX_ELEMENTS:
                 raise RefusedError(
                     f"top {blob!r} would have the shape {' x '.join(map(str, shape))}; "
-                    f"sizes must not be negative, and a blob has at most {MAX_ELEMENTS} elements"
+                    f"sizes must be at least 1, and a blob has at most {MAX_ELEMENTS} elements"
                 )
         self.shapes.update(zip(layer.tops, (tuple(int(d) for d in s) for s in tops), strict=True))
 
