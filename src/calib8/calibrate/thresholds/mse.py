@@ -9,7 +9,7 @@ from calib8.calibrate.histogram import BlobHistogram
 
 _TOP_CODE = 127
 _CODES = 128
-_CHUNK = 1 << 12
+_CHUNK = 1 << 10
 
 
 def threshold(histogram: BlobHistogram) -> float:
