@@ -23,8 +23,8 @@ from calib8.quantize import fp32_reasons, integer_setup, make_plan, observed_val
 TYPES = sorted(set(registry().values()), key=lambda op: op.__name__)
 # As many rows as there are detections: the shape says one, as Caffe's own Reshape does.
 DYNAMIC_ROWS = {"DetectionOutput", "YoloDetectionOutput", "Yolov3DetectionOutput"}
-# Layers with a class of the user, which has a test of its own.
-WITHOUT_CASE = {"Python"}
+# A class of the user, and layers that only measure; they have tests of their own.
+WITHOUT_CASE = {"Python", "Accuracy", "SoftmaxWithLoss"}
 by_type = pytest.mark.parametrize("op", TYPES, ids=lambda op: op.__name__)
 by_case = pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.type}-{c.param}"[:60])
 
