@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import caffe.io
+from calib8.errors import DataError, OptionError
 from calib8.proto import caffe_pb2
 
 
@@ -14,9 +18,29 @@ def test_blobs_go_there_and_back() -> None:
     back[0, 0, 0, 0] = 7  # the caller's own
 
 
+def test_blobs_have_gradients() -> None:
+    blob = caffe.io.array_to_blobproto(np.zeros((2, 1)), diff=np.array([[3.0], [4.0]]))
+    assert caffe.io.blobproto_to_array(blob, return_diff=True).tolist() == [[3], [4]]
+    assert caffe.io.blobproto_to_array(blob).tolist() == [[0], [0]]
+
+
 def test_old_blobs_have_four_numbers() -> None:
     blob = caffe_pb2.BlobProto(num=1, channels=2, height=1, width=2, data=[1, 2, 3, 4])
     assert caffe.io.blobproto_to_array(blob).tolist() == [[[[1, 2]], [[3, 4]]]]
+
+
+def test_blobs_without_a_shape() -> None:
+    assert caffe.io.blobproto_to_array(caffe_pb2.BlobProto(data=[123])) == 123
+    with pytest.raises(ValueError, match="2 are stored"):
+        caffe.io.blobproto_to_array(caffe_pb2.BlobProto(data=[1, 2]))
+
+
+def test_lists_of_arrays() -> None:
+    arrays = [np.arange(3, dtype=np.float32), np.ones((2, 2), np.float32)]
+    back = caffe.io.blobprotovector_str_to_arraylist(caffe.io.arraylist_to_blobprotovector_str(arrays))
+    assert [a.tolist() for a in back] == [a.tolist() for a in arrays]
+    with pytest.raises(DataError, match="no serialized BlobProtoVector"):
+        caffe.io.blobprotovector_str_to_arraylist(b"\xff\xff")
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
@@ -27,4 +51,169 @@ def test_datums_go_there_and_back(dtype: type) -> None:
     back = caffe.io.datum_to_array(datum)
     assert back.dtype == dtype
     assert (back == values).all()
+    back[0, 0, 0] = 1  # the caller's own
     assert not caffe.io.array_to_datum(values).HasField("label")
+    with pytest.raises(DataError, match=r"\(C, H, W\)"):
+        caffe.io.array_to_datum(values[0])
+
+
+@pytest.mark.parametrize(
+    ("stored", "color", "expected"),
+    [
+        (np.array([[[10, 20, 30]]], np.uint8), True, [30 / 255, 20 / 255, 10 / 255]),
+        (np.array([[[10, 20, 30, 99]]], np.uint8), True, [30 / 255, 20 / 255, 10 / 255]),
+        (np.array([[51]], np.uint8), True, [0.2, 0.2, 0.2]),
+        (np.array([[51]], np.uint8), False, [0.2]),
+        (np.array([[13107]], np.uint16), False, [0.2]),
+        (np.array([[[0, 0, 255]]], np.uint8), False, [0.2125]),
+    ],
+)
+def test_images_are_rgb_from_0_to_1(tmp_path, stored, color, expected) -> None:
+    path = str(tmp_path / "image.png")
+    cv2.imwrite(path, stored)
+    image = caffe.io.load_image(path, color)
+    assert image.dtype == np.float32
+    np.testing.assert_allclose(image, [[expected]], rtol=1e-6)
+
+
+def test_images_that_are_none(tmp_path) -> None:
+    (tmp_path / "text.jpg").write_text("no image")
+    for name in ("text.jpg", "nowhere.jpg"):
+        with pytest.raises(DataError, match=name):
+            caffe.io.load_image(str(tmp_path / name))
+
+
+def naive_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Each new pixel from the four around its place; beyond the edge there is the minimum (1 or 3 channels)."""
+    old_height, old_width, channels = image.shape
+    centred = channels in (1, 3)
+    low = image.min() if centred else 0.0
+    found = np.zeros((height, width, channels))
+    for y in range(height):
+        for x in range(width):
+            if centred:
+                row, column = (y + 0.5) * old_height / height - 0.5, (x + 0.5) * old_width / width - 0.5
+            else:
+                row = y * (old_height - 1) / (height - 1) if height > 1 else 0
+                column = x * (old_width - 1) / (width - 1) if width > 1 else 0
+            for i in (int(np.floor(row)), int(np.floor(row)) + 1):
+                for j in (int(np.floor(column)), int(np.floor(column)) + 1):
+                    pixel = image[i, j] if 0 <= i < old_height and 0 <= j < old_width else low
+                    found[y, x] += max(0, 1 - abs(row - i)) * max(0, 1 - abs(column - j)) * pixel
+    return found
+
+
+@settings(max_examples=40, deadline=None)
+@given(*(st.integers(1, 7),) * 4, st.integers(1, 4), st.integers(0, 99))
+def test_resizing_mixes_the_nearest_pixels(height, width, new_height, new_width, channels, seed):
+    image = np.random.default_rng(seed).uniform(-3, 5, (height, width, channels)).astype(np.float32)
+    found = caffe.io.resize_image(image, (new_height, new_width))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, naive_resize(image, new_height, new_width), rtol=1e-4, atol=1e-4)
+
+
+def test_resizing_an_even_image():
+    assert caffe.io.resize_image(np.full((2, 3, 3), 7), (5, 4)).tolist() == np.full((5, 4, 3), 7).tolist()
+
+
+def test_resizing_to_the_nearest():
+    image = np.arange(4)[None, :, None] * np.ones((2, 1, 1))
+    assert caffe.io.resize_image(image, (1, 2), 0)[0, :, 0].tolist() == [1, 3]
+    assert caffe.io.resize_image(image, (2, 8), interp_order=0)[0, :, 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("image", "size", "order", "error"),
+    [
+        (np.zeros((2, 2)), (2, 2), 1, DataError),
+        (np.zeros((0, 2, 3)), (2, 2), 1, DataError),
+        (np.zeros((2, 2, 3)), (0, 2), 1, OptionError),
+        (np.zeros((2, 2, 3)), (2, 2), 3, OptionError),
+    ],
+)
+def test_resizing_what_cannot_be(image, size, order, error):
+    with pytest.raises(error):
+        caffe.io.resize_image(image, size, order)
+
+
+def test_ten_crops():
+    image = np.arange(5 * 6, dtype=np.float32).reshape(5, 6, 1)
+    crops = caffe.io.oversample([image, image + 100], (2, 3))
+    assert crops.shape == (20, 2, 3, 1)
+    first = [[0, 1, 2], [6, 7, 8]]
+    assert crops[0, :, :, 0].tolist() == first
+    assert crops[3, :, :, 0].tolist() == [[21, 22, 23], [27, 28, 29]]
+    assert crops[4, :, :, 0].tolist() == [[7, 8, 9], [13, 14, 15]]
+    assert crops[5, :, :, 0].tolist() == [row[::-1] for row in first]
+    assert (crops[10:] == crops[:10] + 100).all()
+    with pytest.raises(DataError, match="smaller than the crops"):
+        caffe.io.oversample([image], (6, 3))
+
+
+@pytest.fixture
+def transformer():
+    made = caffe.io.Transformer({"data": (1, 3, 4, 5)})
+    made.set_transpose("data", (2, 0, 1))
+    made.set_channel_swap("data", (2, 1, 0))
+    made.set_raw_scale("data", 255)
+    made.set_mean("data", np.array([1.0, 2.0, 3.0]))
+    made.set_input_scale("data", 0.5)
+    return made
+
+
+def test_preprocessing(transformer):
+    image = np.random.default_rng(0).random((4, 5, 3)).astype(np.float32)
+    before = image.copy()
+    found = transformer.preprocess("data", image)
+    for channel in range(3):
+        expected = (before[:, :, 2 - channel] * 255 - (channel + 1)) * 0.5
+        np.testing.assert_allclose(found[channel], expected, rtol=1e-5)
+    assert (image == before).all()
+    np.testing.assert_allclose(transformer.deprocess("data", found[None]), image, rtol=1e-5, atol=1e-6)
+
+
+def test_preprocessing_resizes(transformer):
+    image = np.random.default_rng(0).random((8, 7, 3)).astype(np.float32)
+    expected = transformer.preprocess("data", caffe.io.resize_image(image, (4, 5)))
+    assert (transformer.preprocess("data", image) == expected).all()
+
+
+def test_nothing_is_set():
+    image = np.arange(6, dtype=np.uint8).reshape(1, 2, 3)
+    found = caffe.io.Transformer({"x": (1, 3, 1, 2)}).preprocess("x", image)
+    assert found.tolist() == image.tolist()
+    assert found.dtype == np.float32
+
+
+def test_order_of_axes_of_a_video():
+    made = caffe.io.Transformer({"x": (1, 3, 2, 4, 5)})
+    made.set_transpose("x", (3, 0, 1, 2))
+    with pytest.raises(OptionError, match="needs 4 axes"):
+        made.set_transpose("x", (2, 0, 1))
+
+
+def test_mean_images():
+    made = caffe.io.Transformer({"x": (1, 3, 4, 5)})
+    mean = np.random.default_rng(0).random((3, 8, 9)).astype(np.float32)
+    made.set_mean("x", mean)
+    expected = caffe.io.resize_image(mean.transpose(1, 2, 0), (4, 5)).transpose(2, 0, 1)
+    assert (made.mean["x"] == expected).all()
+    made.set_mean("x", mean[:, :4, :5])
+    assert (made.mean["x"] == mean[:, :4, :5]).all()
+    made.set_mean("x", np.full((4, 5), 2.0))
+    assert made.mean["x"].shape == (1, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("method", "value", "text"),
+    [
+        ("set_channel_swap", (1, 0), "needs 3 channels"),
+        ("set_mean", np.zeros(2), "2 channels"),
+        ("set_mean", np.zeros((1, 3, 4, 5)), "expected"),
+    ],
+)
+def test_what_does_not_fit_an_input(transformer, method, value, text):
+    with pytest.raises(OptionError, match=text):
+        getattr(transformer, method)("data", value)
+    with pytest.raises(OptionError, match="'other' is not one of the net's inputs: data"):
+        getattr(transformer, method)("other", value)

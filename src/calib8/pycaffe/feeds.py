@@ -106,7 +106,7 @@ class MemoryFeed(Feed):
             problems.append(f"there are {len(data)} data, expected a multiple of the batch_size {self._shape[0]}")
         if problems:
             raise DataError(f"layer {self._layer!r} (MemoryData): set_input_arrays cannot take these arrays", problems)
-        self._arrays = [data, labels.reshape(-1)]
+        self._arrays = [data, labels]
         self._next = 0
 
     def batch(self) -> Batch:
