@@ -153,3 +153,19 @@ def test_prelu_constants(slopes, tx, ty):
     assert (found.gt_scale, found.gt_rshift) == (sat(rnd(ratio * 2**gt_rshift)), gt_rshift)
     assert found.le_rshift == le_rshift and found.slopes.dtype == np.int8
     assert found.slopes.tolist() == [sat(rnd(Fraction(s) * ratio * 2**le_rshift)) for s in slopes]
+
+
+# Functions of one code.
+
+
+@given(st.floats(-4, 4), usual, usual)
+def test_elu_codes(alpha, tx, ty):
+    """Rounded half up from 0 on, cut off towards 0 below; exp may be taken in float32."""
+    found = arithmetic.elu_codes(alpha, tx, ty)
+    assert found.dtype == np.int8
+    for code, result in zip(range(-128, 128), found.tolist(), strict=True):
+        if code >= 0:
+            assert result == sat(rnd(code * Fraction(tx) / Fraction(ty)))
+        else:
+            real = alpha * math.expm1(code * tx / 128) * 128 / ty
+            assert result in {sat(math.trunc(real * (1 + d))) for d in (-(2.0**-23), 0, 2.0**-23)}
