@@ -311,14 +311,21 @@ def prelu_constants(slopes: ArrayLike, tx: float, ty: float) -> PReluConstants:
 def elu_codes(alpha: float, tx: float, ty: float) -> NDArray[np.int8]:
     """The top's code for each of the bottom's codes -128 to 127, of an ELU: shape (256,).
 
-    With `v = code * tx/128` and `y = elu(v)`: `sat8(rnd(y * 128/ty))` for `v >= 0`, `sat8(trunc(y * 128/ty))` for
-    `v < 0`. A table, so that the exponential is taken here only.
+    With `v = code * tx/128`: `sat8(rnd(v * 128/ty))` for `v >= 0`, and `sat8(trunc(y * 128/ty))` with
+    `y = alpha * (exp(v) - 1)` for `v < 0`. y is a float32 number, as on the CPU that computes it; so the last bit of an
+    exponential in float64, which processors do not agree on, does not count.
     """
     check_thresholds(tx, ty)
-    values = np.arange(-128, 128) * (float(tx) / INT8_LEVELS)
-    with np.errstate(over="ignore", invalid="ignore"):
-        scaled = np.where(values < 0, alpha * np.expm1(np.minimum(values, 0)), values) * INT8_LEVELS / float(ty)
-    return saturate_int8(np.where(values < 0, np.trunc(scaled), round_half_up(scaled)))
+    codes = np.arange(-128, 128)
+    with np.errstate(over="ignore", under="ignore"):
+        negative = (alpha * np.expm1(np.minimum(codes, 0) * float(tx) / INT8_LEVELS)).astype(np.float32)
+    return saturate_int8(
+        np.where(
+            codes < 0,
+            np.trunc(negative.astype(np.float64) * INT8_LEVELS / float(ty)),
+            round_half_up(codes * float(tx) / float(ty)),
+        )
+    )
 
 
 def check_thresholds(*thresholds: float) -> None:

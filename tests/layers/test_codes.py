@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles.integer_layers import quantize
 
 from calib8.engine import EngineOptions
 from calib8.engine.session import open_session
@@ -85,6 +86,23 @@ def test_every_tie_and_its_neighbours_round_up(rshift):
     assert np.array_equal(got[0, :, 0], expected)
 
 
+@pytest.mark.parametrize("rshift", [5, 9, 13])
+@pytest.mark.parametrize(("group", "kernel", "size"), [(1, 3, 7), (1, 1, 9), (64, 3, 8), (64, 1, 6), (2, 3, 5)])
+def test_layers_as_wide_as_real_ones(group, kernel, size, rshift):
+    """Kernels that only many channels reach, with ties among the accumulators."""
+    rng = np.random.default_rng(rshift)
+    x = rng.integers(-128, 128, (2, 64, size, size))
+    w = rng.integers(-128, 128, (64, 64 // group, kernel, kernel)) // (1 if rshift > 9 else 16)
+    b = rng.integers(-3, 3, 64) + (1 << rshift >> 1)
+    geometry = nodes.ConvGeometry((1, 1), (0,) * 4, (1, 1), group)
+    got = run(lambda g, c: nodes.weighted_sum(g, c, w.astype(np.int8), b, rshift, geometry), as_codes(x))
+    windows = np.lib.stride_tricks.sliding_window_view(x, (kernel, kernel), axis=(2, 3))
+    grouped = windows.reshape(2, group, 64 // group, *windows.shape[2:])
+    sums = np.einsum("ngchwij,gocij->ngohw", grouped, w.reshape(group, 64 // group, *w.shape[1:]))
+    acc = sums.reshape(2, 64, *sums.shape[3:]) + b[:, None, None]
+    assert np.array_equal(got, np.clip((2 * acc + (1 << rshift)) // (2 << rshift), -128, 127))
+
+
 @pytest.mark.parametrize("rshift", [0, 8, 13, 14, 16, 22])
 def test_extreme_accumulators_are_exact(rshift):
     """All products at their largest, so that 32-bit, float32 and 16-bit pair sums are at their limits."""
@@ -131,15 +149,16 @@ def test_scaled_sum_of_several_tensors(factors, rshift, saturate, seed):
         assert code == to_code(total, rshift)
 
 
-def test_quantize_node_equals_the_contract_also_on_ties():
-    threshold = np.float32(3.7)
-    ties = np.float32((np.arange(-140, 140) + 0.5) * 3.7 / 128)
-    x = np.concatenate([ties, np.nextafter(ties, np.float32(9)), np.nextafter(ties, np.float32(-9))])
-    x = np.concatenate([x, np.array([np.inf, -np.inf, 1e38, -1e38, 0], np.float32)])
-    got = run(lambda g, v: nodes.quantize_node(g, v, float(threshold)), x)
+@pytest.mark.parametrize("threshold", [3.7, 1.0, 128.0, 0.0613, 1.3e-44, 1e-40, 2.5e30])
+def test_quantize_node_equals_the_contract_on_and_beside_ties(threshold):
+    threshold = float(np.float32(threshold))
     with np.errstate(over="ignore"):
-        expected = np.clip(np.floor(x.astype(np.float64) * 128 / float(threshold) + 0.5), -128, 127)
-    assert np.array_equal(got, expected)
+        ties = np.float32((np.arange(-140, 140) + 0.5) * threshold / 128)
+    x = np.concatenate([ties, np.nextafter(ties, np.float32(np.inf)), np.nextafter(ties, np.float32(-np.inf))])
+    x = np.concatenate([x, np.array([1e38, -1e38, 0, -0.0], np.float32)])
+    got = run(lambda g, v: nodes.quantize_node(g, v, threshold), np.append(x, np.float32([np.inf, -np.inf])))
+    assert np.array_equal(got[:-2], quantize(x, threshold))
+    assert got[-2:].tolist() == [127, -128]
 
 
 @settings(max_examples=40, deadline=None)

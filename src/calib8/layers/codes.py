@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import TensorProto
 
 from calib8.arithmetic import INT8_LEVELS
 from calib8.layers.onnx_builder import OnnxBuilder
@@ -28,6 +28,8 @@ ZERO = 128
 MAX_QLINEAR_RSHIFT = 13
 """QLinearConv multiplies with 2^-rs * (1 + 2^-22): up to 255.5 in codes, that lifts by less than 2^-14."""
 _NUDGED = 1 + 2.0**-22
+_TIE_NUDGE = 2.0**-35
+_DOUBLE, _UINT8, _INT32 = TensorProto.DOUBLE, TensorProto.UINT8, TensorProto.INT32
 _FLOAT32_EXACT = 1 << 23  # of an accumulator: with the nudge, one bit more is needed
 _INT16_MIN, _INT16_MAX = -32768, 32767
 _INT32_PRODUCTS = (1 << 31) // (256 * 128) - 1  # products of uint8 and int8 that 32 bits hold
@@ -44,10 +46,13 @@ class ConvGeometry:
 
 
 def quantize_node(g: OnnxBuilder, x: str, threshold: float) -> str:
-    """Real values to codes, as `arithmetic.quantize`: `sat8(rnd(x * 128 / threshold))` in float64."""
-    wide = g.node("Cast", x, to=_onnx_type(np.float64))
-    scaled = g.node("Div", wide, g.constant(np.float64(threshold) / INT8_LEVELS))
-    return _floor_to_codes(g, g.node("Add", scaled, g.constant(np.float64(ZERO + 0.5))))
+    """Real values to codes, as `arithmetic.quantize`: `sat8(rnd(x * 128 / threshold))`.
+
+    x and the threshold have 24 bits each, so that a quotient up to 128 which is no tie is 2^-26 away from one or more.
+    In float64 a product with 128 / threshold and a sum are off by less than 2^-43. A nudge of 2^-35 lies between.
+    """
+    scaled = g.node("Mul", g.node("Cast", x, to=_DOUBLE), g.constant(INT8_LEVELS / np.float64(threshold)))
+    return _floor_to_codes(g, g.node("Add", scaled, g.constant(np.float64(ZERO + 0.5 + _TIE_NUDGE))))
 
 
 def dequantize_node(g: OnnxBuilder, codes: str, threshold: float) -> str:
@@ -166,7 +171,7 @@ def _integer_conv(
 
 def shift_to_codes(g: OnnxBuilder, accumulator: str, rshift: int, bias: NDArray[np.int64] | None = None) -> str:
     """`sat8(rnd((acc + bias) / 2^rshift))` of an accumulator of any numeric type below 2^52, in float64."""
-    wide = g.node("Cast", accumulator, to=_onnx_type(np.float64))
+    wide = g.node("Cast", accumulator, to=_DOUBLE)
     scaled = g.node("Mul", wide, g.constant(np.float64(math.ldexp(1.0, -rshift))))
     offset = np.zeros((), np.int64) if bias is None else bias
     return _floor_to_codes(g, g.node("Add", scaled, g.constant(np.ldexp(offset.astype(np.float64), -rshift) + 128.5)))
@@ -244,7 +249,7 @@ def scaled_product(g: OnnxBuilder, terms: Sequence[str], factor: int, rshift: in
 
 def look_up(g: OnnxBuilder, codes: str, table: NDArray[np.int8]) -> str:
     """For every code the entry of a table with 256 of them, that of code -128 first."""
-    index = g.node("Cast", codes, to=_onnx_type(np.int32))
+    index = g.node("Cast", codes, to=_INT32)
     return g.node("Gather", g.constant(_as_codes(table)), index)
 
 
@@ -278,7 +283,7 @@ def _scaled_codes(g: OnnxBuilder, codes: str, factor: float, *, wide: bool = Fal
     if not wide:
         return g.node("DequantizeLinear", codes, g.scalar(factor), g.constant(np.uint8(ZERO)))
     values = g.node("DequantizeLinear", codes, g.scalar(1.0), g.constant(np.uint8(ZERO)))
-    return g.node("Mul", g.node("Cast", values, to=_onnx_type(np.float64)), g.constant(np.float64(factor)))
+    return g.node("Mul", g.node("Cast", values, to=_DOUBLE), g.constant(np.float64(factor)))
 
 
 def _round_to_codes(g: OnnxBuilder, values: str) -> str:
@@ -289,7 +294,7 @@ def _round_to_codes(g: OnnxBuilder, values: str) -> str:
 def _floor_to_codes(g: OnnxBuilder, values: str) -> str:
     """float64 values, already moved by 128.5: the cast cuts off, which is floor in the clamped range."""
     clamped = g.node("Clip", values, g.constant(np.float64(0)), g.constant(np.float64(255)))
-    return g.node("Cast", clamped, to=_onnx_type(np.uint8))
+    return g.node("Cast", clamped, to=_UINT8)
 
 
 def _as_codes(values: NDArray[np.int8]) -> NDArray[np.uint8]:
@@ -305,7 +310,3 @@ def _conv_attributes(weights: NDArray[Any], geometry: ConvGeometry) -> dict[str,
         "dilations": geometry.dilations,
         "group": geometry.group,
     }
-
-
-def _onnx_type(dtype: Any) -> int:
-    return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))

@@ -28,6 +28,9 @@ class ELU(Neuron):
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
         return [g.node("Elu", call.bottoms[0], alpha=self.alpha)]
 
+    def fp32_reason(self, q: QuantizeCall) -> str | None:
+        return None
+
     def quantize(self, q: QuantizeCall) -> LayerPlan:
         return LayerPlan(table=elu_codes(self.alpha, q.bottom_thresholds[0], q.top_thresholds[0]))
 

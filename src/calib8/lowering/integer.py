@@ -8,16 +8,16 @@ value are an output of their own, called `codes_of(value)`.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from calib8.graph import Layer
+from calib8.graph import Layer, Shape
 from calib8.layers import LayerPlan, OnnxBuilder, Op
 from calib8.layers.codes import dequantize_node, quantize_node
 from calib8.lowering.cuts import Pair, needed_layers, stretches
-from calib8.lowering.model import Model
+from calib8.lowering.model import Model, with_top_shapes
 from calib8.lowering.steps import HostStep, OnnxStep, Port, Step, close_graph
 
 _USER_SCALE = 128.0
@@ -48,12 +48,14 @@ class IntegerSetup:
         plans: integers by layer name.
         thresholds: of every value that is quantised or dequantised, in real units.
         quantized_inputs: input values that come as x * 128 / threshold instead of as real numbers.
+        accumulator_bits: of the sums of an Eltwise: the chip's 16, which saturate, or 32.
     """
 
     int8_layers: frozenset[str]
     plans: Mapping[str, LayerPlan]
     thresholds: Mapping[str, float]
     quantized_inputs: frozenset[str] = frozenset()
+    accumulator_bits: int = 16
 
 
 def lower_int8(model: Model, setup: IntegerSetup, outputs: Collection[str]) -> tuple[Step, ...]:
@@ -75,6 +77,10 @@ def lower_stretch(
             Python reads must be there as a real number.
         outputs: as in `lower_int8`; what is available needs no step.
     """
+
+    def again(shapes: Mapping[str, Shape]) -> tuple[Step, ...]:
+        return lower_stretch(with_top_shapes(model, shapes), setup, layers, available, outputs)
+
     within = {layer.name for layer in layers}
     needed = needed_layers(model, {value_of(name) for name in outputs})
     cut = list(stretches(model, [(layer, op) for layer, op in needed if layer.name in within]))
@@ -83,12 +89,16 @@ def lower_stretch(
     for stretch, wanted in zip(cut, _read_later(setup, cut, outputs), strict=True):
         layer, op = stretch[0]
         if op.kind == "host":
-            steps.append(HostStep(layer, op, model.call(layer)))
+            steps.append(HostStep(layer, op, model.call(layer), again))
             given.update(layer.tops)
         else:
             step = _GraphWalk(model, setup, given).lower(stretch, wanted)
             steps.append(step)
             given.update(step.outputs)
+    missing = {name for name in outputs if is_codes(name)} - given  # of inputs, and of what layers in Python give
+    if missing:
+        producers = dict.fromkeys(model.net.producer[value_of(name)].name for name in sorted(missing))
+        steps.append(_GraphWalk(model, setup, given).close(missing, tuple(producers)))
     return tuple(steps)
 
 
@@ -119,9 +129,13 @@ class _GraphWalk:
         for layer, op in stretch:
             self._layer(layer, op)
         made = {top for layer, _ in stretch for top in layer.tops}
-        outputs = sorted(n for n in wanted if value_of(n) in made or self._is_input_codes(n))
-        ports = [self._output(name) for name in outputs]
-        return close_graph(self.g, list(self.inputs.values()), ports, tuple(layer.name for layer, _ in stretch))
+        outputs = {n for n in wanted if value_of(n) in made or self._is_input_codes(n)}
+        return self.close(outputs, tuple(layer.name for layer, _ in stretch))
+
+    def close(self, outputs: Collection[str], layers: tuple[str, ...]) -> OnnxStep:
+        """The step that gives `outputs`, real or codes; those that no layer has made are made here."""
+        ports = [self._output(name) for name in sorted(outputs)]
+        return close_graph(self.g, list(self.inputs.values()), ports, layers)
 
     def _is_input_codes(self, name: str) -> bool:
         return is_codes(name) and value_of(name) in self.model.inputs and name not in self.available
@@ -129,7 +143,8 @@ class _GraphWalk:
     def _layer(self, layer: Layer, op: Op) -> None:
         if layer.name in self.setup.int8_layers:
             call = self.model.call(layer, [self._codes(b) for b in layer.bottoms])
-            tops = op.lower_int8(self.g, call, self.setup.plans[layer.name])
+            plan = replace(self.setup.plans[layer.name], accumulator_bits=self.setup.accumulator_bits)
+            tops = op.lower_int8(self.g, call, plan)
             self.names.update(zip(map(codes_of, layer.tops), tops, strict=True))
         else:
             call = self.model.call(layer, [self._real(b) for b in layer.bottoms])
