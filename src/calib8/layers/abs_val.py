@@ -6,6 +6,8 @@ Source: BVLC/caffe, src/caffe/layers/absval_layer.cpp, AbsValLayer::Forward_cpu.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from calib8.layers.base import Call, register
 from calib8.layers.fields import Fields
 from calib8.layers.neuron import Neuron
@@ -22,6 +24,9 @@ class AbsVal(Neuron):
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
         return [g.node("Abs", call.bottoms[0])]
+
+    def non_negative(self, bottoms: Sequence[bool]) -> bool:
+        return True
 
 
 register(AbsVal)

@@ -113,6 +113,10 @@ class Op(ABC):
         """Whether `lower` only moves elements, so that the same nodes work on codes."""
         return False
 
+    def non_negative(self, bottoms: Sequence[bool]) -> bool:
+        """Whether no top can hold a negative number, told from which bottoms cannot; False where that is not known."""
+        return self.moves_data and all(bottoms)
+
     def fp32_reason(self, q: QuantizeCall) -> str | None:
         """Why the contract has no integers for the layer, so that it runs in FP32; None where `quantize` gives them.
 

@@ -60,6 +60,11 @@ class Eltwise(Op):
             y = g.node(_NODES[self.operation], y, x)
         return [y]
 
+    def non_negative(self, bottoms: Sequence[bool]) -> bool:
+        if self.operation == "MAX":
+            return any(bottoms)
+        return all(bottoms) and (self.operation != "SUM" or min(self.coeff) >= 0)
+
     def fp32_reason(self, q: QuantizeCall) -> str | None:
         """The coefficients of SUM multiply integers: they must be whole numbers."""
         if len(set(q.call.bottom_shapes)) > 1:

@@ -51,5 +51,8 @@ class LRN(Op):
         power = g.node("Pow", scale, g.scalar(-self.beta))
         return [g.node("Mul", x, g.node("Reshape", power, g.ints(n, c, h, w)) if self.across_channels else power)]
 
+    def non_negative(self, bottoms: Sequence[bool]) -> bool:
+        return all(bottoms)  # a power of a real number has no sign
+
 
 register(LRN)

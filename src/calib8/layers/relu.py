@@ -8,6 +8,8 @@ foss-for-synopsys-dwc-arc-processors/synopsys-caffe, the same file.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from calib8.arithmetic import leaky_relu_constants
@@ -50,6 +52,9 @@ class ReLU(Neuron):
     @property
     def passive(self) -> bool:
         return self.negative_slope == 0 and not self.is_bounded
+
+    def non_negative(self, bottoms: Sequence[bool]) -> bool:
+        return self.negative_slope == 0 or all(bottoms)
 
     def fp32_reason(self, q: QuantizeCall) -> str | None:
         return "bounds have no integer rule" if self.is_bounded else None

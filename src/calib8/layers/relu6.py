@@ -6,6 +6,8 @@ Source: eric612/MobileNet-YOLO, src/caffe/layers/relu6_layer.cpp, ReLU6Layer::Fo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from calib8.layers.base import Call, register
 from calib8.layers.fields import Fields
 from calib8.layers.neuron import Neuron
@@ -27,6 +29,9 @@ class ReLU6(Neuron):
             return [g.node("Clip", call.bottoms[0], g.scalar(0.0), g.scalar(_LIMIT))]
         leaky = g.node("LeakyRelu", call.bottoms[0], alpha=self.negative_slope)
         return [g.node("Min", leaky, g.scalar(_LIMIT))]
+
+    def non_negative(self, bottoms: Sequence[bool]) -> bool:
+        return self.negative_slope == 0 or all(bottoms)
 
 
 register(ReLU6)

@@ -29,5 +29,8 @@ class Softmax(Op):
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
         return [g.node("Softmax", call.bottoms[0], axis=self.axis)]
 
+    def non_negative(self, bottoms: Sequence[bool]) -> bool:
+        return True
+
 
 register(Softmax)
