@@ -27,11 +27,13 @@ from typing import Any
 
 from calib8.analyze.overview import FP32, INT8, LayerRow, Overview, overview_of
 from calib8.calibration import data_layer
+from calib8.cli.options import add_shape_option
 from calib8.cli.table import aligned, printable
 from calib8.data import open_source
 from calib8.errors import CaffemodelError, Calib8Error, DataError, UserLayerError
 from calib8.graph import Shape
 from calib8.graph.build import PHASE_NAMES, TEST, TRAIN
+from calib8.layers.data import SHAPES_ADVICE
 from calib8.lowering.model import examine_model
 from calib8.proto.caffemodel import Caffemodel, read_caffemodel
 from calib8.proto.text import Prototxt, read_prototxt
@@ -69,10 +71,7 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
     parser.add_argument("prototxt", metavar="PROTOTXT", type=Path, help="the network's definition, or its folder")
     parser.add_argument("caffemodel", metavar="CAFFEMODEL", type=Path, nargs="?", help="its weights")
-    parser.add_argument(
-        "--shape", metavar="BLOB=N,C,H,W", type=_shape, action="append", default=[],
-        help="shape of an input, instead of that in the prototxt or in the data; can be given several times",
-    )  # fmt: skip
+    add_shape_option(parser)
     parser.add_argument(
         "--phase", type=str.lower, choices=_PHASES, default="test", help="which layers take part (default: test)"
     )
@@ -121,6 +120,7 @@ def _examined(
     prototxt: Prototxt, weights: Caffemodel | None, shapes: dict[str, Shape], phase: int, problems: list[str]
 ) -> Overview:
     notes: tuple[str, ...] = ()
+    data_problems: tuple[str, ...] = ()
     layer = data_layer(prototxt)
     if phase != TRAIN and layer is not None and not any(top in shapes for top in layer.top):
         try:
@@ -128,9 +128,15 @@ def _examined(
             shapes.update(source.shapes)
             notes = tuple(source.notes)
         except (DataError, UserLayerError) as why:
-            problems += why.problems
+            data_problems = why.problems
     overview = overview_of(examine_model(prototxt, weights, shapes, phase=phase))
-    return replace(overview, problems=(*overview.problems, *problems), notes=(*overview.notes, *notes))
+    found = [_with_cause(problem, data_problems) for problem in overview.problems]
+    return replace(overview, problems=(*problems, *found), notes=(*overview.notes, *notes))
+
+
+def _with_cause(problem: str, data_problems: tuple[str, ...]) -> str:
+    """That a data layer has no shapes, and why its data could not be read."""
+    return f"{problem}; {'; '.join(data_problems)}" if data_problems and SHAPES_ADVICE in problem else problem
 
 
 def _files(prototxt: Path, caffemodel: Path | None) -> tuple[Path, Path | None]:
@@ -138,14 +144,6 @@ def _files(prototxt: Path, caffemodel: Path | None) -> tuple[Path, Path | None]:
         return prototxt, caffemodel
     own = prototxt / "custom.caffemodel"
     return prototxt / "deploy.prototxt", caffemodel or (own if own.exists() else None)
-
-
-def _shape(text: str) -> tuple[str, Shape]:
-    blob, equals, sizes = text.rpartition("=")
-    parts = [part.strip() for part in sizes.split(",")]
-    if not (blob and equals and all(part.isascii() and part.isdigit() and len(part) < 12 for part in parts)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no shape; expected BLOB=N,C,H,W, like data=1,3,224,224")
-    return blob, tuple(map(int, parts))
 
 
 def as_text(overview: Overview, prototxt: Path, caffemodel: Path | None) -> str:

@@ -1,11 +1,30 @@
-"""Options that every command has."""
+"""Options that several commands have."""
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
+
+from calib8.graph import Shape
 
 
 def add_common_options(parser: Any) -> None:
     """Add `--threads` and `--verbose` to a parser or a group of one."""
     parser.add_argument("--threads", type=int, metavar="N", help="threads to use (default: all cores)")
     parser.add_argument("-v", "--verbose", action="store_true", help="say what is done, changed and left out")
+
+
+def add_shape_option(parser: Any) -> None:
+    """Add `--shape`."""
+    parser.add_argument(
+        "--shape", metavar="BLOB=N,C,H,W", type=_shape, action="append", default=[],
+        help="shape of an input, instead of that in the prototxt or in the data; can be given several times",
+    )  # fmt: skip
+
+
+def _shape(text: str) -> tuple[str, Shape]:
+    blob, equals, sizes = text.rpartition("=")
+    parts = [part.strip() for part in sizes.split(",")]
+    if not (blob and equals and all(part.isascii() and part.isdigit() and len(part) < 12 for part in parts)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no shape; expected BLOB=N,C,H,W, like data=1,3,224,224")
+    return blob, tuple(map(int, parts))
