@@ -13,13 +13,12 @@ from calib8.graph import Shape
 from calib8.layers.base import UNLIMITED, Op, register
 from calib8.layers.fields import Fields, RefusedError
 
+SHAPES_ADVICE = "give them (--shape BLOB=N,C,H,W), or replace the layer by an Input layer"
+
 
 def shapes_unknown(tops: Iterable[str]) -> RefusedError:
     """Why a data layer has no shapes, where nobody opened its data."""
-    return RefusedError(
-        f"the shapes of {', '.join(map(repr, tops))} follow from its data; give them "
-        "(--shape BLOB=N,C,H,W), or replace the layer by an Input layer"
-    )
+    return RefusedError(f"the shapes of {', '.join(map(repr, tops))} follow from its data; {SHAPES_ADVICE}")
 
 
 class Data(Op):

@@ -126,8 +126,8 @@ def _read_ratios(group: Group, has_unit_ratio: bool) -> tuple[float, ...]:
     """The ratios in Caffe's order, as float32 values, doubles left out."""
     ratios: list[float] = [1.0] if has_unit_ratio else []
     for ratio in group.aspect_ratio:
-        if not ratio > 0:
-            raise RefusedError(f"an aspect_ratio is {ratio:g}; expected above 0")
+        if not 1 / _LARGEST_SIDE <= ratio <= _LARGEST_SIDE:
+            raise RefusedError(f"an aspect_ratio is {ratio:g}; expected above 0, and no more than pixels can have")
         if any(abs(ratio - known) < _SAME for known in ratios):
             continue
         ratios.append(ratio)

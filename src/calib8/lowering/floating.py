@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+from calib8.errors import CaffemodelError
 from calib8.graph import Shape
 from calib8.layers import OnnxBuilder
 from calib8.lowering.cuts import Pair, needed_layers, stretches
@@ -17,12 +18,17 @@ def lower_float(model: Model, outputs: Collection[str], *, max_output_bytes: int
     Args:
         max_output_bytes: cut the graphs so that the wanted outputs of one of them take no more than this, where
             layers allow it. Cuts lie behind a wanted output only, so that the arithmetic stays the same.
+
+    Raises:
+        CaffemodelError: the model was built without weights, and layers need some; all of them.
     """
 
     def again(shapes: Mapping[str, Shape]) -> tuple[Step, ...]:
         return lower_float(with_top_shapes(model, shapes), outputs, max_output_bytes=max_output_bytes)
 
-    cut = list(stretches(model, needed_layers(model, outputs), set(outputs), max_output_bytes))
+    needed = needed_layers(model, outputs)
+    _check_weights(model, needed)
+    cut = list(stretches(model, needed, set(outputs), max_output_bytes))
     steps: list[Step] = []
     for stretch, later in zip(cut, _read_later(cut), strict=True):
         layer, op = stretch[0]
@@ -31,6 +37,18 @@ def lower_float(model: Model, outputs: Collection[str], *, max_output_bytes: int
         else:
             steps.append(_graph(model, stretch, later | set(outputs)))
     return tuple(steps)
+
+
+def _check_weights(model: Model, needed: Sequence[Pair]) -> None:
+    if model.net.has_weights:
+        return
+    missing = [
+        f"layer {layer.name!r} ({layer.type}) has no weights"
+        for layer, op in needed
+        if op.blob_shapes([model.shapes[b] for b in layer.bottoms])
+    ]
+    if missing:
+        raise CaffemodelError(f"{model.net.source}: the network cannot run without its caffemodel", missing)
 
 
 def _read_later(cut: Sequence[Sequence[Pair]]) -> list[set[str]]:
