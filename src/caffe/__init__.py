@@ -24,6 +24,7 @@ from calib8.pycaffe import (
     set_mode_gpu,
     set_random_seed,
     to_proto,
+    yolo,
 )
 
 __version__ = "1.0.0"
@@ -57,4 +58,5 @@ __all__ = [
     "set_mode_gpu",
     "set_random_seed",
     "to_proto",
+    "yolo",
 ]

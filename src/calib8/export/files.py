@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from calib8.atomic import write_atomically, write_together
 from calib8.errors import TableError
@@ -21,6 +24,9 @@ from calib8.export.table_reader import (
     unequal,
     with_row_integers,
 )
+from calib8.graph import Layer
+from calib8.layers import Op
+from calib8.layers.batch_norm import BatchNorm
 from calib8.lowering import Model
 from calib8.quantize import QuantPlan, fold_thresholds, make_plan
 
@@ -84,6 +90,8 @@ def read_plan(
         thresholds: Mapping[str, float] = read_plain_table(found, model, source)
     else:
         thresholds = row_thresholds(found, model, source)
+    if int8_model is not None and not isinstance(found, str):
+        model = _with_neutral_weights(model)  # all integers come from the files
     # The table's thresholds are folded already; those of a Concat's bottoms are to stay as they are.
     plan = make_plan(model, thresholds, enable_concat_quantize=True)
     plan = replace(
@@ -94,6 +102,21 @@ def read_plan(
     if not isinstance(found, str):
         plan = with_row_integers(plan, found, model, source)
     return plan if int8_model is None else read_int8_model(int8_model, model, plan)
+
+
+def _with_neutral_weights(model: Model) -> Model:
+    """The network with weights that fit any thresholds, whatever its own are."""
+    layers = tuple(
+        replace(layer, blobs=tuple(np.full(b.shape, neutral, np.float32) for b, neutral in _neutral(layer, op)))
+        for layer, op in zip(model.net.layers, model.ops, strict=True)
+    )
+    return replace(model, net=replace(model.net, layers=layers))
+
+
+def _neutral(layer: Layer, op: Op) -> Iterator[tuple[NDArray[np.float32], float]]:
+    """Every blob of a layer with a value for all its numbers: 0, and 1 for what divides."""
+    for index, blob in enumerate(layer.blobs):
+        yield blob, 1.0 if isinstance(op, BatchNorm) and index > 0 else 0.0
 
 
 def _parse(data: bytes, source: str) -> Message | str:

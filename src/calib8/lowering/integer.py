@@ -15,7 +15,7 @@ import numpy as np
 
 from calib8.graph import Layer, Shape
 from calib8.layers import LayerPlan, OnnxBuilder, Op
-from calib8.layers.codes import dequantize_node, quantize_node
+from calib8.layers.codes import dequantize_node, quantize_node, without_nan
 from calib8.lowering.cuts import Pair, needed_layers, stretches
 from calib8.lowering.model import Model, with_top_shapes
 from calib8.lowering.steps import HostStep, OnnxStep, Port, Step, close_graph
@@ -167,7 +167,10 @@ class _GraphWalk:
             elif value in self.setup.quantized_inputs:
                 self.names[name] = quantize_node(self.g, self._input(value, np.float32), _USER_SCALE)
             else:
-                self.names[name] = quantize_node(self.g, self._real(value), self.setup.thresholds[value])
+                real = self._real(value)
+                if value not in self.model.inputs:  # what users hand in is theirs, and large
+                    real = without_nan(self.g, real)
+                self.names[name] = quantize_node(self.g, real, self.setup.thresholds[value])
         return self.names[name]
 
     def _input(self, name: str, dtype: Any) -> str:

@@ -3,7 +3,8 @@
 - `net`: `Net`, the mutable face of a network; `blob`: its blobs and weights
 - `definition`: the prototxt as a model; `feeds`: what fills data layers; `weights`, `fillers`: what fills weights
 - `passes`, `stretch`: forward passes over some layers, with blobs computed when they are read
-- `state`: device and random numbers of the process
+- `int8`: the integers of `net.int8_init`; `darknet`: what `yolo` changes
+- `state`: device, random numbers and `yolo` of the process
 - `io`, `resize`, `transformer`: images, messages and arrays; `classifier`, `detector`: Nets with preprocessing
 - `net_spec`: networks written in Python; `draw`: networks as pictures
 - `training`: what is not there
@@ -15,7 +16,7 @@ from calib8.pycaffe.definition import layer_type_list
 from calib8.pycaffe.detector import Detector
 from calib8.pycaffe.net import Net
 from calib8.pycaffe.net_spec import NetSpec, layers, params, to_proto
-from calib8.pycaffe.state import set_device, set_mode_cpu, set_mode_gpu, set_random_seed
+from calib8.pycaffe.state import set_device, set_mode_cpu, set_mode_gpu, set_random_seed, yolo
 from calib8.pycaffe.training import (
     AdaDeltaSolver,
     AdaGradSolver,
@@ -50,4 +51,5 @@ __all__ = [
     "set_mode_gpu",
     "set_random_seed",
     "to_proto",
+    "yolo",
 ]

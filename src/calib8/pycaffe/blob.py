@@ -13,6 +13,8 @@ from typing import Any, Protocol, SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
+from calib8.arithmetic import INT8_LEVELS, quantize
+from calib8.errors import OptionError
 from calib8.graph import Shape
 from calib8.python_layers import Blob
 
@@ -66,9 +68,13 @@ class NetBlob(LentBlob):
         pending: the forward pass that would compute the blob's value; None when it is there.
         computed: whether a forward pass has ever written the blob.
         read: whether somebody asked for the values since the last forward pass.
+        threshold: after `int8_init`, what a real value of 128 codes is; None before.
+        holds_codes: whether the values are codes already: an input that the user quantises.
     """
 
     def __init__(self, shape: Shape) -> None:
+        self.threshold: float | None = None
+        self.holds_codes = False
         self.pending: Unfinished | None = None
         self.computed = False
         self.read = False
@@ -81,6 +87,17 @@ class NetBlob(LentBlob):
         self.settle()
         self.read = True
         return self._lend()
+
+    @property
+    def int8(self) -> NDArray[np.int8]:
+        """The integers that the chip has in this blob, a copy: the codes of `data`, `sat8(rnd(x * 128 / threshold))`.
+
+        Raises:
+            OptionError: the net does not run in INT8.
+        """
+        if self.threshold is None:
+            raise OptionError("blob.int8: the net does not run in INT8; call net.int8_init(...) first")
+        return quantize(self.data, INT8_LEVELS if self.holds_codes else self.threshold)
 
     @property
     def wanted(self) -> bool:

@@ -15,7 +15,9 @@ from calib8.layers import registry
 from calib8.lowering import Model, build_model
 from calib8.proto import caffe_pb2
 from calib8.proto.text import Prototxt, read_prototxt
+from calib8.pycaffe.darknet import pad_as_darknet
 from calib8.pycaffe.feeds import DummyFeed, Feed, make_feed
+from calib8.pycaffe.state import is_yolo
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +58,9 @@ def read_definition(
         DataError, UserLayerError: data layers that cannot be used.
     """
     prototxt = read_prototxt(path)
+    if is_yolo():
+        for note in pad_as_darknet(prototxt.net):
+            _log.info("%s: %s", path, note)
     present = {i: p for i, p in enumerate(prototxt.net.layer) if layer_takes_part(p, phase, level, stages)}
     made = {i: make_feed(p, Path(prototxt.source).parent, phase) for i, p in present.items()}
     feeds = {i: feed for i, feed in made.items() if feed is not None}

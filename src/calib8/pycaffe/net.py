@@ -11,11 +11,12 @@ cannot be pickled.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NoReturn
 
 import numpy as np
@@ -24,10 +25,13 @@ from numpy.typing import NDArray
 from calib8.engine.session import providers
 from calib8.errors import DataError, OptionError
 from calib8.graph.build import TEST, TRAIN
+from calib8.lowering import Model, Step
+from calib8.lowering.integer import IntegerSetup, lower_int8
 from calib8.pycaffe.blob import NetBlob
 from calib8.pycaffe.definition import read_definition
 from calib8.pycaffe.feeds import MemoryFeed
-from calib8.pycaffe.passes import ForwardPasses
+from calib8.pycaffe.int8 import looks_real, read_int8_mode
+from calib8.pycaffe.passes import ForwardPasses, settled_weights
 from calib8.pycaffe.state import engine_options
 from calib8.pycaffe.training import refuse_training
 from calib8.pycaffe.weights import (
@@ -43,7 +47,8 @@ from calib8.pycaffe.weights import (
 from calib8.python_layers import BlobVec
 from calib8.python_layers import Layer as PythonLayer
 
-Path = str | os.PathLike[str]
+FileName = str | os.PathLike[str]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,11 +88,11 @@ class Net:
 
     def __init__(
         self,
-        network_file: Path,
-        phase: int | Path,
+        network_file: FileName,
+        phase: int | FileName,
         level: int | None = None,
         stages: Collection[str] | None = None,
-        weights: Path | None = None,
+        weights: FileName | None = None,
     ) -> None:
         if isinstance(phase, str | os.PathLike):
             if level is None:
@@ -107,7 +112,38 @@ class Net:
         for feed in self._definition.feeds.values():
             for top, values in feed.first().items():
                 self.blobs[top].take(values)
+        self._phase = phase
+        self._unchecked: set[str] = set()  # inputs that should come quantised
         self._passes = ForwardPasses(model, self.blobs, self.params, self._definition.feeds)
+
+    def int8_init(self, proto_path: FileName, cali_model: FileName, cali_proto: FileName, int8_layer: str = "") -> None:
+        """Run layers in the chip's exact integers from now on, and the others in FP32.
+
+        Blobs, inputs with `enable_quantize: 1` and outputs stay in real units, so that they compare with those of the
+        FP32 net; `blob.int8` gives the integers. An input that an INT8 layer reads, whose Input layer does not set
+        `enable_quantize`, takes what the user quantised: x * 128 / threshold. May be called again, for other layers.
+
+        Args:
+            proto_path: the prototxt of this net.
+            cali_model: the int8 caffemodel that a calibration wrote.
+            cali_proto: its calibration table, .pb2 or .prototxt.
+            int8_layer: names of layers, comma-separated; "" for all that can. A BatchNorm and its Scale go together.
+
+        Raises:
+            OptionError: names that the net does not have, or a BatchNorm without its Scale; all of them.
+            TableError: files of another network; all that does not fit.
+            ModelError: files that cannot be read.
+        """
+        model = self._definition.model
+        weights = settled_weights(self.params)
+        mode = read_int8_mode(model, weights, proto_path, cali_model, cali_proto, int8_layer, self._phase)
+        self._passes.finish()
+        for name, blob in self.blobs.items():
+            blob.threshold = mode.thresholds[name]
+            blob.holds_codes = model.net.values_of_blob[name][-1] in mode.setup.quantized_inputs
+        self._unchecked = {model.net.blob_of[value] for value in mode.setup.quantized_inputs}
+        lower = partial(_lower_int8, mode.setup)
+        self._passes = ForwardPasses(model, self.blobs, self.params, self._definition.feeds, lower)
 
     @cached_property
     def inputs(self) -> list[str]:
@@ -182,6 +218,7 @@ class Net:
         if kwargs:
             self._take_inputs(kwargs)
         self._passes.run(first, last, names)
+        self._warn_of_real_inputs()
         return {name: self.blobs[name].data for name in names}
 
     def forward_all(self, blobs: Iterable[str] | None = None, **kwargs: Any) -> dict[str, NDArray[np.float32]]:
@@ -219,7 +256,7 @@ class Net:
         """
         self._passes.reshape()
 
-    def copy_from(self, trained_filename: Path) -> None:
+    def copy_from(self, trained_filename: FileName) -> None:
         """Copy the weights of a caffemodel (binary, or HDF5) by layer name; other layers are left alone on both sides.
 
         Raises:
@@ -237,7 +274,7 @@ class Net:
         """
         share_params(self.params, other.params)
 
-    def save(self, filename: Path) -> None:
+    def save(self, filename: FileName) -> None:
         """Write all layers and their weights as a binary caffemodel, or as HDF5 where the name ends in `.h5`.
 
         Raises:
@@ -248,7 +285,7 @@ class Net:
         else:
             save_weights(filename, self._definition, self.params)
 
-    def save_hdf5(self, filename: Path) -> None:
+    def save_hdf5(self, filename: FileName) -> None:
         """Write the weights as HDF5, for which h5py is needed.
 
         Raises:
@@ -285,6 +322,18 @@ class Net:
     def clear_param_diffs(self) -> NoReturn:
         """Not there: calib8 is for inference only."""
         refuse_training("Net.clear_param_diffs")
+
+    def _warn_of_real_inputs(self) -> None:
+        """An input that should come quantised, and does not look so: the classic silent mistake. Said once."""
+        for name in sorted(self._unchecked):
+            why = looks_real(self.blobs[name].values)
+            if why:
+                self._unchecked.discard(name)
+                _log.warning(
+                    "%s: input %r runs in INT8 and should hold x * 128 / %.6g, but %s. Set enable_quantize: 1 in its "
+                    "Input layer, or quantise it", self._definition.model.net.source, name,
+                    self.blobs[name].threshold, why,
+                )  # fmt: skip
 
     def _index(self, layer: str) -> int:
         if layer not in self.top_names:
@@ -325,6 +374,10 @@ class Net:
         size = self.blobs[first].shape[0]
         for start in range(0, len(given[first]), size):
             yield {name: _filled_up(values[start : start + size], size) for name, values in given.items()}
+
+
+def _lower_int8(setup: IntegerSetup, model: Model, values: Collection[str]) -> Sequence[Step]:
+    return lower_int8(model, setup, values)
 
 
 def _filled_up(rows: Any, count: int) -> NDArray[Any]:

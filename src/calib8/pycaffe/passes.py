@@ -2,7 +2,7 @@
 
 A pass computes the blobs that it is asked for, and those that were read after the pass before. The others it leaves
 pending: the first read of one of them computes all, from copies of what the pass has read. So a pass costs what its
-outputs cost, and every blob still shows its value; see docs/decisions/0003-blobs-of-a-net.md.
+outputs cost, and every blob still shows its value; see docs/decisions/0007-blobs-of-a-net.md.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ Lowering = Callable[[Model, Collection[str]], Sequence[Step]]
 
 CACHE_BYTES = 512 * 2**20
 """About how much memory executors that wait for their next use may take."""
+_MOST_OPEN = 64  # each has threads of its own
 _MOST_STRETCHES = 1000
 _ALWAYS_KEPT = 2  # the executor of the outputs, and the one of what is left pending
 
@@ -75,6 +76,11 @@ class ForwardPasses:
         stretch = self._stretch(first, last)
         _Pass(stretch, self._blobs, self._executors).run(asked)
 
+    def finish(self) -> None:
+        """Compute all blobs that passes have left pending."""
+        for blob in self._blobs.values():
+            blob.settle()
+
     def reshape(self) -> None:
         """Give every blob the shape that follows from the inputs' shapes."""
         stretch = self._stretch(0, len(self._model.net.layers) - 1)
@@ -106,11 +112,14 @@ class ForwardPasses:
         current = [p.settled() for vec in self._params.values() for p in vec if isinstance(p, Parameter)]
         if len(current) != len(self._settled) or not all(map(operator.is_, current, self._settled)):
             self._settled = current
-            self._weights = {
-                name: tuple(p.settled() for p in vec if isinstance(p, Parameter)) for name, vec in self._params.items()
-            }
+            self._weights = settled_weights(self._params)
             self._stretches.clear()
             self._executors.clear()
+
+
+def settled_weights(params: Mapping[str, BlobVec]) -> Weights:
+    """The weights as they are now, read-only, by layer name."""
+    return {name: tuple(p.settled() for p in vec if isinstance(p, Parameter)) for name, vec in params.items()}
 
 
 class _Executors:
@@ -127,10 +136,13 @@ class _Executors:
         if key not in self._open:
             model = stretch.model if hosts else stretch.without_hosts
             self._open[key] = Executor(self._lower(model, values), values, options), stretch.bytes
-            while len(self._open) > _ALWAYS_KEPT and sum(size for _, size in self._open.values()) > CACHE_BYTES:
+            while len(self._open) > _ALWAYS_KEPT and self._is_full():
                 self._open.popitem(last=False)
         self._open.move_to_end(key)
         return self._open[key][0]
+
+    def _is_full(self) -> bool:
+        return len(self._open) > _MOST_OPEN or sum(size for _, size in self._open.values()) > CACHE_BYTES
 
     def clear(self) -> None:
         """Close all."""

@@ -14,6 +14,7 @@ from calib8.errors import OptionError
 class _State:
     gpu_mode: bool = False
     gpu: int = 0
+    yolo: bool = False
     numbers: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
 
@@ -35,6 +36,16 @@ def set_device(device_id: int) -> None:
     if device_id < 0:
         raise OptionError(f"set_device({device_id}): GPUs are numbered from 0")
     _state.gpu = int(device_id)
+
+
+def yolo() -> None:
+    """Pool as Darknet in all nets that are made from now on; see calib8.pycaffe.darknet for what that changes."""
+    _state.yolo = True
+
+
+def is_yolo() -> bool:
+    """Whether `yolo` was called."""
+    return _state.yolo
 
 
 def set_random_seed(seed: int) -> None:

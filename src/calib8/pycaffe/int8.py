@@ -1,0 +1,108 @@
+"""`net.int8_init`: a net whose layers run in the chip's integers, from the files of a calibration."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.errors import TableError
+from calib8.export import read_plan
+from calib8.graph.phase import layer_takes_part
+from calib8.lowering import Model
+from calib8.lowering.integer import IntegerSetup
+from calib8.proto.text import read_prototxt
+from calib8.quantize import QuantPlan, fp32_layers, integer_setup
+
+_log = logging.getLogger(__name__)
+_FAR = 2 * 128.0
+_MOSTLY = 0.9
+
+
+@dataclass(frozen=True, eq=False)
+class Int8Mode:
+    """How a net runs after `int8_init`.
+
+    Attributes:
+        setup: which layers run in integers, and their integers.
+        thresholds: by blob name, of the value that the blob shows.
+    """
+
+    setup: IntegerSetup
+    thresholds: Mapping[str, float]
+
+
+def read_int8_mode(
+    model: Model,
+    weights: Mapping[str, tuple[NDArray[np.float32], ...]],
+    proto_path: str | os.PathLike[str],
+    int8_model: str | os.PathLike[str],
+    table: str | os.PathLike[str],
+    int8_layer: str,
+    phase: int,
+) -> Int8Mode:
+    """Read the files of a calibration for a net.
+
+    Args:
+        model: the net, without weights.
+        weights: its FP32 weights by layer name.
+
+    Raises:
+        PrototxtError: the prototxt cannot be read.
+        TableError: files of another network; all that does not fit.
+        CaffemodelError: the int8 model cannot be read.
+        OptionError: names in `int8_layer` that cannot be; all of them.
+    """
+    _check_same_network(model, proto_path, phase)
+    layers = tuple(replace(layer, blobs=tuple(weights.get(layer.name, ()))) for layer in model.net.layers)
+    bound = replace(model, net=replace(model.net, layers=layers, has_weights=True))
+    plan = read_plan(bound, table, int8_model)
+    for warning in plan.warnings:
+        _log.warning("%s: %s", table, warning)
+    setup = integer_setup(bound, plan, int8_layer)
+    _log.info("%s: layers in FP32: %s", proto_path, ", ".join(fp32_layers(bound, setup)) or "none")
+    return Int8Mode(setup, _shown_thresholds(model, plan))
+
+
+def _shown_thresholds(model: Model, plan: QuantPlan) -> dict[str, float]:
+    return {blob: plan.thresholds[values[-1]] for blob, values in model.net.values_of_blob.items()}
+
+
+def _check_same_network(model: Model, proto_path: str | os.PathLike[str], phase: int) -> None:
+    """The prototxt that is named has the layers of the net, whatever its data layers are."""
+    prototxt = read_prototxt(proto_path)
+    theirs = {p.name: (p.type, tuple(p.bottom)) for p in prototxt.net.layer if layer_takes_part(p, phase)}
+    problems = []
+    for layer, op in zip(model.net.layers, model.ops, strict=True):
+        if op.kind == "source":
+            continue
+        if layer.name not in theirs:
+            problems.append(f"layer {layer.name!r} ({layer.type}) is not in it")
+        elif theirs[layer.name] != (layer.type, layer.bottom_blobs):
+            kind, bottoms = theirs[layer.name]
+            problems.append(
+                f"layer {layer.name!r} is {kind} over {', '.join(bottoms) or 'nothing'}; in the net it is "
+                f"{layer.type} over {', '.join(layer.bottom_blobs)}"
+            )
+    if problems:
+        raise TableError(f"{proto_path} is not the network of {model.net.source}", problems)
+
+
+def looks_real(values: NDArray[np.float32]) -> str:
+    """Why values of an input that should come quantised (x * 128 / threshold) seem to be real ones; "" if not.
+
+    Codes are whole numbers within [-128, 127], or near them when the user did not round.
+    """
+    if not values.size:
+        return ""
+    largest = float(np.abs(values).max())
+    if largest > _FAR:
+        return f"values up to {largest:.6g} are far outside [-128, 127]"
+    inside = float(np.mean((values >= 0) & (values < 1)))
+    if largest <= 1 or (inside >= _MOSTLY and bool((values != np.floor(values)).any())):
+        return f"{inside:.0%} of the values are in [0, 1)" if largest > 1 else f"no value is larger than {largest:.6g}"
+    return ""

@@ -1,0 +1,285 @@
+"""`net.int8_init` from the files of a calibration, `blob.int8`, quantised input, and `caffe.yolo()`."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+
+import caffe
+from caffe.proto import caffe_pb2
+from caffe.proto.bmnet.common_calibration_pb2 import NetCalibrationParameter
+from calib8 import Calibration
+from calib8.engine import Executor
+from calib8.errors import CaffemodelError, OptionError, TableError
+from calib8.lowering.integer import codes_of, lower_int8
+from calib8.pycaffe import state
+from calib8.quantize import integer_setup
+
+DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory):
+    """A folder with the network, its int8 files and prototxts with Input layers, and the calibration itself."""
+    folder = tmp_path_factory.mktemp("int8") / "digits"
+    shutil.copytree(DIGITS, folder)
+    calibration = Calibration(
+        {
+            "model_name": "digits",
+            "in_prototxt": folder / "deploy.prototxt",
+            "in_caffemodel": folder / "custom.caffemodel",
+            "iteration": 60,
+        },
+        method="mse",
+    )
+    calibration.calc_tables()
+    calibration.export(folder)
+    text = (folder / "deploy.prototxt").read_text()
+    begin, end = text.index("layer {"), text.index("# 1x8x8")
+    for name, enable in (("real", "enable_quantize: 1"), ("codes", "")):
+        parameters = f"input_param {{ shape {{ dim: [4, 1, 8, 8] }} {enable} }}"
+        data = f'layer {{ name: "data" type: "Input" top: "data" {parameters} }}\n'
+        (folder / f"{name}.prototxt").write_text(text[:begin] + data + text[end:])
+    return folder, calibration
+
+
+@pytest.fixture
+def images():
+    return (np.random.default_rng(0).integers(0, 256, (4, 1, 8, 8)) - 128).astype(np.float32) / 128
+
+
+def net_of(folder, name="real"):
+    return caffe.Net(str(folder / f"{name}.prototxt"), str(folder / "custom.caffemodel"), caffe.TEST)
+
+
+def int8_init(net, folder, layers="", name="real", table=".pb2"):
+    net.int8_init(
+        str(folder / f"{name}.prototxt"),
+        str(folder / "bmnet_digits_int8.caffemodel"),
+        str(folder / f"bmnet_digits_calibration_table{table}"),
+        layers,
+    )
+
+
+def values_of(net, images):
+    net.blobs["data"].data[...] = images
+    net.forward()
+    return {name: blob.data.copy() for name, blob in net.blobs.items()}
+
+
+@pytest.mark.parametrize("table", [".pb2", ".prototxt", ""])
+def test_files_give_the_integers_of_the_calibration_in_memory(calibrated, images, table):
+    folder, calibration = calibrated
+    net = net_of(folder)
+    int8_init(net, folder, table=table)
+    net.blobs["data"].data[...] = images
+    net.forward()
+    setup = integer_setup(calibration.model, calibration.plan)
+    real = type(setup)(setup.int8_layers, setup.plans, setup.thresholds)
+    values = ["pool1", "sum", "concat3", "ip"]
+    expected = {}
+    codes = [codes_of(value) for value in values]
+    executor = Executor(lower_int8(calibration.model, real, codes), codes)
+    batch = np.concatenate([images, np.zeros((6, 1, 8, 8), np.float32)])
+    executor.run({"data": batch}, lambda name, array: expected.__setitem__(name[1:], array.astype(np.int16) - 128))
+    for value in values:
+        assert np.array_equal(net.blobs[value].int8, expected[value][:4]), value
+        assert len(np.unique(expected[value][:4])) > 10
+
+
+def test_real_units_in_both_modes(calibrated, images):
+    folder, _ = calibrated
+    net = net_of(folder)
+    fp32 = values_of(net, images)
+    int8_init(net, folder)
+    int8 = values_of(net, images)
+    assert fp32.keys() == int8.keys()
+    for name, values in fp32.items():
+        assert values.shape == int8[name].shape
+        noise = np.linalg.norm(values - int8[name]) / np.linalg.norm(values)
+        assert noise < 0.2, name
+    changed = [name for name in fp32 if name != "data" and not np.array_equal(fp32[name], int8[name])]
+    assert len(changed) == len(fp32) - 1
+    assert (fp32["prob"].argmax(axis=1) == int8["prob"].argmax(axis=1)).mean() >= 0.75
+
+
+def test_the_guide_s_loop(calibrated, images):
+    """Layer by layer, as section 5.3 of the guide writes it."""
+    folder, _ = calibrated
+    proto_path, model_path = str(folder / "real.prototxt"), str(folder / "custom.caffemodel")
+    calibration_model = str(folder / "bmnet_digits_int8.caffemodel")
+    calibration_proto = str(folder / "bmnet_digits_calibration_table.pb2")
+    param = caffe_pb2.NetParameter()
+    text_format.Merge(Path(proto_path).read_text(), param)
+    reference = net_of(folder)
+    reference.blobs["data"].data[...] = images
+    fp32 = reference.forward()["prob"].copy()
+    damage = []
+    layer_str = ""
+    for layer in param.layer:
+        layer_str += str(layer.name)
+
+        # BatchNorm and Scale layer must open int8 together.
+        if layer.type == "BatchNorm":
+            layer_str += ", "
+            continue
+
+        net_8 = caffe.Net(proto_path, model_path, caffe.TEST)
+        net_8.int8_init(proto_path, calibration_model, calibration_proto, layer_str)
+
+        net_8.blobs["data"].data[...] = images
+        out8 = net_8.forward()
+        damage.append(float(np.abs(out8["prob"] - fp32).max()))
+
+        layer_str += ", "
+    assert damage[0] == 0  # the data layer alone changes nothing
+    assert damage[-1] > 0
+
+
+def test_named_layers_only(calibrated, images):
+    folder, _ = calibrated
+    net = net_of(folder)
+    fp32 = values_of(net, images)
+    int8_init(net, folder, "conv3_1x1, pool3")
+    some = values_of(net, images)
+    unchanged = {name for name in fp32 if np.array_equal(fp32[name], some[name])}
+    assert {"data", "conv1", "pool1", "sum", "conv3_3x3"} <= unchanged
+    assert not {"conv3_1x1", "pool3", "ip"} & unchanged
+    int8_init(net, folder, "data")  # again, for none: FP32
+    none = values_of(net, images)
+    assert all(np.array_equal(fp32[name], none[name]) for name in fp32)
+
+
+def test_input_that_the_user_quantises(calibrated, images):
+    folder, calibration = calibrated
+    threshold = calibration.plan.thresholds["data"]
+    real, codes = net_of(folder), net_of(folder, "codes")
+    int8_init(real, folder)
+    int8_init(codes, folder, name="codes")
+    expected = values_of(real, images)
+    quantised = np.clip(np.floor(images.astype(np.float64) * 128 / threshold + 0.5), -128, 127)
+    found = values_of(codes, quantised)
+    assert np.array_equal(codes.blobs["data"].int8, quantised)
+    assert np.array_equal(real.blobs["data"].int8, quantised)
+    for name in expected:
+        if name != "data":
+            assert np.array_equal(expected[name], found[name]), name
+
+
+@pytest.mark.parametrize(("scale", "reason"), [(1, "no value is larger than"), (1000, "far outside")])
+def test_real_input_that_should_be_quantised_is_warned_of_once(calibrated, images, caplog, scale, reason):
+    folder, _ = calibrated
+    net = net_of(folder, "codes")
+    int8_init(net, folder, name="codes")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            net.blobs["data"].data[...] = images * scale
+            net.forward()
+    assert caplog.text.count("enable_quantize") == 1 and reason in caplog.text
+
+
+@pytest.mark.parametrize("values", ["whole", "unrounded"])
+def test_quantised_input_is_not_warned_of(calibrated, images, caplog, values):
+    folder, _ = calibrated
+    net = net_of(folder, "codes")
+    int8_init(net, folder, name="codes")
+    with caplog.at_level(logging.WARNING):
+        net.blobs["data"].data[...] = np.rint(images * 128) if values == "whole" else images * 127.3
+        net.forward()
+    assert "enable_quantize" not in caplog.text
+
+
+def test_forward_over_some_layers(calibrated, images):
+    folder, _ = calibrated
+    whole, parts = net_of(folder), net_of(folder)
+    int8_init(whole, folder)
+    int8_init(parts, folder)
+    expected = values_of(whole, images)
+    parts.blobs["data"].data[...] = images
+    parts.forward(end="pool1")
+    parts.forward(start="conv2a", end="relu_sum")
+    parts.forward(start="conv3_1x1")
+    assert np.array_equal(parts.blobs["prob"].data, expected["prob"])
+
+
+def test_all_wrong_names_at_once(calibrated):
+    folder, _ = calibrated
+    net = net_of(folder)
+    with pytest.raises(OptionError, match=r"'nothing'(.|\n)*'bn1' is named and 'scale1' is not"):
+        int8_init(net, folder, "conv1, nothing, bn1")
+
+
+def test_files_of_another_network(calibrated, tmp_path):
+    folder, _ = calibrated
+    net = net_of(folder)
+    other = tmp_path / "other.prototxt"
+    other.write_text((folder / "real.prototxt").read_text().replace('"conv2a" type', '"conv9" type'))
+    files = [str(folder / f"bmnet_digits_{f}") for f in ("int8.caffemodel", "calibration_table.pb2")]
+    with pytest.raises(TableError, match="'conv2a'"):
+        net.int8_init(str(other), *files, "")
+    message = NetCalibrationParameter.FromString(Path(files[1]).read_bytes())
+    message.layer[3].name = "conv9"
+    (tmp_path / "table.pb2").write_bytes(message.SerializeToString())
+    with pytest.raises(TableError, match="conv9"):
+        net.int8_init(str(folder / "real.prototxt"), files[0], str(tmp_path / "table.pb2"), "")
+    with pytest.raises((TableError, CaffemodelError), match="FP32 model"):
+        net.int8_init(str(folder / "real.prototxt"), str(folder / "custom.caffemodel"), files[1], "")
+    assert net.forward()["prob"].shape == (4, 10)  # still FP32
+
+
+def test_no_integers_without_int8_init(calibrated):
+    folder, _ = calibrated
+    with pytest.raises(OptionError, match="int8_init"):
+        _ = net_of(folder).blobs["data"].int8
+
+
+@pytest.fixture
+def yolo():
+    caffe.yolo()
+    yield
+    state._state.yolo = False
+
+
+def pooled(tmp_path, fields, pool="MAX"):
+    (tmp_path / "pool.prototxt").write_text(
+        'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 1, 5, 6] } } }\n'
+        f'layer {{ name: "p" type: "Pooling" bottom: "x" top: "p" pooling_param {{ pool: {pool} {fields} }} }}'
+    )
+    net = caffe.Net(str(tmp_path / "pool.prototxt"), caffe.TEST)
+    x = np.random.default_rng(1).permutation(30).reshape(1, 1, 5, 6).astype(np.float32)
+    net.blobs["x"].data[...] = x
+    return x[0, 0], net.forward()["p"][0, 0]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "fields"),
+    [(2, "kernel_size: 2"), (2, "kernel_size: 2 pad: 1"), (3, "kernel_size: 3"), (5, "kernel_size: 5 pad: 2")],
+)
+def test_yolo_keeps_the_size_of_pooling_with_stride_1(tmp_path, yolo, kernel, fields):
+    """Darknet's loop: window element n of cell i is i - (kernel - 1) // 2 + n, elements outside do not count."""
+    x, found = pooled(tmp_path, f"{fields} stride: 1")
+    before = (kernel - 1) // 2
+    for i in range(5):
+        for j in range(6):
+            rows = [r for n in range(kernel) if 0 <= (r := i - before + n) < 5]
+            columns = [c for n in range(kernel) if 0 <= (c := j - before + n) < 6]
+            assert found[i, j] == x[np.ix_(rows, columns)].max()
+    assert found.shape == x.shape
+
+
+@pytest.mark.parametrize(("fields", "pool"), [("kernel_size: 2 stride: 2", "MAX"), ("kernel_size: 2 stride: 1", "AVE"),
+                                              ("global_pooling: true", "MAX")])  # fmt: skip
+def test_yolo_changes_nothing_else(tmp_path, yolo, fields, pool):
+    _, with_yolo = pooled(tmp_path, fields, pool)
+    state._state.yolo = False
+    _, without = pooled(tmp_path, fields, pool)
+    assert np.array_equal(with_yolo, without)
+
+
+def test_without_yolo_the_size_is_caffe_s(tmp_path):
+    assert pooled(tmp_path, "kernel_size: 2 stride: 1")[1].shape == (4, 5)
