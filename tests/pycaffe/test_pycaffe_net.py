@@ -94,6 +94,13 @@ def test_inputs_as_arguments(make_net):
     assert net.blobs["data"].data.tolist() == [[1, 2, 3], [4, 5, 6]]
 
 
+def test_no_layer_between_end_and_start(make_net):
+    net = make_net(TWO_OUTPUTS)
+    net.forward(data=np.ones((2, 3)))
+    net.blobs["data"].data[...] = 5
+    assert net.forward(start="a", end="z")["z"].tolist() == [[2] * 3] * 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 
 import numpy as np
 import pytest
@@ -179,6 +180,14 @@ def test_weights_that_nobody_writes_are_not_copied():
     assert parameter.settled() is values
     assert parameter.data.sum() == 3  # read, and not kept
     assert parameter.settled() is values
+
+
+def test_copies_end_with_their_views():
+    parameter = Parameter(np.zeros(2, np.float32))
+    copy = weakref.ref(parameter.data.base.base.obj)  # behind the view and what is lent
+    assert copy() is not None
+    parameter.settled()
+    assert copy() is None
 
 
 def test_settled_weights_are_never_written_again():

@@ -172,6 +172,7 @@ class Parameter(LentBlob):
 
     def _drop_copy(self) -> None:
         self._data = np.zeros(0, np.float32)
+        self._view = None  # or it would keep the copy
         self._copied = False
 
 

@@ -1,12 +1,6 @@
 """caffe.Net: a network whose blobs and weights are numpy arrays that one reads and writes.
 
 Source: BVLC/caffe, python/caffe/pycaffe.py; python/caffe/_caffe.cpp, class_<Net>.
-
-Deviations: the Split layers that Caffe inserts do not exist. Losses and evaluations that calib8 does not compute are
-left out; the log says which. Weights that neither a caffemodel nor a filler gives are named in a warning.
-
-A Net is for one thread at a time, and for the process that made it: make one for each thread, and after a fork. It
-cannot be pickled.
 """
 
 from __future__ import annotations
@@ -68,6 +62,12 @@ class Net:
         net = caffe.Net("deploy.prototxt", "custom.caffemodel", caffe.TEST)  # the older form
         net.blobs["data"].data[...] = image
         prob = net.forward()["prob"]
+
+    The Split layers that Caffe inserts do not exist. Accuracy and SoftmaxWithLoss are computed; other layers that only
+    measure are left out, and the log says which. Layers that a caffemodel lacks are named in a warning.
+
+    A Net is for one thread at a time, and for the process that made it: make one for each thread, and after a fork. It
+    cannot be pickled.
 
     Args:
         network_file: the prototxt.
