@@ -167,7 +167,7 @@ class Parameter(LentBlob):
 
     def _copy(self) -> None:
         if not self._copied:
-            self._data = np.array(self._settled, np.float32).ravel()
+            self._data = self._settled.flatten()
             self._copied = True
 
     def _drop_copy(self) -> None:
