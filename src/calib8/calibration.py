@@ -105,8 +105,6 @@ _READERS: dict[str, Callable[[Any], Any]] = {"str": _text, "int": _whole, "bool"
 class Calibration:
     """Measures thresholds and quantises a network, as in the guide.
 
-    ::
-
         calibration = Calibration({"model_name": "lenet", "in_prototxt": ..., "in_caffemodel": ..., "iteration": 100})
         calibration.calc_tables()
         calibration.export_model("bmnet_lenet_int8.caffemodel")

@@ -1,7 +1,5 @@
 """Everything that calib8 raises on purpose.
 
-::
-
     Calib8Error                 one clear message; the commands print it in one line and exit with 1
     ├── ModelError              the prototxt or the caffemodel: `problems` lists all that is wrong with it
     │   ├── PrototxtError       the text cannot be read, or a field has no meaning

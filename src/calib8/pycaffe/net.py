@@ -56,8 +56,6 @@ class NetLayer:
 class Net:
     """A network in one phase.
 
-    ::
-
         net = caffe.Net("deploy.prototxt", caffe.TEST, weights="custom.caffemodel")
         net = caffe.Net("deploy.prototxt", "custom.caffemodel", caffe.TEST)  # the older form
         net.blobs["data"].data[...] = image
