@@ -170,7 +170,7 @@ def test_two_sided_over_all_codes(gt, gt_rshift, le, le_rshift):
     every = np.arange(-128, 128)
     x = np.stack([every] * len(le))[None, :, :]
     negative = np.array(le)[:, None], le_rshift
-    got = run(lambda g, c: nodes.two_sided(g, c, (gt, gt_rshift), negative, x.shape), as_codes(x))
+    got = run(lambda g, c: nodes.two_sided(g, c, (gt, gt_rshift), negative), as_codes(x))
     expected = [
         [to_code(max(int(q), 0) * gt, gt_rshift) + to_code(min(int(q), 0) * slope, le_rshift) for q in every]
         for slope in le

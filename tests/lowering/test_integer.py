@@ -9,6 +9,7 @@ import pytest
 from oracles import integer_layers as oracle
 
 from calib8.engine import run_float
+from calib8.layers import LayerPlan
 from calib8.lowering import HostStep, OnnxStep
 from calib8.lowering.integer import IntegerSetup, codes_of, is_codes, lower_int8, value_of
 from calib8.quantize import fold_thresholds, make_plan, observed_values
@@ -197,6 +198,19 @@ def test_real_input_is_quantised_inside(random_model, run_int8):
     assert np.array_equal(found["x"], x)
     assert np.array_equal(found[codes_of("x")], oracle.quantize(x, 2.0))
     assert np.array_equal(found[codes_of("c")], convolved(model, "c", oracle.quantize(x, 2.0), 2.0, 3.0))
+
+
+def test_what_is_no_number_between_layers_becomes_0(random_model, run_int8):
+    """The logarithm of a negative number is NaN, that of 0 is -infinity."""
+    model = random_model(
+        input_layer((1, 4), extra="enable_quantize: true") + layer("Log", "l", "x") + layer("ReLU", "r", "l")
+    )
+    plan = plan_of(model, l=2.0)
+    plan = replace(plan, plans={**plan.plans, "r": LayerPlan()})
+    x = np.float32([[-1, 0, np.e, np.e**2]])
+    found = run_int8(model, plan, {"x": x}, [codes_of("l"), codes_of("r")], real_inputs=["x"])
+    assert found[codes_of("l")].tolist() == [[0, -128, 64, 127]]
+    assert found[codes_of("r")].tolist() == [[0, 0, 64, 127]]
 
 
 def test_input_that_the_user_quantised(random_model, run_int8):

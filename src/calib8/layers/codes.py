@@ -50,9 +50,15 @@ def quantize_node(g: OnnxBuilder, x: str, threshold: float) -> str:
 
     x and the threshold have 24 bits each, so that a quotient up to 128 which is no tie is 2^-26 away from one or more.
     In float64 a product with 128 / threshold and a sum are off by less than 2^-43. A nudge of 2^-35 lies between.
+    x must not hold NaN (`without_nan`).
     """
     scaled = g.node("Mul", g.node("Cast", x, to=_DOUBLE), g.constant(INT8_LEVELS / np.float64(threshold)))
     return _floor_to_codes(g, g.node("Add", scaled, g.constant(np.float64(ZERO + 0.5 + _TIE_NUDGE))))
+
+
+def without_nan(g: OnnxBuilder, x: str) -> str:
+    """Real values with 0 in the place of NaN."""
+    return g.node("Where", g.node("IsNaN", x), g.scalar(0.0), x)
 
 
 def dequantize_node(g: OnnxBuilder, codes: str, threshold: float) -> str:
@@ -97,7 +103,7 @@ def affine_codes(
     if len(shape) == 4 and scale.shape == (shape[1], 1, 1) and rshift <= MAX_QLINEAR_RSHIFT:
         pixel = ConvGeometry((1, 1), (0, 0, 0, 0), (1, 1), shape[1])
         return weighted_sum(g, codes, scale.reshape(-1, 1, 1, 1), shift, rshift, pixel)
-    values = g.node("Mul", code_values(g, codes), g.constant(np.ldexp(scale.astype(np.float32), -rshift)))
+    values = _times(g, codes, np.ldexp(scale.astype(np.float32), -rshift))
     if shift is not None:
         values = g.node("Add", values, g.constant(np.ldexp(shift.astype(np.float32), -rshift)))
     return nudge_to_codes(g, values, rshift)
@@ -197,40 +203,34 @@ def scaled_sum(g: OnnxBuilder, terms: Sequence[tuple[str, int]], rshift: int, *,
     return nudge_to_codes(g, total, rshift, wide=wide)
 
 
-def two_sided(
-    g: OnnxBuilder,
-    codes: str,
-    positive: tuple[int, int],
-    negative: tuple[NDArray[Any], int],
-    shape: Sequence[int],
-) -> str:
+def two_sided(g: OnnxBuilder, codes: str, positive: tuple[int, int], negative: tuple[NDArray[Any], int]) -> str:
     """`sat8(rnd(max(x,0)*gt / 2^gt_rs)) + sat8(rnd(min(x,0)*le / 2^le_rs))`, x being the codes.
 
-    Rounding and saturation keep an order: where le / 2^le_rs is the smaller slope, the result is the larger one of
-    `sat8(rnd(x*gt / 2^gt_rs))` and `sat8(rnd(x*le / 2^le_rs))`, for positive and for negative x; where it is not,
-    the smaller one.
+    Where le / 2^le_rs is the smaller slope, this is `sat8(rnd(v))` of the larger one of x*gt / 2^gt_rs and
+    x*le / 2^le_rs, for positive and for negative x, and where it is not, of the smaller one.
 
     Args:
         positive: gt and its shift.
         negative: le, 8 bits, of a shape that broadcasts over the codes, and its shift.
-        shape: of the codes.
     """
-    factor, shift = positive
-    above = codes if factor == 1 << shift else scaled_sum(g, [(codes, factor)], shift)
-    slopes, rshift = negative
-    below = affine_codes(g, codes, slopes, None, rshift, shape)
+    (factor, shift), (slopes, rshift) = positive, negative
+    above = _nudged(g, _scaled_codes(g, codes, math.ldexp(factor, -shift)), shift if factor % (1 << shift) else 0)
+    below = _nudged(g, _times(g, codes, np.ldexp(slopes.astype(np.float32), -rshift)), rshift)
     smaller = np.ldexp(slopes.astype(np.float64), -rshift) <= math.ldexp(factor, -shift)
-    if smaller.all():
-        return g.node("Max", above, below)
-    if not smaller.any():
-        return g.node("Min", above, below)
-    return g.node("Where", g.constant(smaller), g.node("Max", above, below), g.node("Min", above, below))
+    larger = g.node("Max", above, below) if smaller.any() else ""
+    least = g.node("Min", above, below) if not smaller.all() else ""
+    return _round_to_codes(
+        g, g.node("Where", g.constant(smaller), larger, least) if larger and least else larger or least
+    )
+
+
+def rectified(g: OnnxBuilder, codes: str) -> str:
+    """`max(code, 0)`."""
+    return g.node("Clip", codes, g.constant(np.uint8(ZERO)))
 
 
 def largest_of(g: OnnxBuilder, terms: Sequence[tuple[str, int]], rshift: int) -> str:
     """`sat8(rnd(max_i(code_i * factor_i) / 2^rshift))` of tensors of one shape; factors of 15 bits."""
-    if len({factor for _, factor in terms}) == 1:
-        return scaled_sum(g, [(g.node("Max", *(codes for codes, _ in terms)), terms[0][1])], rshift)
     products = [_scaled_codes(g, codes, math.ldexp(factor, -rshift)) for codes, factor in terms]
     return nudge_to_codes(g, g.node("Max", *products), rshift)
 
@@ -262,10 +262,22 @@ def nudge_to_codes(g: OnnxBuilder, values: str, rshift: int | NDArray[np.int64],
     """
     if wide:
         return _floor_to_codes(g, g.node("Add", values, g.constant(np.float64(ZERO + 0.5))))
-    if np.any(rshift):  # integers have no ties
-        nudge = np.where(rshift, np.ldexp(1.0, -np.asarray(rshift) - 1), 0.0)
-        values = g.node("Add", values, g.constant(nudge.astype(np.float32)))
-    return _round_to_codes(g, values)
+    return _round_to_codes(g, _nudged(g, values, rshift))
+
+
+def _nudged(g: OnnxBuilder, values: str, rshift: int | NDArray[np.int64]) -> str:
+    """Half a step more, so that nothing is a tie; integers (`rshift` 0) have none."""
+    if not np.any(rshift):
+        return values
+    nudge = np.where(rshift, np.ldexp(1.0, -np.asarray(rshift) - 1), 0.0)
+    return g.node("Add", values, g.constant(nudge.astype(np.float32)))
+
+
+def _times(g: OnnxBuilder, codes: str, factors: NDArray[np.float32]) -> str:
+    """Codes times factors that broadcast over them, in float32."""
+    if factors.ndim == 0:
+        return _scaled_codes(g, codes, float(factors))
+    return g.node("Mul", code_values(g, codes), g.constant(factors))
 
 
 def is_exact_in_float32(largest: float) -> bool:

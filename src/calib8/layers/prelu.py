@@ -47,7 +47,7 @@ class PReLU(Op):
     def lower_int8(self, g: OnnxBuilder, call: Call, plan: LayerPlan) -> list[str]:
         row = prelu_row_of(plan)
         negative = plan.blobs[0].reshape(_along_channels(call)), row.le_rshift
-        return [two_sided(g, call.bottoms[0], (row.gt_scale, row.gt_rshift), negative, call.bottom_shapes[0])]
+        return [two_sided(g, call.bottoms[0], (row.gt_scale, row.gt_rshift), negative)]
 
 
 def _along_channels(call: Call) -> Shape:

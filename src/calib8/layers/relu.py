@@ -14,7 +14,7 @@ import numpy as np
 
 from calib8.arithmetic import leaky_relu_constants
 from calib8.layers.base import Call, QuantizeCall, register
-from calib8.layers.codes import ZERO, two_sided
+from calib8.layers.codes import rectified, two_sided
 from calib8.layers.fields import Fields
 from calib8.layers.neuron import Neuron
 from calib8.layers.onnx_builder import OnnxBuilder
@@ -69,10 +69,10 @@ class ReLU(Neuron):
 
     def lower_int8(self, g: OnnxBuilder, call: Call, plan: LayerPlan) -> list[str]:
         if plan.leaky is None:
-            return [g.node("Max", call.bottoms[0], g.constant(np.uint8(ZERO)))]
+            return [rectified(g, call.bottoms[0])]
         leaky = plan.leaky
         negative = np.array(leaky.le_scale), leaky.le_rshift
-        return [two_sided(g, call.bottoms[0], (leaky.gt_scale, leaky.gt_rshift), negative, call.bottom_shapes[0])]
+        return [two_sided(g, call.bottoms[0], (leaky.gt_scale, leaky.gt_rshift), negative)]
 
 
 register(ReLU)
