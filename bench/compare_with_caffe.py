@@ -237,7 +237,9 @@ def difference_of_rows(ours: np.ndarray, theirs: np.ndarray) -> float:
     if ours.shape[3:] != theirs.shape[3:] or not (ours.size and theirs.size):
         return float("inf")
     ours, theirs = ours.reshape(-1, ours.shape[-1]), theirs.reshape(-1, ours.shape[-1])
-    gaps = np.abs(ours[:, None].astype(np.float64) - theirs[None]).max(-1)
+    with np.errstate(invalid="ignore"):
+        gaps = np.abs(ours[:, None].astype(np.float64) - theirs[None])
+    gaps = np.where(ours[:, None] == theirs[None], 0, np.nan_to_num(gaps, nan=np.inf)).max(-1)
     return float(max(gaps.min(0).max(), gaps.min(1).max()) / np.abs(theirs).max())
 
 
@@ -256,7 +258,8 @@ def main() -> None:
             times = f"{1e3 * r.our_seconds:.1f}", f"{1e3 * r.their_seconds:.1f}"
             rows.append((case.name, str(r.values), *gaps, *times, r.slowest))
         except (Calib8Error, RefusedError) as why:
-            rows.append((case.name, "", "", str(getattr(why, "problems", [why])[0])[:100], "", "", "", "", ""))
+            problem = str(getattr(why, "problems", [why])[0]).removeprefix(str(case.prototxt))
+            rows.append((case.name, "", "", problem[:100], "", "", "", "", ""))
         print(*rows[-1], sep="  ", flush=True)
     print()
     print(aligned(rows, right=(1, 2, 4, 6, 7)))

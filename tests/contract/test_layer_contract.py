@@ -12,7 +12,7 @@ from layer_cases import CASES, SOURCES, LayerCase
 
 from calib8.engine import Executor, run_float
 from calib8.errors import UnsupportedError
-from calib8.layers import registry
+from calib8.layers import Op, registry
 from calib8.layers.fields import _WITHOUT_EFFECT, Fields
 from calib8.lowering import build_model
 from calib8.lowering.integer import codes_of, lower_int8, value_of
@@ -56,6 +56,13 @@ def test_one_type_in_one_file(op):
     assert [x for x in TYPES if x.__module__ == op.__module__] == [op]
     assert registry()[op.types[0]] is op
     assert op.kind in ("onnx", "host", "source")
+
+
+@by_type
+def test_integers_come_with_a_reason_rule(op):
+    """Otherwise the base class's "no integer rule" would hide them."""
+    has_integers = op.quantize is not Op.quantize
+    assert has_integers == (op.fp32_reason is not Op.fp32_reason) == (op.lower_int8 is not Op.lower_int8)
 
 
 @by_case
