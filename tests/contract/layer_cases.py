@@ -162,7 +162,7 @@ CASES = [
 ]  # fmt: skip
 
 SOURCES = {
-    "AnnotatedData", "Data", "DenseImageData", "HDF5Data", "ImageData", "Input", "MemoryData", "VideoData",
-    "WindowData",
+    "AnnotatedData", "Data", "DenseImageData", "HDF5Data", "ImageData", "ImageLabelData", "ImageLabelListData",
+    "ImageSegData", "Input", "MemoryData", "VideoData", "WindowData",
 }  # fmt: skip
 """Types whose tops are the network's inputs: there is nothing to run."""

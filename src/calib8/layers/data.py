@@ -3,6 +3,7 @@
 Shapes: no bottom; the shapes of the tops follow from the first sample, and are handed to the network when it is built.
 Their parameters are read where the data are (the package `data`). Source: BVLC/caffe, src/caffe/layers/data_layer.cpp,
 image_data_layer.cpp, hdf5_data_layer.cpp, window_data_layer.cpp; the SSD fork's annotated_data_layer.cpp.
+Of image segmentation: SegNet's DenseImageData, DeepLab's ImageSegData, caffe-jacinto's ImageLabelData.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ def shapes_unknown(tops: Iterable[str]) -> RefusedError:
 class Data(Op):
     """tops = the next batch of samples."""
 
-    types = ("AnnotatedData", "Data", "DenseImageData", "HDF5Data", "ImageData", "VideoData", "WindowData")
+    types = (
+        "AnnotatedData", "Data", "DenseImageData", "HDF5Data", "ImageData", "ImageLabelData", "ImageLabelListData",
+        "ImageSegData", "VideoData", "WindowData",
+    )  # fmt: skip
     bottoms = (0, 0)
     tops = (1, UNLIMITED)
     kind = "source"
