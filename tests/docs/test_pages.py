@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from types import ModuleType
 import pytest
 from markdown_pages import ROOT, pages
 
+import caffe
+import calib8
 from calib8.cli.main import build_parser, main
 from calib8.proto import calibration_pb2
 
@@ -79,6 +82,18 @@ def test_command_reference_has_every_option_that_help_prints(hooks, capsys):
         options = set(_OPTION.findall(capsys.readouterr().out))
         assert options >= {"-h", "--help"}
         assert options <= set(_OPTION.findall(section))
+
+
+def test_python_reference_names_what_there_is():
+    targets = re.findall(r"^::: ([\w.]+)$", _text(ROOT / "docs" / "api.md"), re.MULTILINE)
+    assert [target for target in targets if pkgutil.resolve_name(target) is None] == []
+    assert {f"calib8.{name}" for name in calib8.__all__} <= set(targets)
+    inference = {
+        f"caffe.{name}"
+        for name, value in vars(caffe).items()
+        if callable(value) and not name.startswith("_") and "olver" not in name and "to_proto" not in name
+    }
+    assert inference <= set(targets)
 
 
 def test_links_out_of_the_site_become_text(hooks):
