@@ -104,6 +104,7 @@ CASES = [
               ((3, 8), _RNG.uniform(0, 1, (3, 2)).astype(np.float32), _REGIONS[None, None]), mixes_samples=True),
     LayerCase("InnerProduct", "inner_product_param { num_output: 7 }", (_IMAGE,)),
     LayerCase("Interp", "interp_param { height: 9 width: 8 }", (_IMAGE,)),
+    LayerCase("Interp", "interp_param { use_blob_size: true }", (_IMAGE, (2, 1, 7, 11))),
     LayerCase("LRN", "lrn_param { local_size: 3 }", (_IMAGE,)),
     LayerCase("LRN", "lrn_param { local_size: 3 norm_region: WITHIN_CHANNEL }", (_IMAGE,)),
     LayerCase("LSTM", "recurrent_param { num_output: 3 }", ((3, 2, 4), _CONT), mixes_samples=True),

@@ -72,3 +72,16 @@ def test_refuses(refusal, param, reason):
 
 def test_wants_an_image(refusal):
     assert "bottom has 3 dimensions" in refusal("Interp", (1, 4, 5), param="interp_param { zoom_factor: 2 }")
+
+
+def test_the_size_of_a_second_bottom(run_layer):
+    x = np.random.default_rng(0).standard_normal((2, 2, 5, 4), np.float32)
+    other = np.zeros((1, 7, 9, 6), np.float32)
+    found = run_layer("Interp", x, other, param="interp_param { use_blob_size: true zoom_factor: 5 }")
+    assert np.abs(found - interpolate(x, 9, 6)).max() < 1e-5
+
+
+def test_a_second_bottom_and_its_switch_go_together(refusal):
+    shape = (1, 1, 4, 5)
+    assert "go together" in refusal("Interp", shape, param="interp_param { use_blob_size: true }")
+    assert "go together" in refusal("Interp", shape, shape, param="interp_param { zoom_factor: 2 }")

@@ -5,9 +5,11 @@ Shapes: bottom (N, C, H0, W0); `pad_beg` and `pad_end`, both at most 0, first cu
 H = H0 + pad_beg + pad_end. Top (N, C, H', W'), the first of these that is set:
 `shrink_factor` s alone: H' = (H - 1) div s + 1; `zoom_factor` z alone: H' = H + (H - 1) * (z - 1); `height` and
 `width`: these; shrink_factor and zoom_factor: first the one, then the other; `full_zoom_factor` f (Synopsys): H * f.
+`use_blob_size: true` (soeaver/caffe-model) comes before all of them: the height and width of a second bottom.
 Source: hszhao/PSPNet, src/caffe/util/interp.cpp, caffe_cpu_interp2; the order of the forms:
 foss-for-synopsys-dwc-arc-processors/synopsys-caffe, src/caffe/layers/interp_layer.cpp, InterpLayer::Reshape.
-DeepLab (gpapan/caffe) allows only one form, so that its files mean the same.
+DeepLab (gpapan/caffe) allows only one form, so that its files mean the same. `use_blob_size`: twmht/TensorRT-Caffe,
+its plugin for this layer; ermig1979/Synet, its reader of Caffe's layers.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ class Interp(Op):
     """Bilinear resizing; ONNX Slice, Resize."""
 
     types = ("Interp",)
+    bottoms = (1, 2)
 
     def __init__(self, fields: Fields) -> None:
         group = fields.group("interp_param")
@@ -35,16 +38,20 @@ class Interp(Op):
         self.shrink, self.zoom, self.full_zoom = (_read_factor(group, name) for name in _FACTORS)
         sides = (group.has("height"), group.has("width"))
         self.size: tuple[int, int] | None = (group.height, group.width) if all(sides) else None
-        if not any((self.shrink, self.zoom, self.full_zoom, self.size)):
+        self.takes_size: bool = group.use_blob_size
+        if self.takes_size != (len(fields.param.bottom) == 2):
+            raise RefusedError("use_blob_size and a second bottom, of which it is the size, go together")
+        if not self.takes_size and not any((self.shrink, self.zoom, self.full_zoom, self.size)):
             raise RefusedError("sets no output size; set height and width, zoom_factor or shrink_factor")
 
     def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        if len(bottoms[0]) != 4:
-            raise RefusedError(f"bottom has {len(bottoms[0])} dimensions, expected N, C, H, W")
+        for bottom in bottoms:
+            if len(bottom) != 4:
+                raise RefusedError(f"bottom has {len(bottom)} dimensions, expected N, C, H, W")
         kept = tuple(d - sum(self.cut) for d in bottoms[0][2:])
         if min(kept) < 1:
             raise RefusedError(f"pad_beg and pad_end leave {kept[0]} x {kept[1]} of the bottom")
-        top = tuple(self._length(d, i) for i, d in enumerate(kept))
+        top = bottoms[1][2:] if self.takes_size else tuple(self._length(d, i) for i, d in enumerate(kept))
         if min(top) < 1:
             raise RefusedError(f"the top would be {top[0]} x {top[1]}; expected at least 1 x 1")
         return [(*bottoms[0][:2], *top)]
