@@ -31,6 +31,10 @@ _NUDGED = 1 + 2.0**-22
 _TIE_NUDGE = 2.0**-35
 _DOUBLE, _UINT8, _INT32 = TensorProto.DOUBLE, TensorProto.UINT8, TensorProto.INT32
 _FLOAT32_EXACT = 1 << 23  # of an accumulator: with the nudge, one bit more is needed
+# The integer kernels take channels by four. A network's first layer has three, or one: zeros are added, or, where there
+# are few outputs, floats are faster (1.1 to 1.6 times at 16 outputs, with and without VNNI).
+_FEW_INPUTS = 4
+_FEW_OUTPUTS = 16
 _INT16_MIN, _INT16_MAX = -32768, 32767
 _INT32_PRODUCTS = (1 << 31) // (256 * 128) - 1  # products of uint8 and int8 that 32 bits hold
 
@@ -82,11 +86,24 @@ def weighted_sum(
     """
     weights = np.ascontiguousarray(weights, dtype=np.int8)
     offsets = np.zeros(len(weights), np.int64) if bias is None else np.asarray(bias, dtype=np.int64).reshape(-1)
+    if geometry.group == 1 and weights.shape[1] < _FEW_INPUTS and math.prod(weights.shape[2:]) > 1:
+        if len(weights) <= _FEW_OUTPUTS and is_exact_in_float32(accumulator_bound(weights, offsets)):
+            return _float_conv(g, codes, weights, offsets, rshift, geometry)
+        codes, weights = _with_more_channels(g, codes, weights)
     if rshift <= MAX_QLINEAR_RSHIFT and math.prod(weights.shape[1:]) <= _INT32_PRODUCTS:
         return _qlinear_conv(g, codes, weights, offsets, rshift, geometry)
     if is_exact_in_float32(accumulator_bound(weights, offsets)):
         return _float_conv(g, codes, weights, offsets, rshift, geometry)
     return _integer_conv(g, codes, weights, offsets, rshift, geometry)
+
+
+def _with_more_channels(g: OnnxBuilder, codes: str, weights: NDArray[np.int8]) -> tuple[str, NDArray[np.int8]]:
+    """Codes and weights with zeros up to `_FEW_INPUTS` channels."""
+    axes = weights.ndim
+    missing = _FEW_INPUTS - weights.shape[1]
+    pads = [missing if i == axes + 1 else 0 for i in range(2 * axes)]  # behind axis 1
+    padded = np.pad(weights, [(0, pads[axes + i]) for i in range(axes)])
+    return g.node("Pad", codes, g.ints(*pads), g.constant(np.uint8(ZERO))), padded
 
 
 def affine_codes(
