@@ -1,20 +1,4 @@
-"""`calib8 check PROTOTXT [CAFFEMODEL]`: what is in a network, what runs in INT8, and everything that is wrong.
-
-What `--json` prints (keys are added, never renamed or removed):
-
-    prototxt, caffemodel   the files; caffemodel is null when only the structure was checked
-    phase                  "TRAIN" or "TEST"
-    usable                 whether there are no problems
-    name                   the network's name in the prototxt
-    inputs, outputs        [{"blob", "shape"}]
-    layers                 [{"name", "type", "line", "bottoms", "tops", "bottom_shapes", "top_shapes", "parameters",
-                           "multiply_adds", "precision", "reason"}] in the order of execution; a shape is a list of
-                           numbers; shape, parameters and multiply_adds are null where a problem hides them; line is 0
-                           for an Input layer made of an old `input` field; precision is "INT8", "FP32" or null
-    totals                 {"layers", "parameters", "multiply_adds", "int8_layers", "fp32_layers",
-                           "int8_multiply_adds"}
-    problems, notes        lists of sentences
-"""
+"""`calib8 check PROTOTXT [CAFFEMODEL]`: what is in a network, what runs in INT8, and everything that is wrong."""
 
 from __future__ import annotations
 
@@ -55,7 +39,21 @@ examples:
   calib8 check train_val.prototxt --shape data=1,3,224,224
   calib8 check deploy.prototxt --json | python -c "import json,sys; print(json.load(sys.stdin)['totals'])"
 
-The shapes of a data layer follow from its data. Where these are not at hand, give the shapes with --shape."""
+The shapes of a data layer follow from its data. Where these are not at hand, give the shapes with --shape.
+
+what --json prints, one object (keys are added, never renamed or removed):
+  prototxt, caffemodel   the files; caffemodel is null when only the structure was checked
+  phase                  "TRAIN" or "TEST"
+  usable                 whether there are no problems
+  name                   the network's name in the prototxt
+  inputs, outputs        [{"blob", "shape"}]
+  layers                 [{"name", "type", "line", "bottoms", "tops", "bottom_shapes", "top_shapes", "parameters",
+                         "multiply_adds", "precision", "reason"}] in the order of execution; a shape is a list of
+                         numbers; shape, parameters and multiply_adds are null where a problem hides them; line is 0
+                         for an Input layer made of an old `input` field; precision is "INT8", "FP32" or null
+  totals                 {"layers", "parameters", "multiply_adds", "int8_layers", "fp32_layers",
+                         "int8_multiply_adds"}
+  problems, notes        lists of sentences"""
 
 _NAMES_WIDTH = 48
 
@@ -199,8 +197,9 @@ def _totals(overview: Overview) -> str:
     ]
     in_int8, in_fp32 = overview.rows_in(INT8), overview.rows_in(FP32)
     if in_int8 or in_fp32:
-        share = _multiply_adds(in_int8) / max(overview.multiply_adds, 1)
-        lines.append(f"{len(in_int8)} run in INT8 ({share:.1%} of the multiply-adds), {len(in_fp32)} in FP32")
+        total = overview.multiply_adds
+        share = f" ({_multiply_adds(in_int8) / total:.1%} of the multiply-adds)" if total else ""
+        lines.append(f"{len(in_int8)} run in INT8{share}, {len(in_fp32)} in FP32")
     for what, blobs in (("inputs", overview.inputs), ("outputs", overview.outputs)):
         listed = ", ".join(f"{printable(blob)} {_by_x(shape)}" for blob, shape in blobs.items())
         lines.append(f"{what}: {listed or 'none'}")
