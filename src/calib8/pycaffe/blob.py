@@ -8,7 +8,7 @@ Source: BVLC/caffe, python/caffe/_caffe.cpp, class_<Blob>.
 from __future__ import annotations
 
 import weakref
-from typing import Any, Protocol, SupportsIndex
+from typing import Any, ClassVar, Protocol, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,7 +102,8 @@ class NetBlob(LentBlob):
     @property
     def wanted(self) -> bool:
         """Whether the next forward pass is to compute the blob at once: it was read after the last one, or is lent."""
-        return (self.read and self.computed) or self.is_lent
+        lent = self._lent
+        return (self.read and self.computed) or (lent is not None and lent() is not None)
 
     def settle(self) -> None:
         """Compute the value if the last forward pass did not."""
@@ -129,6 +130,15 @@ class Parameter(LentBlob):
     is, in the mapped caffemodel.
     """
 
+    epoch: ClassVar[int] = 0
+    """Grows whenever a weight of any net changes, is handed out or is exchanged."""
+    _all_copied: ClassVar[weakref.WeakSet[Parameter]] = weakref.WeakSet()
+
+    @classmethod
+    def may_have_changed(cls, since: int) -> bool:
+        """Whether any weight may have changed since `epoch` had a value: not, if none was handed out."""
+        return cls.epoch != since or len(cls._all_copied) > 0
+
     def __init__(self, values: Array) -> None:
         self._settled: Array = values
         self._copied = False
@@ -146,6 +156,7 @@ class Parameter(LentBlob):
         if self._copied:
             values, is_lent = self.values, self.is_lent
             if not _same_bytes(values, self._settled):
+                Parameter.epoch += 1
                 self._settled = values.copy() if is_lent else values
                 self._settled.flags.writeable = False
             if not is_lent:
@@ -157,6 +168,7 @@ class Parameter(LentBlob):
         if self.is_lent:
             self.values[...] = values
         else:
+            Parameter.epoch += 1
             self._settled = values
             self._drop_copy()
 
@@ -169,11 +181,14 @@ class Parameter(LentBlob):
         if not self._copied:
             self._data = self._settled.flatten()
             self._copied = True
+            self._all_copied.add(self)
+            Parameter.epoch += 1
 
     def _drop_copy(self) -> None:
         self._data = np.zeros(0, np.float32)
         self._view = None  # or it would keep the copy
         self._copied = False
+        self._all_copied.discard(self)
 
 
 def _same_bytes(a: Array, b: Array) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
@@ -54,12 +55,14 @@ class ForwardPasses:
         feeds: Mapping[str, Feed],
         lower: Lowering = lower_float,
     ) -> None:
-        self._model, self._blobs, self._params, self._feeds = model, blobs, params, feeds
+        self._model, self._blobs, self._params = model, blobs, params
+        self._feeds = [(i, feeds[x.name]) for i, x in enumerate(model.net.layers) if x.name in feeds]
         self._executors = _Executors(lower)
+        self._epoch = -1
         self._settled: list[Array] = []
         self._weights: Weights = {}
         self._cuts: dict[tuple[int, int], tuple[list[tuple[Layer, Op]], tuple[str, ...]]] = {}
-        self._stretches: dict[tuple[int, int, tuple[Shape, ...]], Stretch] = {}
+        self._stretches: dict[tuple[int, int, tuple[Shape, ...]], _Place] = {}
 
     def run(self, first: int, last: int, asked: Collection[str]) -> None:
         """Run the layers with these indices, both included; the values of the blobs `asked` are there afterwards.
@@ -69,12 +72,11 @@ class ForwardPasses:
             DataError, UserLayerError: a data layer or a layer in Python failed.
             DeviceError: the device cannot be used.
         """
-        for layer in self._model.net.layers[first : last + 1]:
-            if layer.name in self._feeds:
-                for top, values in self._feeds[layer.name].batch().items():
+        for index, feed in self._feeds:
+            if first <= index <= last:
+                for top, values in feed.batch().items():
                     self._blobs[top].take(values)
-        stretch = self._stretch(first, last)
-        _Pass(stretch, self._blobs, self._executors).run(asked)
+        _Pass(self._place(first, last), self._executors).run(asked)
 
     def finish(self) -> None:
         """Compute all blobs that passes have left pending."""
@@ -83,11 +85,10 @@ class ForwardPasses:
 
     def reshape(self) -> None:
         """Give every blob the shape that follows from the inputs' shapes."""
-        stretch = self._stretch(0, len(self._model.net.layers) - 1)
-        for name, value in stretch.written.items():
-            _set_shape(self._blobs[name], stretch.model.shapes[value])
+        for _, blob, shape in self._place(0, len(self._model.net.layers) - 1).written:
+            _set_shape(blob, shape)
 
-    def _stretch(self, first: int, last: int) -> Stretch:
+    def _place(self, first: int, last: int) -> _Place:
         self._follow_weights()
         pairs, given = self._cut(first, last)
         blob_of = self._model.net.blob_of
@@ -97,7 +98,7 @@ class ForwardPasses:
             if len(self._stretches) == _MOST_STRETCHES:
                 self._stretches.clear()
             known = dict(zip(given, shapes, strict=True))
-            self._stretches[key] = make_stretch(self._model, pairs, known, self._weights)
+            self._stretches[key] = _Place.of(make_stretch(self._model, pairs, known, self._weights), self._blobs)
         return self._stretches[key]
 
     def _cut(self, first: int, last: int) -> tuple[list[tuple[Layer, Op]], tuple[str, ...]]:
@@ -109,12 +110,15 @@ class ForwardPasses:
 
     def _follow_weights(self) -> None:
         """Forget what was made with weights that have changed."""
+        if not Parameter.may_have_changed(self._epoch):
+            return
         current = [p.settled() for vec in self._params.values() for p in vec if isinstance(p, Parameter)]
         if len(current) != len(self._settled) or not all(map(operator.is_, current, self._settled)):
             self._settled = current
             self._weights = settled_weights(self._params)
             self._stretches.clear()
             self._executors.clear()
+        self._epoch = Parameter.epoch
 
 
 def settled_weights(params: Mapping[str, BlobVec]) -> Weights:
@@ -149,28 +153,45 @@ class _Executors:
         self._open.clear()
 
 
+@dataclass(frozen=True)
+class _Place:
+    """A stretch and the blobs that it works on: its values with their blobs, those that it writes with their shapes."""
+
+    stretch: Stretch
+    read: Sequence[tuple[str, NetBlob]]
+    written: Sequence[tuple[str, NetBlob, Shape]]
+
+    @classmethod
+    def of(cls, stretch: Stretch, blobs: Mapping[str, NetBlob]) -> _Place:
+        shapes, blob_of = stretch.model.shapes, stretch.model.net.blob_of
+        written = [(value, blobs[name], shapes[value]) for name, value in stretch.written.items()]
+        return cls(stretch, [(value, blobs[blob_of[value]]) for value in stretch.given], written)
+
+
 class _Pass:
     """One run of a stretch, and afterwards what it takes to compute the blobs that it has left pending."""
 
-    def __init__(self, stretch: Stretch, blobs: Mapping[str, NetBlob], executors: _Executors) -> None:
-        self._stretch, self._executors = stretch, executors
-        self._blobs = {value: blobs[name] for name, value in stretch.written.items()}
-        self._read = {value: blobs[stretch.model.net.blob_of[value]] for value in stretch.given}
+    def __init__(self, place: _Place, executors: _Executors) -> None:
+        self._place, self._stretch, self._executors = place, place.stretch, executors
         self._given: dict[str, Array] = {}
 
     def run(self, asked: Collection[str]) -> None:
         """Compute the blobs `asked`, those that are wanted, and the tops of layers in Python."""
         stretch = self._stretch
-        for blob in self._read.values():
+        for _, blob in self._place.read:
             blob.settle()
+        inputs = {v: b.values.copy() if stretch.rewrites else b.values for v, b in self._place.read}
         wanted = {stretch.written[name] for name in asked if name in stretch.written} | stretch.host_tops
-        now = {v: b for v, b in self._blobs.items() if v in wanted or b.wanted}
-        later = [b for v, b in self._blobs.items() if v not in now]
-        inputs = {v: b.values.copy() if stretch.rewrites else b.values for v, b in self._read.items()}
+        now: dict[str, NetBlob] = {}
+        later: list[NetBlob] = []
+        for value, blob, shape in self._place.written:
+            _set_shape(blob, shape)
+            if value in wanted or blob.wanted:
+                now[value] = blob
+            else:
+                later.append(blob)
         if later:
             self._given = inputs if stretch.rewrites else {v: values.copy() for v, values in inputs.items()}
-        for value, blob in self._blobs.items():
-            _set_shape(blob, stretch.model.shapes[value])
         self._execute(inputs, now)
         for blob in now.values():
             blob.pending, blob.computed, blob.read = None, True, False
@@ -179,7 +200,7 @@ class _Pass:
 
     def finish(self) -> None:
         """Compute all that is still pending."""
-        pending = {v: b for v, b in self._blobs.items() if b.pending is self}
+        pending = {value: blob for value, blob, _ in self._place.written if blob.pending is self}
         targets = {v: b.values for v, b in pending.items()}
 
         def visit(value: str, array: Array) -> None:

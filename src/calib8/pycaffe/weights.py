@@ -179,6 +179,7 @@ def share_params(params: Params, others: Params) -> None:
         raise CaffemodelError("the nets cannot share their weights", problems)
     for name in common:
         params[name][:] = others[name]
+    Parameter.epoch += 1
 
 
 def _shapes(vec: BlobVec) -> list[tuple[int, ...]]:
