@@ -176,7 +176,10 @@ def test_names_that_do_not_fit_are_all_listed(everything, tmp_path):
         ("sum", lambda r: r.threshold_x_quantized.append(3), "has 3 threshold_x_quantized, expected 2"),
         ("sum", lambda r: r.threshold_x_quantized.__setitem__(0, 256), "has threshold_x_quantized 256"),
         ("leaky", lambda r: r.ClearField("relu_param"), "layer 'leaky' has no relu_param"),
+        ("leaky", lambda r: setattr(r.relu_param, "gt_scale", 128), "has gt_scale 128, expected -128 to 127"),
+        ("leaky", lambda r: setattr(r.relu_param, "le_right_shift_width", -1), "le_right_shift_width -1, expected 0"),
         ("prelu", lambda r: r.ClearField("prelu_param"), "layer 'prelu' has no prelu_param"),
+        ("prelu", lambda r: setattr(r.prelu_param, "le_right_shift_width", 32), "has le_right_shift_width 32"),
         ("alone", lambda r: setattr(r, "fusion_skipped", 1), "layer 'alone' has fusion_skipped"),
         (
             "cat",

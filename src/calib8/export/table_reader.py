@@ -140,7 +140,7 @@ def _from_row(own: LayerPlan, row: Any, bottoms: int) -> LayerPlan:
     if own.prelu is not None:
         _require(row, "prelu_param")
         p = row.prelu_param
-        changes["prelu"] = PReluRow(p.gt_scale, p.gt_right_shift_width, p.le_right_shift_width)
+        changes["prelu"] = PReluRow(*_side(p, "gt"), _shift(p, "le"))
     if _requantizes(row):
         changes["concat"] = _concat(row, bottoms)
     return replace(own, **changes)
@@ -150,7 +150,18 @@ def _leaky(row: Any) -> LeakyReluConstants:
     if not row.HasField("leakyrelu_param"):
         _require(row, "relu_param")
     x = row.leakyrelu_param if row.HasField("leakyrelu_param") else row.relu_param
-    return LeakyReluConstants(x.gt_scale, x.gt_right_shift_width, x.le_scale, x.le_right_shift_width)
+    return LeakyReluConstants(*_side(x, "gt"), *_side(x, "le"))
+
+
+def _side(constants: Any, side: str) -> tuple[int, int]:
+    """Scale and shift of the positive (gt) or the negative (le) side."""
+    scale = f"{side}_scale"
+    return _in_range(getattr(constants, scale), scale, 127, least=-128), _shift(constants, side)
+
+
+def _shift(constants: Any, side: str) -> int:
+    field = f"{side}_right_shift_width"
+    return _in_range(getattr(constants, field), field, MAX_RSHIFT)
 
 
 def _requantizes(row: Any) -> bool:
@@ -174,9 +185,9 @@ def _require(row: Any, field: str) -> None:
         raise TableError(f"has no {field}")
 
 
-def _in_range(value: int, field: str, most: int) -> int:
-    if not 0 <= value <= most:
-        raise TableError(f"has {field} {value}, expected 0 to {most}")
+def _in_range(value: int, field: str, most: int, least: int = 0) -> int:
+    if not least <= value <= most:
+        raise TableError(f"has {field} {value}, expected {least} to {most}")
     return value
 
 
