@@ -69,7 +69,7 @@ def test_text_files_need_nothing(net, tmp_path):
 
 def test_pictures_need_pydot(net, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pydot", None)
-    with pytest.raises(OptionError, match="pip install pydot"):
+    with pytest.raises(OptionError, match=r"pip install calib8\[draw\]"):
         caffe.draw.draw_net_to_file(net, str(tmp_path / "net.png"))
     assert not list(tmp_path.iterdir())
 
