@@ -70,8 +70,8 @@ def get_pydot_graph(
         pydot = importlib.import_module("pydot")
     except ImportError:
         raise OptionError(
-            "drawing a network needs pydot (pip install calib8[draw]) and Graphviz; its DOT text needs neither: draw_net with "
-            "ext='dot'"
+            "drawing a network needs pydot (pip install calib8[draw]) and Graphviz; its DOT text needs neither: "
+            "draw_net with ext='dot'"
         ) from None
     return pydot.graph_from_dot_data(dot_text(caffe_net, rankdir, label_edges, phase, display_lrm))[0]
 
