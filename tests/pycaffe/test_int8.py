@@ -283,3 +283,40 @@ def test_yolo_changes_nothing_else(tmp_path, yolo, fields, pool):
 
 def test_without_yolo_the_size_is_caffe_s(tmp_path):
     assert pooled(tmp_path, "kernel_size: 2 stride: 1")[1].shape == (4, 5)
+
+
+SIGNS = (1, 1, 1, -1, -1)
+
+
+def test_the_width_of_the_accumulator(tmp_path):
+    """Three positive terms exceed 16 bits before two negative ones bring the sum back."""
+    layers = ['layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 1, 1, 4] } } }']
+    layers += [
+        f'layer {{ name: "s{i}" type: "Power" bottom: "x" top: "s{i}" power_param {{ scale: {sign} }} }}'
+        for i, sign in enumerate(SIGNS)
+    ]
+    bottoms = " ".join(f'bottom: "s{i}"' for i in range(len(SIGNS)))
+    layers.append(f'layer {{ name: "sum" type: "Eltwise" {bottoms} top: "sum" }}')
+    proto, weights = tmp_path / "deploy.prototxt", tmp_path / "custom.caffemodel"
+    proto.write_text("\n".join(layers))
+    net = caffe.Net(str(proto), caffe.TEST)
+    net.save(str(weights))
+    calibration = Calibration({"model_name": "sum", "in_prototxt": proto, "in_caffemodel": weights})
+    calibration.tune_tables({"x": 1.0, "sum": 1 / 1.9} | {f"s{i}": 1.0 for i in range(len(SIGNS))})
+    model, _, table, _ = map(str, calibration.export(tmp_path))
+    multiplier, shift = 121, 6  # trunc(1.9 * 64)
+    codes = [127, 60, -100, 0]
+    for bits in (16, 32):
+        net.int8_init(str(proto), model, table, "sum", accumulator_bits=bits)
+        net.blobs["x"].data[...] = np.array(codes) / 128
+        net.forward()
+        expected = []
+        for code in codes:
+            total = 0
+            for sign in SIGNS:
+                total += sign * code * multiplier
+                total = max(-32768, min(32767, total)) if bits == 16 else total
+            expected.append(max(-128, min(127, (total + (1 << shift - 1)) >> shift)))
+        assert net.blobs["sum"].int8.ravel().tolist() == expected
+    with pytest.raises(OptionError, match="accumulator_bits is 8"):
+        net.int8_init(str(proto), model, table, "sum", accumulator_bits=8)

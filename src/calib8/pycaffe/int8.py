@@ -43,7 +43,9 @@ def read_int8_mode(
     int8_model: str | os.PathLike[str],
     table: str | os.PathLike[str],
     int8_layer: str,
+    *,
     phase: int,
+    accumulator_bits: int,
 ) -> Int8Mode:
     """Read the files of a calibration for a net.
 
@@ -63,7 +65,7 @@ def read_int8_mode(
     plan = read_plan(bound, table, int8_model)
     for warning in plan.warnings:
         _log.warning("%s: %s", table, warning)
-    setup = integer_setup(bound, plan, int8_layer)
+    setup = integer_setup(bound, plan, int8_layer, accumulator_bits=accumulator_bits)
     _log.info("%s: layers in FP32: %s", proto_path, ", ".join(fp32_layers(bound, setup)) or "none")
     return Int8Mode(setup, _shown_thresholds(model, plan))
 

@@ -114,7 +114,15 @@ class Net:
         self._unchecked: set[str] = set()  # inputs that should come quantised
         self._passes = ForwardPasses(model, self.blobs, self.params, self._definition.feeds)
 
-    def int8_init(self, proto_path: FileName, cali_model: FileName, cali_proto: FileName, int8_layer: str = "") -> None:
+    def int8_init(
+        self,
+        proto_path: FileName,
+        cali_model: FileName,
+        cali_proto: FileName,
+        int8_layer: str = "",
+        *,
+        accumulator_bits: int = 16,
+    ) -> None:
         """Run layers in the chip's exact integers from now on, and the others in FP32.
 
         Blobs, inputs with `enable_quantize: 1` and outputs stay in real units, so that they compare with those of the
@@ -126,6 +134,7 @@ class Net:
             cali_model: the int8 caffemodel that a calibration wrote.
             cali_proto: its calibration table, .pb2 or .prototxt.
             int8_layer: names of layers, comma-separated; "" for all that can. A BatchNorm and its Scale go together.
+            accumulator_bits: 16, in which the chip adds an Eltwise's bottoms and saturates, or 32.
 
         Raises:
             OptionError: names that the net does not have, or a BatchNorm without its Scale; all of them.
@@ -134,7 +143,10 @@ class Net:
         """
         model = self._definition.model
         weights = settled_weights(self.params)
-        mode = read_int8_mode(model, weights, proto_path, cali_model, cali_proto, int8_layer, self._phase)
+        mode = read_int8_mode(
+            model, weights, proto_path, cali_model, cali_proto, int8_layer,
+            phase=self._phase, accumulator_bits=accumulator_bits,
+        )  # fmt: skip
         self._passes.finish()
         for name, blob in self.blobs.items():
             blob.threshold = mode.thresholds[name]

@@ -17,7 +17,7 @@ def parse_layer_list(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
 
 
-def integer_setup(model: Model, plan: QuantPlan, int8_layer: str = "") -> IntegerSetup:
+def integer_setup(model: Model, plan: QuantPlan, int8_layer: str = "", *, accumulator_bits: int = 16) -> IntegerSetup:
     """What of the network runs in integers.
 
     Layers that are named and have no integer rule run in FP32 (`fp32_layers` says which). An input that an INT8 layer
@@ -25,16 +25,20 @@ def integer_setup(model: Model, plan: QuantPlan, int8_layer: str = "") -> Intege
 
     Args:
         int8_layer: names of layers, comma-separated; "" for all that can.
+        accumulator_bits: 16, in which an Eltwise SUM saturates on the chip, or 32.
 
     Raises:
         OptionError: names that the network does not have, and a BatchNorm without its Scale or the other way around;
             all of them.
     """
     names = parse_layer_list(int8_layer)
+    if accumulator_bits not in (16, 32):
+        raise OptionError(f"accumulator_bits is {accumulator_bits}; the chip's are 16, and 32 is the alternative")
     _check(model, names)
     plans = {name: own for name, own in plan.plans.items() if own is not None}
     chosen = frozenset(plans) if not names else frozenset(name for name in names if name in plans)
-    return IntegerSetup(chosen, plans, plan.thresholds, _quantized_inputs(model, chosen))
+    inputs = _quantized_inputs(model, chosen)
+    return IntegerSetup(chosen, plans, plan.thresholds, inputs, accumulator_bits=accumulator_bits)
 
 
 def fp32_layers(model: Model, setup: IntegerSetup) -> tuple[str, ...]:
