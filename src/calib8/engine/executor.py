@@ -101,10 +101,10 @@ class _OnnxRunner:
             self._bind(self._binding.bind_input, port, self._input(values, port))
         outputs: dict[str, Array] = {}
         for port in self._step.output_ports:
-            own = self._buffers.get(port.value)
-            target = targets.get(port.value, own)
-            fits = target is not None and target.shape == port.shape  # behind a layer in Python it may be another
-            outputs[port.value] = target if fits else np.empty(port.shape, port.dtype)
+            target = targets.get(port.value, self._buffers.get(port.value))
+            if target is None or target.shape != port.shape:  # behind a layer in Python it may be another
+                target = np.empty(port.shape, port.dtype)
+            outputs[port.value] = target
             self._bind(self._binding.bind_output, port, outputs[port.value])
         try:
             self._session.run_with_iobinding(self._binding)
