@@ -226,6 +226,15 @@ def test_all_layers_without_weights_at_once(folder):
         Calibration(info_of(folder)).calc_tables()
 
 
+def test_unknown_fields_are_named_once(folder, caplog):
+    prototxt = folder / "deploy.prototxt"
+    prototxt.write_text(
+        prototxt.read_text().replace('name: "digits"', 'name: "digits"\nfrobnicate: 3\nwobble { x: 1 }')
+    )
+    Calibration(info_of(folder)).calc_tables()
+    assert caplog.text.count("frobnicate") == 1 and caplog.text.count("wobble") == 1
+
+
 def test_a_plain_input_needs_images(folder):
     prototxt = folder / "deploy.prototxt"
     text = prototxt.read_text()

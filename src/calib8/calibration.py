@@ -260,6 +260,9 @@ class Calibration:
                 for note in self._source.notes:
                     _log.info("%s: %s", self.info.in_prototxt, note)
             model = build_model(prototxt, read_caffemodel(self.info.in_caffemodel), shapes)
+            if prototxt.unknown_fields:
+                unknown = ", ".join(prototxt.unknown_fields)
+                _log.warning("%s: unknown fields, not read: %s", self.info.in_prototxt, unknown)
             for note in model.notes:
                 _log.info("%s: %s", self.info.in_prototxt, note)
             self._loaded = prototxt, model
