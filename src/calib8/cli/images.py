@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from calib8.data import ImagesSource, Preprocess
 from calib8.data.preprocess import COLOR_FORMATS, RESIZE_MODES
@@ -21,15 +22,7 @@ def add_image_options(parser: argparse.ArgumentParser) -> None:
         "--images", metavar="LIST", help="a text file with a path per line, a folder of images, or one image"
     )
     group.add_argument("--input", metavar="BLOB", help="the input that takes them (default: the only one)")
-    group.add_argument("--size", metavar="HxW", type=_size, help="size of a sample (default: that of the input)")
-    group.add_argument(
-        "--resize", choices=RESIZE_MODES, default="warp",
-        help="warp: to the size, whatever the aspect ratio; letterbox: keep it, fill up with zeros; crop: short side, "
-        "then the centre (default: warp)",
-    )  # fmt: skip
-    group.add_argument(
-        "--short-side", metavar="N", type=int, help="with --resize crop: length of the short side before"
-    )
+    add_resize_options(group, "size of a sample (default: that of the input)")
     group.add_argument("--color", choices=COLOR_FORMATS, help="order of the channels (default: bgr, gray for one)")
     group.add_argument(
         "--mean", metavar="V[,V,V]|FILE", default="",
@@ -38,6 +31,19 @@ def add_image_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--scale", metavar="V[,V,V]", type=_numbers, default=(1.0,), help="factor (default: 1)")
     group.add_argument(
         "--mirror", type=int, choices=(-1, 0, 1), help="OpenCV's flip code: 0 upside down, 1 left to right, -1 both"
+    )
+
+
+def add_resize_options(parser: Any, size_help: str) -> None:
+    """Add `--size`, `--resize` and `--short-side` to a parser or a group of one."""
+    parser.add_argument("--size", metavar="HxW", type=_size, help=size_help)
+    parser.add_argument(
+        "--resize", choices=RESIZE_MODES, default="warp",
+        help="warp: to the size, whatever the aspect ratio; letterbox: keep it, fill up with zeros; crop: short side, "
+        "then the centre (default: warp)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--short-side", metavar="N", type=int, help="with --resize crop: length of the short side before"
     )
 
 

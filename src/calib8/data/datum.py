@@ -20,10 +20,11 @@ from calib8.proto import caffe_pb2
 
 @dataclass(frozen=True)
 class Sample:
-    """Pixels (C, H, W), uint8 or float32, and the label."""
+    """Pixels (C, H, W), uint8 or float32, the label, and whether the record held the bytes of an image file."""
 
     pixels: NDArray[Any]
     label: int
+    encoded: bool = False
 
 
 def read_datum(record: bytes, transform: Transform, annotated: bool) -> Sample:
@@ -38,7 +39,7 @@ def read_datum(record: bytes, transform: Transform, annotated: bool) -> Sample:
         kind = "AnnotatedDatum" if annotated else "Datum"
         raise DataError(f"is truncated or no {kind} ({len(record)} bytes)") from None
     if datum.encoded:
-        return Sample(_decode(datum.data, transform), datum.label)
+        return Sample(_decode(datum.data, transform), datum.label, encoded=True)
     if transform.resize is not None:
         raise DataError("holds raw pixels, which Caffe does not resize; remove transform_param.resize_param")
     return Sample(_raw(datum), datum.label)

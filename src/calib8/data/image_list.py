@@ -22,7 +22,7 @@ from calib8.errors import DataError
 MAX_PROBLEMS = 20
 """Most missing images that one message names."""
 MAX_IMAGE_BYTES = 512 * 2**20
-_SUFFIXES = frozenset([".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"])
+IMAGE_SUFFIXES = frozenset([".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"])
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ def find_images(listing: str | os.PathLike[str], what: str) -> list[ListedImage]
     """
     path = Path(listing)
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES)
+        files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
         return _checked([ListedImage(p, 0, str(path)) for p in files], what, path)
-    if path.suffix.lower() in _SUFFIXES:
+    if path.suffix.lower() in IMAGE_SUFFIXES:
         return _checked([ListedImage(path, 0, what)], what, path)
     return read_image_list(path, what, [path.parent])
 

@@ -41,6 +41,14 @@ def read_mean(path: Path, what: str) -> NDArray[np.float32]:
     return mean
 
 
+def mean_bytes(mean: NDArray[np.float32]) -> bytes:
+    """A mean image (C, H, W) as a `.binaryproto`, as Caffe's compute_image_mean writes it."""
+    channels, height, width = mean.shape
+    blob = caffe_pb2.BlobProto(num=1, channels=channels, height=height, width=width, data=mean.reshape(-1))
+    data: bytes = blob.SerializeToString(deterministic=True)
+    return data
+
+
 def _read_npy(path: Path) -> NDArray[np.float32]:
     array = np.load(path, allow_pickle=False)
     if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):

@@ -97,7 +97,7 @@ class Preparer:
 
     def apply(self, image: NDArray[Any], top: NDArray[np.float32]) -> None:
         """Fill `top` (of the Preparer's shape) from an image (H, W[, 3]) decoded with `flags`."""
-        pixels = _resize(image.astype(np.float32), self._size, self._preprocess)
+        pixels = resized(image.astype(np.float32), self._size, self._preprocess)
         if self._preprocess.mirror is not None:
             pixels = cv2.flip(pixels, self._preprocess.mirror)
         if pixels.ndim == 2:
@@ -109,7 +109,12 @@ class Preparer:
         np.multiply(top, self._scale.transpose(order), out=top)
 
 
-def _resize(image: NDArray[Any], size: tuple[int, int], preprocess: Preprocess) -> NDArray[Any]:
+def resized(image: NDArray[Any], size: tuple[int, int], preprocess: Preprocess) -> NDArray[Any]:
+    """An image (H, W[, C]) of uint8 or float32 as large as `size` (height, width), by the Preprocess's way.
+
+    Raises:
+        DataError: "crop", and the image is too small for it after its short side is resized.
+    """
     if preprocess.resize == "letterbox":
         return _letterbox(image, *size)
     if preprocess.resize == "crop":
