@@ -317,12 +317,15 @@ def _rebin(fine: NDArray[np.int64], fine_width: float, width: float, bins: int) 
     Works on the cumulative count at every edge `(j - 0.5) * width`, rounded: it cannot decrease, so no count
     is negative.
     """
-    below = np.concatenate(([0], np.cumsum(fine)))
+    below = np.zeros(fine.size + 1, dtype=np.int64)
+    np.cumsum(fine, out=below[1:])
     edges = (np.arange(1, bins) - 0.5) * (width / fine_width)
     across = np.minimum(edges.astype(np.intp), fine.size - 1)
     part = edges - across
-    padded = np.concatenate(([0], fine, [0]))
-    alone = (padded[across] == 0) & (padded[across + 2] == 0)
+    # Nothing before it and nothing behind it; there is nothing outside the table.
+    alone = (below[across] == below[np.maximum(across - 1, 0)]) & (
+        below[np.minimum(across + 2, fine.size)] == below[across + 1]
+    )
     share = np.where(alone, part > 0.5, part)
     at_edge = below[across] + np.floor(share * fine[across] + 0.5).astype(np.int64)
     counts: NDArray[np.int64] = np.diff(at_edge, prepend=0, append=below[-1])
