@@ -37,6 +37,7 @@ from calib8.proto.caffemodel import read_caffemodel
 from calib8.proto.text import read_prototxt
 
 NAME = "net"
+OUR_TABLE, OUR_QTABLE = f"{NAME}_cali_table", f"{NAME}_qtable"
 INSERTED = re.compile(r".*_reshape$")
 RUN_BMODEL = """
 import sys
@@ -97,9 +98,11 @@ def float_scores(folder: Path, samples: np.ndarray) -> np.ndarray:
 
 def build(tools: Toolchain, table: Path, chip: str) -> Path:
     model = f"{table.name}_int8.bmodel"
+    own = table.name == OUR_TABLE and (table.parent / OUR_QTABLE).exists()
     tools.run(
         "model_deploy.py", "--mlir", f"{NAME}.mlir", "--chip", chip, "--quantize", "INT8",
-        "--calibration_table", table.name, "--skip_validation", "--model", model,
+        "--calibration_table", table.name, *(["--quantize_table", OUR_QTABLE] if own else []),
+        "--skip_validation", "--model", model,
     )  # fmt: skip
     return table.parent / model
 
@@ -122,7 +125,7 @@ def our_table(folder: Path, arguments: list[str]) -> Path:
         sys.exit(1)
     if calib8(["export", NAME, str(folder), "--format", "tpu-mlir"]):
         sys.exit(1)
-    return folder / f"{NAME}_cali_table"
+    return folder / OUR_TABLE
 
 
 def their_table(tools: Toolchain, folder: Path, blob: str, samples: np.ndarray) -> Path:

@@ -14,7 +14,7 @@ from calib8.calibration import data_layer
 from calib8.cli.options import add_shape_option
 from calib8.data import open_source
 from calib8.errors import OptionError
-from calib8.export import onnx_export, read_plan, tpu_mlir_table
+from calib8.export import onnx_export, read_plan, tpu_mlir_files
 from calib8.graph import Shape
 from calib8.lowering import Model, build_model
 from calib8.lowering.model import reshaped
@@ -33,6 +33,7 @@ Write a network for other tools.
 PATH is a folder with deploy.prototxt, custom.caffemodel and what `calib8 calibrate NAME PATH` has made of them.
 The formats:
   tpu-mlir   NAME_cali_table: the calibration table for model_deploy.py of the vendor's current toolchain
+             NAME_qtable: a quantize table for it; only if parts of the network cannot run in INT8
   onnx       NAME_float.onnx: the network in FP32, weights inside
              NAME_qdq.onnx: the network in INT8, with QuantizeLinear and DequantizeLinear; if it is calibrated"""
 
@@ -68,11 +69,12 @@ def run(options: argparse.Namespace) -> int:
     for folder in (options.path, output):
         if not folder.is_dir():
             raise OptionError(f"{folder}: no such folder")
-    model = _model(options.path, dict(options.shape), options.batch)
-    plan = _plan(options.name, options.path, model)
+    prototxt = read_prototxt(options.path / "deploy.prototxt")
+    model = _model(options.path, prototxt, dict(options.shape), options.batch)
+    job = _Job(options.name, options.path, prototxt, model, _plan(options.name, options.path, model))
     paths = []
     with write_together():
-        for name, data in _FORMATS[options.format](_Job(options.name, options.path, model, plan)):
+        for name, data in _FORMATS[options.format](job):
             paths.append(output / name)
             with write_atomically(paths[-1]) as file:
                 file.write(data)
@@ -86,6 +88,7 @@ class _Job:
 
     name: str
     path: Path
+    prototxt: Prototxt
     model: Model
     plan: QuantPlan | None
 
@@ -104,7 +107,10 @@ def _table(path: Path, name: str) -> Path:
 def _tpu_mlir(job: _Job) -> Files:
     if job.plan is None:
         raise OptionError(job.not_calibrated)
-    yield f"{job.name}_cali_table", tpu_mlir_table(job.name, job.model, job.plan.thresholds)
+    files = tpu_mlir_files(job.name, job.model, job.prototxt, job.plan.thresholds)
+    yield f"{job.name}_cali_table", files.calibration_table
+    if files.quantize_table:
+        yield f"{job.name}_qtable", files.quantize_table
 
 
 def _onnx(job: _Job) -> Files:
@@ -125,8 +131,7 @@ def _onnx_bytes(job: _Job, plan: QuantPlan | None) -> bytes:
 _FORMATS: dict[str, Callable[[_Job], Files]] = {"tpu-mlir": _tpu_mlir, "onnx": _onnx}
 
 
-def _model(path: Path, shapes: dict[str, Shape], batch: int | None) -> Model:
-    prototxt = read_prototxt(path / "deploy.prototxt")
+def _model(path: Path, prototxt: Prototxt, shapes: dict[str, Shape], batch: int | None) -> Model:
     weights = read_caffemodel(path / "custom.caffemodel")
     model = build_model(prototxt, weights, {**_data_shapes(prototxt, shapes), **shapes})
     for note in model.notes:

@@ -3,7 +3,7 @@
 - `int8_caffemodel`: the integer weights, a plain caffemodel
 - `calibration_table`: thresholds and shifts for the BM1880 compiler, protobuf in binary and in text form
 - `plain_table`: names, thresholds and shifts, a line each
-- `tpu_mlir`: the calibration table of the vendor's current toolchain
+- `tpu_mlir`: the tables of the vendor's current toolchain
 - `onnx_model`: the network as an ONNX file, in FP32 or quantised; `real_scales`: what its integers are worth there
 - `files`: all of the first three under the guide's names, whole or not at all; and back into a `QuantPlan`
 """
@@ -13,18 +13,19 @@ from calib8.export.files import read_plan, write_calibration_files, write_calibr
 from calib8.export.int8_caffemodel import read_int8_model, write_int8_model
 from calib8.export.onnx_model import OnnxExport, onnx_export
 from calib8.export.plain_table import plain_table, read_plain_table
-from calib8.export.tpu_mlir import tpu_mlir_names, tpu_mlir_table
+from calib8.export.tpu_mlir import TpuMlirFiles, tpu_mlir_files, tpu_mlir_names
 
 __all__ = [
     "OnnxExport",
+    "TpuMlirFiles",
     "onnx_export",
     "plain_table",
     "read_int8_model",
     "read_plain_table",
     "read_plan",
     "table_message",
+    "tpu_mlir_files",
     "tpu_mlir_names",
-    "tpu_mlir_table",
     "write_calibration_files",
     "write_calibration_table",
     "write_int8_model",

@@ -1,10 +1,15 @@
-"""The calibration table of the vendor's current toolchain, tpu-mlir: what its model_deploy.py takes.
+"""Files for the vendor's current toolchain, tpu-mlir: what its model_deploy.py takes beside its own .mlir.
 
-Lines that begin with `#`, then `name threshold min max` for every value, in real units with seven decimals.
+The calibration table has lines that begin with `#`, then `name threshold min max` for every value, in real units with
+seven decimals.
 
 The names are those that its model_transform.py gives to a value of a Caffe network: the last layer that writes a blob
-gives its value the bare name, the one before it `/1`, and so on; a Dropout makes no value. Layers that it merges keep
-the last one's name, so that there are lines that nobody reads, which does no harm.
+gives its value the bare name, the one before it `/1`, and so on. Layers that it merges keep the last one's name, so
+some lines are read by nobody, which does no harm. It also inserts operators of its own, whose names are known:
+
+- a ReLU behind a Concat moves in front of it, to every bottom: `bottom_move_ahead_relu`, and `top_relu` for the Concat
+- a Normalize becomes six operators. Nothing measures what is between them, so they must not run in INT8: they are in a
+  quantize table of their own, `name F32`.
 
 Of `min` and `max` it reads the sign of `min` alone, and that only for symmetric INT8 on chips with unsigned codes: a
 value that is never negative gets twice the levels. The sign follows from the layers here (`Op.non_negative`); what may
@@ -15,54 +20,80 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from calib8.errors import TableError
-from calib8.layers.dropout import Dropout
+from calib8.graph import Layer
+from calib8.layers.concat import Concat
+from calib8.layers.normalize import Normalize
+from calib8.layers.relu import ReLU
 from calib8.lowering import Model
+from calib8.proto.text import Prototxt
 
 _DECIMALS = 7
 _SIGNIFICANT = 6  # digits that a threshold below 1 keeps
+_NORMALIZE_IN_F32 = ("square", "conv", "sqrt", "reciprocal", "mul")
 
 
-def tpu_mlir_table(name: str, model: Model, thresholds: Mapping[str, float]) -> bytes:
-    """The table's bytes.
+@dataclass(frozen=True)
+class TpuMlirFiles:
+    """The calibration table, and the quantize table, which is empty if none is needed."""
+
+    calibration_table: bytes
+    quantize_table: bytes
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One operator's result. Thresholds of those in FP32 are not read, but must be there."""
+
+    name: str
+    threshold: float
+    non_negative: bool = False
+    fp32: bool = False
+
+
+def tpu_mlir_files(name: str, model: Model, prototxt: Prototxt, thresholds: Mapping[str, float]) -> TpuMlirFiles:
+    """The files' bytes.
 
     Args:
-        name: the network's name, for the header.
+        name: the network's name, for the headers.
+        prototxt: that of the model; its layers of other phases count in names.
         thresholds: of every value, in real units.
 
     Raises:
         TableError: names that the table cannot hold; all of them.
     """
-    names = tpu_mlir_names(model)
-    problems = [f"blob {model.net.blob_of[v]!r} has a blank in its name" for v, n in names.items() if n.split() != [n]]
-    problems += [f"two values would be called {n!r}" for n, count in Counter(names.values()).items() if count > 1]
+    names = tpu_mlir_names(model, prototxt)
+    unsigned = non_negative_values(model)
+    rows = [_Row(entry, thresholds[value], value in unsigned) for value, entry in names.items()]
+    rows += [row for layer in model.net.layers for row in _inserted(model, layer, names, thresholds)]
+    problems = [f"{row.name!r} has a blank in it" for row in rows if row.name.split() != [row.name]]
+    problems += [f"two values would be called {n!r}" for n, count in Counter(r.name for r in rows).items() if count > 1]
     if problems or name.splitlines() != [name]:
         raise TableError(f"{model.net.source}: the tpu-mlir table cannot hold these names", problems or [repr(name)])
-    unsigned = non_negative_values(model)
-    lines = [f"# {name}: calibration table for tpu-mlir, written by calib8", "# op_name    threshold    min    max"]
-    for value, entry in names.items():
-        high = _decimal(thresholds[value])
-        lines.append(f"{entry} {high} {_decimal(0.0) if value in unsigned else f'-{high}'} {high}")
-    return "".join(f"{line}\n" for line in lines).encode()
+    table = [f"# {name}: calibration table for tpu-mlir, written by calib8", "# op_name    threshold    min    max"]
+    in_fp32 = [f"{row.name} F32" for row in rows if row.fp32]
+    header = [f"# {name}: quantize table for tpu-mlir, written by calib8", "# op_name    quantize_mode"]
+    return TpuMlirFiles(_bytes(table + list(map(_line, rows))), _bytes(header + in_fp32) if in_fp32 else b"")
 
 
-def tpu_mlir_names(model: Model) -> dict[str, str]:
-    """tpu-mlir's name of every value that it has, in the order of the layers."""
-    writes = [
-        (top, blob)
-        for layer, op in zip(model.net.layers, model.ops, strict=True)
-        if not isinstance(op, Dropout)
-        for top, blob in zip(layer.tops, layer.top_blobs, strict=True)
-    ]
-    later: dict[str, int] = {}
+def tpu_mlir_names(model: Model, prototxt: Prototxt) -> dict[str, str]:
+    """tpu-mlir's name of every value that it has, in the order of the layers.
+
+    Dropouts make no values. Its count of a blob's writers has layers of all phases, and Dropouts where the prototxt has
+    the layers of V1. Source: sophgo/tpu-mlir, python/transform/CaffeConverter.py, resolve_alias and get_loc.
+    """
+    counted = [layer for layer in prototxt.net.layer if prototxt.is_old or layer.type != "Dropout"]
+    to_come = Counter(top for layer in counted for top in layer.top)
     names: dict[str, str] = {}
-    for value, blob in reversed(writes):
-        count = later.get(blob, 0)
-        names[value] = f"{blob}/{count}" if count else blob
-        later[blob] = count + 1
-    return {value: names[value] for value, _ in writes}
+    for layer in model.net.layers:
+        if layer.type != "Dropout":
+            for top, blob in zip(layer.tops, layer.top_blobs, strict=True):
+                to_come[blob] -= 1
+                names[top] = f"{blob}/{to_come[blob]}" if to_come[blob] else blob
+    return names
 
 
 def non_negative_values(model: Model) -> frozenset[str]:
@@ -74,7 +105,29 @@ def non_negative_values(model: Model) -> frozenset[str]:
     return frozenset(found)
 
 
+def _inserted(model: Model, layer: Layer, names: Mapping[str, str], thresholds: Mapping[str, float]) -> Iterator[_Row]:
+    """Rows of the operators that come in with a layer."""
+    op, top = model.op_of[layer.name], layer.tops[0] if layer.tops else ""
+    if isinstance(op, Concat):
+        readers = model.net.consumers[top]
+        if len(readers) == 1 and isinstance(relu := model.op_of[readers[0].name], ReLU) and relu.passive:
+            yield _Row(f"{names[top]}_relu", thresholds[readers[0].tops[0]], True)
+            yield from (_Row(f"{names[b]}_move_ahead_relu", thresholds[b], True) for b in dict.fromkeys(layer.bottoms))
+    if isinstance(op, Normalize):
+        yield from (_Row(f"{names[top]}_{part}", 1.0, fp32=True) for part in _NORMALIZE_IN_F32)
+        yield _Row(f"{names[top]}_scale", thresholds[top])
+
+
+def _line(row: _Row) -> str:
+    high = _decimal(row.threshold)
+    return f"{row.name} {high} {_decimal(0.0) if row.non_negative else f'-{high}'} {high}"
+
+
 def _decimal(value: float) -> str:
     """Seven decimals, and more where the number has not enough digits in them."""
     more = _SIGNIFICANT - 1 - math.floor(math.log10(value)) if value else 0
     return f"{value:.{max(_DECIMALS, more)}f}"
+
+
+def _bytes(lines: list[str]) -> bytes:
+    return "".join(f"{line}\n" for line in lines).encode()

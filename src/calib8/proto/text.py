@@ -36,6 +36,11 @@ class Prototxt:
     places: tuple[Place, ...]
 
     @property
+    def is_old(self) -> bool:
+        """Whether the file has the layers of V1 or V0."""
+        return any(note.startswith("upgraded from V") for note in self.notes)
+
+    @property
     def layer_lines(self) -> tuple[int, ...]:
         """The line where each of net.layer begins; 0 for a layer that the upgrade made."""
         return tuple(place.line for place in self.places)
