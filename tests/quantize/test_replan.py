@@ -67,3 +67,22 @@ def test_a_threshold_that_cannot_be_expressed_is_refused(random_model):
     model = random_model(NETWORK)
     with pytest.raises(QuantizationError, match="'ip'"):
         replan(model, planned(model), {"ip": 1e-9})
+
+
+def test_layers_that_switch_to_fp32_and_back(random_model):
+    """Weights that two bottoms share are integers only where these have one threshold."""
+    shared = """
+    layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 2, 4, 4] } } }
+    layer { name: "y" type: "Input" top: "y" input_param { shape { dim: [1, 2, 4, 4] } } }
+    layer {
+      name: "c" type: "Convolution" bottom: "x" bottom: "y" top: "cx" top: "cy"
+      convolution_param { num_output: 2 kernel_size: 1 }
+    }
+    layer { name: "r" type: "ReLU" bottom: "cx" top: "r" }
+    """
+    model = random_model(shared)
+    before = make_plan(model, dict.fromkeys(observed_values(model), 8.0))
+    away = replan(model, before, {"y": 9.0})
+    assert {name for name, own in before.plans.items() if own} == {"c", "r"}
+    assert not any(away.plans.values())
+    assert integers(replan(model, away, {"y": 8.0})) == integers(before)

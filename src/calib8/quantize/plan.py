@@ -52,7 +52,8 @@ def make_plan(
     if not model.net.has_weights:
         raise QuantizationError(f"{model.net.source}: quantising needs the weights; give the caffemodel, too")
     folded = fold_thresholds(model, thresholds, enable_concat_quantize, dead)
-    return _quantized(model, folded, QuantPlan({}, {}, enable_concat_quantize))
+    walk = _Walk(model, folded, QuantPlan({}, {}, enable_concat_quantize))
+    return walk.through({name for name, reason in fp32_reasons(model, folded).items() if reason is None})
 
 
 def replan(model: Model, before: QuantPlan, changes: Mapping[str, float]) -> QuantPlan:
@@ -67,20 +68,22 @@ def replan(model: Model, before: QuantPlan, changes: Mapping[str, float]) -> Qua
         QuantizationError: as `make_plan`.
     """
     rounded = {value: float(np.float32(threshold)) for value, threshold in changes.items()}
-    return _quantized(model, {**before.thresholds, **rounded}, before)
+    walk = _Walk(model, {**before.thresholds, **rounded}, before)
+    in_integers = {name for name, own in before.plans.items() if own is not None}
+    if _switches(model, walk.thresholds, in_integers, {v for v in rounded if rounded[v] != before.thresholds[v]}):
+        in_integers = {name for name, reason in fp32_reasons(model, walk.thresholds).items() if reason is None}
+    return walk.through(in_integers)
 
 
-def _quantized(model: Model, thresholds: Mapping[str, float], before: QuantPlan) -> QuantPlan:
-    walk = _Walk(model, thresholds, before)
-    reasons = fp32_reasons(model, walk.thresholds)
-    for layer, op in zip(model.net.layers, model.ops, strict=True):
-        walk.visit(layer, op, in_integers=layer.name in reasons and reasons[layer.name] is None)
-    if walk.problems:
-        raise QuantizationError(f"{model.net.source}: layers that cannot be quantised", walk.problems)
-    warnings = tuple(
-        f"layer {name!r}: {text}" for name, plan in walk.plans.items() if plan is not None for text in plan.warnings
+def _switches(model: Model, thresholds: Mapping[str, float], in_integers: set[str], changed: set[str]) -> bool:
+    """Whether a layer that reads or writes a changed value goes from INT8 to FP32, or back."""
+    layers = [(x, op) for x, op in zip(model.net.layers, model.ops, strict=True) if op.kind != "source"]
+    coded = {*model.inputs, *(t for x, _ in layers if x.name in in_integers for t in x.tops)}
+    return any(
+        (_fp32_reason(model, x, op, thresholds, coded) is None) != (x.name in in_integers)
+        for x, op in layers
+        if not changed.isdisjoint((*x.bottoms, *x.tops))
     )
-    return QuantPlan(walk.thresholds, walk.plans, before.enable_concat_quantize, warnings)
 
 
 def fp32_reasons(model: Model, thresholds: Mapping[str, float] | None = None) -> dict[str, str | None]:
@@ -133,13 +136,22 @@ class _Walk:
         self.plans: dict[str, LayerPlan | None] = {}
         self.problems: list[str] = []
 
-    def visit(self, layer: Layer, op: Op, *, in_integers: bool) -> None:
-        self.plans[layer.name] = None
-        if in_integers:
-            try:
-                self.plans[layer.name] = self._unchanged(layer) or self._quantize(layer, op)
-            except QuantizationError as why:
-                self.problems.append(f"layer {layer.name!r} ({layer.type}): {why}")
+    def through(self, in_integers: Collection[str]) -> QuantPlan:
+        """The plan with integers for these layers."""
+        for layer, op in zip(self._model.net.layers, self._model.ops, strict=True):
+            self.plans[layer.name] = self._visit(layer, op) if layer.name in in_integers else None
+        if self.problems:
+            raise QuantizationError(f"{self._model.net.source}: layers that cannot be quantised", self.problems)
+        found = ((name, own) for name, own in self.plans.items() if own is not None)
+        warnings = tuple(f"layer {name!r}: {text}" for name, own in found for text in own.warnings)
+        return QuantPlan(self.thresholds, self.plans, self._before.enable_concat_quantize, warnings)
+
+    def _visit(self, layer: Layer, op: Op) -> LayerPlan | None:
+        try:
+            return self._unchanged(layer) or self._quantize(layer, op)
+        except QuantizationError as why:
+            self.problems.append(f"layer {layer.name!r} ({layer.type}): {why}")
+            return None
 
     def _unchanged(self, layer: Layer) -> LayerPlan | None:
         """The plan of before, where nothing that it depends on has changed."""

@@ -1,0 +1,293 @@
+"""A network run again and again over the same samples, each time with other integers: only what differs is computed.
+
+A run stops wherever its caller wants to look, and goes on from values that were kept. What is kept at a position
+belongs to what came before it: the layers in INT8, their integers, the thresholds of their bottoms. A run with the same
+beginning takes it up from there; one that differs further on computes what lies behind the difference. So a change of
+one threshold costs the layers that read or write it and those behind them, and a layer's own damage costs that layer.
+
+Kept values are codes where a layer in INT8 wrote them (a byte an element), and take at most so much memory; what does
+not fit is computed again. Results do not depend on what is kept, nor on the number of threads.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.analyze.kept_values import KeptValues, Samples
+from calib8.arithmetic import dequantize
+from calib8.engine import EngineOptions, Executor
+from calib8.errors import DataError
+from calib8.graph import Layer
+from calib8.lowering import Model
+from calib8.lowering.cuts import needed_layers
+from calib8.lowering.integer import IntegerSetup, codes_of, lower_stretch, value_of
+
+Array = NDArray[Any]
+Values = Mapping[str, Array]
+"""By name: a value's name for real numbers, `codes_of` it for codes."""
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+DEFAULT_BUDGET = 1 << 30
+_EXECUTORS_KEPT = 24
+
+
+@dataclass(frozen=True)
+class ExperimentOptions:
+    """How an experiment runs; nothing here changes a result.
+
+    Attributes:
+        threads: None takes the cores that this process may use.
+        budget: most bytes of values that are kept between runs.
+    """
+
+    threads: int | None = None
+    budget: int = DEFAULT_BUDGET
+
+
+class Variant:
+    """A network with some of its layers in INT8, made by `Experiment.variant`.
+
+    Attributes:
+        setup: which layers, with which integers.
+        entries: for every layer what its results depend on, its bottoms' values apart.
+    """
+
+    def __init__(self, model: Model, setup: IntegerSetup) -> None:
+        self.setup = setup
+        producer = model.net.producer
+        self.entries = tuple(_entry(setup, layer, [producer[b] for b in layer.bottoms]) for layer in model.net.layers)
+        self._fitting: tuple[int, list[tuple[int, Samples]]] = (-1, [])
+
+    def longest(self, kept: KeptValues, sample: int, last: int) -> tuple[int, Values]:
+        """The latest position up to `last` at which values of this sample are kept, and those; (0, {}) for none."""
+        changes, fitting = self._fitting
+        if changes != kept.changes:
+            changes, fitting = self._fitting = kept.changes, kept.fitting(self.entries)
+        return next(((at, samples[sample]) for at, samples in fitting if at <= last and sample in samples), (0, {}))
+
+
+def _entry(setup: IntegerSetup, layer: Layer, writers: Sequence[Layer]) -> tuple[Any, ...]:
+    """The layer's integers, and the thresholds of bottoms that are quantised or dequantised for it."""
+    in_int8 = layer.name in setup.int8_layers
+    converted = [b for b, w in zip(layer.bottoms, writers, strict=True) if in_int8 != (w.name in setup.int8_layers)]
+    return (setup.plans[layer.name] if in_int8 else None, *(setup.thresholds[b] for b in converted))
+
+
+class Experiment:
+    """A network and the samples that it is run on.
+
+    Args:
+        model: runs take one sample each, so its batch is that of a sample.
+        samples: the inputs by value.
+        outputs: the values that runs can be asked for at any time.
+
+    Attributes:
+        model: as given.
+        fp32: the network in FP32.
+        references: its outputs, by sample.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        samples: Sequence[Values],
+        outputs: Sequence[str],
+        options: ExperimentOptions = ExperimentOptions(),
+    ) -> None:
+        if not samples:
+            raise DataError(f"{model.net.source}: there is no sample to run the network on")
+        self.model, self.samples, self.outputs = model, samples, tuple(outputs)
+        threads = EngineOptions(threads=options.threads).thread_count
+        self._lanes = [Lane(self, index) for index in range(min(threads, len(samples)))]
+        self._engine = EngineOptions(threads=max(1, threads // len(self._lanes)), repack_weights=True)
+        self._reach = _Reach(model, self.outputs)
+        self._kept = KeptValues(options.budget)
+        self._executors: OrderedDict[tuple[Any, ...], _Executors] = OrderedDict()
+        self._choosing = threading.Lock()
+        self._pool = ThreadPoolExecutor(len(self._lanes))
+        self.fp32 = self.variant(IntegerSetup(frozenset(), {}, {}))
+        run = range(len(samples))
+        self.references = self.each(lambda lane, sample: lasting(lane.run(sample, self.fp32, self.outputs)), run)
+
+    def variant(self, setup: IntegerSetup) -> Variant:
+        """A setup, ready to be run."""
+        return Variant(self.model, setup)
+
+    def position(self, layer: str) -> int:
+        """The place of a layer in the network, as `keep` and `split` of a run count it."""
+        return self._reach.position[layer]
+
+    @property
+    def needed(self) -> Collection[str]:
+        """Names of the layers that the outputs depend on."""
+        return self._reach.needed
+
+    def each(self, work: Callable[[Lane, Item], T], items: Sequence[Item]) -> list[T]:
+        """`work` done for every item, a sample's number or another one, on all threads; the results in that order."""
+
+        def shift(lane: Lane) -> list[T]:
+            return [work(lane, item) for item in items[lane.index :: len(self._lanes)]]
+
+        shifts = list(self._pool.map(shift, self._lanes))
+        return [shifts[i % len(shifts)][i // len(shifts)] for i in range(len(items))]
+
+    def executor(
+        self, lane: int, variant: Variant, start: int, stop: int, available: Sequence[str], wanted: Sequence[str]
+    ) -> Executor:
+        """The executor of a lane for the layers from `start` to before `stop`."""
+        key = (start, stop, variant.entries[start:stop], tuple(available), tuple(wanted))
+        with self._choosing:
+            if key not in self._executors:
+                while len(self._executors) >= _EXECUTORS_KEPT:
+                    self._executors.popitem(last=False)
+                self._executors[key] = _Executors(len(self._lanes))
+            self._executors.move_to_end(key)
+            executors = self._executors[key]
+        with executors.building:
+            if executors.first is None:
+                layers = self.model.net.layers[start:stop]
+                steps = lower_stretch(self.model, variant.setup, layers, (*self.model.inputs, *available), wanted)
+                executors.first = Executor(steps, wanted, self._engine)
+            return executors.of_lane(lane, executors.first)
+
+    def frontier(self, variant: Variant, position: int) -> tuple[str, ...]:
+        """The names of the values that layers from `position` on, or a caller, take from those before it."""
+        return self._reach.frontier(variant.setup.int8_layers, position)
+
+    @property
+    def kept(self) -> KeptValues:
+        """What runs have kept."""
+        return self._kept
+
+
+class _Executors:
+    """The executors of all lanes for the same layers: one of them is built, the others share its sessions."""
+
+    def __init__(self, lanes: int) -> None:
+        self.building = threading.Lock()
+        self.first: Executor | None = None
+        self._of_lane: list[Executor | None] = [None] * lanes
+
+    def of_lane(self, lane: int, first: Executor) -> Executor:
+        """The executor of one lane, whose buffers no other lane uses."""
+        found = self._of_lane[lane]
+        if found is None:
+            unused = not any(self._of_lane)
+            found = self._of_lane[lane] = first if unused else first.sibling()
+        return found
+
+
+class Lane:
+    """One thread's way through an experiment."""
+
+    def __init__(self, experiment: Experiment, index: int) -> None:
+        self._experiment, self.index = experiment, index
+
+    def run(
+        self,
+        sample: int,
+        variant: Variant,
+        names: Sequence[str],
+        keep: Collection[int] = (),
+        split: Collection[int] = (),
+    ) -> dict[str, Array]:
+        """Compute values of one sample, and nothing that they do not need.
+
+        Args:
+            names: values that the outputs of the experiment depend on, real or codes.
+            keep: positions at which values are kept for later runs, as far as this one comes.
+            split: positions at which graphs end, so that what comes behind it can be run again with another beginning.
+
+        Returns:
+            Arrays that the lane's next run may change: copy what has to last.
+        """
+        x = self._experiment
+        born = {name: x._reach.born(name) for name in names}
+        stop = max(born.values()) + 1
+        inner = [at for name, at in born.items() if value_of(name) not in x.outputs]
+        position, values = variant.longest(x.kept, sample, min([stop - 1, *inner]))
+        found = {name: self._known(name, values, variant) for name in names if born[name] < position}
+        for end in sorted({p for p in (*keep, *split) if position < p < stop} | {stop}):
+            carried = x.frontier(variant, end) if end < stop or end in keep else ()
+            asked = [name for name in names if position <= born[name] < end]
+            made = self._stretch(sample, variant, position, end, values, dict.fromkeys((*carried, *asked)))
+            found.update((name, made[name]) for name in asked)
+            values = {name: made[name] if name in made else values[name] for name in carried}
+            if end in keep:
+                values = x.kept.keep(variant.entries[:end], sample, values)
+            position = end
+        return found
+
+    def _stretch(
+        self, sample: int, variant: Variant, start: int, stop: int, values: Values, wanted: Collection[str]
+    ) -> dict[str, Array]:
+        new = [name for name in wanted if name not in values]
+        executor = self._experiment.executor(self.index, variant, start, stop, tuple(values), new)
+        made: dict[str, Array] = {}
+        executor.run({**self._experiment.samples[sample], **values}, made.__setitem__)
+        return made
+
+    def _known(self, name: str, values: Values, variant: Variant) -> Array:
+        if name in values:
+            return values[name]
+        value = value_of(name)
+        return real_values(values[codes_of(value)], variant.setup.thresholds[value])
+
+
+def lasting(values: Values) -> dict[str, Array]:
+    """Copies."""
+    return {name: array.copy() for name, array in values.items()}
+
+
+def real_values(codes: Array, threshold: float) -> Array:
+    """Codes (uint8, `code + 128`) in real units, float32."""
+    return dequantize(codes.astype(np.int16) - 128, threshold)
+
+
+class _Reach:
+    """Which values are alive between two layers of the network."""
+
+    def __init__(self, model: Model, outputs: Sequence[str]) -> None:
+        self._inputs = frozenset(model.inputs)
+        self._outputs = frozenset(outputs)
+        self._writer = model.net.producer
+        self.position = {layer.name: index for index, layer in enumerate(model.net.layers)}
+        pairs = needed_layers(model, outputs)
+        self.needed = frozenset(layer.name for layer, _ in pairs)
+        self._readers: dict[str, list[tuple[int, bool]]] = {t: [] for layer, _ in pairs for t in layer.tops}
+        for layer, op in pairs:
+            for bottom in dict.fromkeys(layer.bottoms):
+                if bottom not in self._inputs:
+                    self._readers[bottom].append((self.position[layer.name], op.kind == "host"))
+        self._frontiers: dict[tuple[int, frozenset[str]], tuple[str, ...]] = {}
+
+    def born(self, name: str) -> int:
+        """The position of the layer that writes a value."""
+        return self.position[self._writer[value_of(name)].name]
+
+    def frontier(self, int8_layers: frozenset[str], position: int) -> tuple[str, ...]:
+        key = position, int8_layers
+        if key not in self._frontiers:
+            self._frontiers[key] = tuple(self._alive(int8_layers, position))
+        return self._frontiers[key]
+
+    def _alive(self, int8_layers: frozenset[str], position: int) -> list[str]:
+        names: list[str] = []
+        for value, readers in self._readers.items():
+            later = [in_python for at, in_python in readers if at >= position]
+            if self.born(value) >= position or not (later or value in self._outputs):
+                continue
+            coded = self._writer[value].name in int8_layers
+            names += [codes_of(value)] if coded else [value]
+            if coded and any(later):
+                names.append(value)
+        return names

@@ -1,0 +1,133 @@
+"""The record of a search: every loss that it asked for, in a file that grows by a line each.
+
+A search decides the same on the same losses. So a search that was killed is begun again and given the recorded losses
+until they are used up; what is lost is the trial that was running. A last line that was not written to its end does not
+count, and a record of another search (other weights, samples, thresholds or options) is replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+
+from calib8.errors import OptionError
+from calib8.lowering import Model
+
+_FORMAT = 1
+
+
+class Journal:
+    """One search's record. Use it in a `with` block.
+
+    Args:
+        path: the file; its folder exists.
+        digest: of everything that the losses depend on.
+
+    Attributes:
+        seconds: that earlier runs of this search have taken.
+        recorded: losses found in the file.
+
+    Raises:
+        OptionError: the file cannot be read or written.
+    """
+
+    def __init__(self, path: Path, digest: str) -> None:
+        self._path, self._header = path, {"calib8 tuning": _FORMAT, "digest": digest}
+        self._lines: list[dict[str, Any]] = []
+        self._next = 0
+        self.seconds = 0.0
+        self.recorded = 0
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> Journal:
+        try:
+            valid = self._read()
+            self._file = self._path.open("ab" if valid else "wb")
+            self._file.truncate(valid)
+            if not valid:
+                self._append(self._header)
+        except OSError as why:
+            raise OptionError(f"{self._path}: the search cannot record its progress: {why.strerror or why}") from None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def recall(self, asked: Sequence[Mapping[str, Any]]) -> list[float]:
+        """The recorded losses of what is asked now, as far as the record goes.
+
+        Raises:
+            OptionError: the record tells another story.
+        """
+        lines = self._lines[self._next : self._next + len(asked)]
+        for line, one in zip(lines, asked, strict=False):
+            if {key: line[key] for key in line if key not in ("loss", "seconds")} != dict(one):
+                raise OptionError(
+                    f"{self._path}: the record has {line} where the search asks for {dict(one)}; delete the file to "
+                    "begin anew"
+                )
+        self._next += len(lines)
+        return [math.inf if line["loss"] is None else float(line["loss"]) for line in lines]
+
+    def record(self, asked: Mapping[str, Any], loss: float, seconds: float) -> None:
+        """Add a loss. It is in the file when this returns."""
+        self._append({**asked, "loss": loss if math.isfinite(loss) else None, "seconds": round(seconds, 3)})
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        if self._file is None:
+            raise AssertionError("a journal is used in a `with` block")
+        self._file.write(json.dumps(line).encode() + b"\n")
+        self._file.flush()
+
+    def _read(self) -> int:
+        """Take in the lines of this search; returns where they end, 0 for a record of another one."""
+        if not self._path.exists():
+            return 0
+        valid = 0
+        for number, data in enumerate(self._path.read_bytes().splitlines(keepends=True)):
+            line = _parsed(data)
+            if line is None or (number == 0 and line != self._header):
+                break
+            valid += len(data)
+            if number:
+                self._lines.append(line)
+        self.recorded = len(self._lines)
+        self.seconds = float(self._lines[-1]["seconds"]) if self._lines else 0.0
+        return valid
+
+
+def _parsed(data: bytes) -> dict[str, Any] | None:
+    if not data.endswith(b"\n"):
+        return None
+    try:
+        line = json.loads(data)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) else None
+
+
+def digest_of(model: Model, samples: Iterable[Mapping[str, Any]], *facts: Any) -> str:
+    """A name for everything that losses depend on: the network, its weights, the samples, and what can be printed."""
+    found = hashlib.blake2b(digest_size=16)
+    for layer in model.net.layers:
+        found.update(repr((layer.name, layer.type, layer.bottoms, layer.tops)).encode())
+        found.update(layer.param.SerializeToString(deterministic=True))
+        for blob in layer.blobs:
+            found.update(repr(blob.shape).encode())
+            found.update(np.ascontiguousarray(blob).data)
+    for sample in samples:
+        for value, array in sample.items():
+            found.update(repr((value, array.shape)).encode())
+            found.update(np.ascontiguousarray(array).data)
+    found.update(repr(facts).encode())
+    return found.hexdigest()

@@ -1,0 +1,159 @@
+"""What says how much worse the INT8 outputs are than the FP32 ones: one number, 0 for equal ones, less is better.
+
+- `SquaredDifference`: the original tool's: per output the mean squared difference, summed over outputs
+- `calib8.analyze.yolo`: the original's second one: decoded boxes and scores in the place of raw outputs
+- `QualityDrop`: by how much a measure of quality falls, such as top-1 accuracy or a function of the user's
+
+The first two are means over samples.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.errors import OptionError
+from calib8.lowering import Model
+
+Array = NDArray[Any]
+_BLOCK = 1 << 15
+Outputs = Mapping[str, Array]
+"""Of one sample, or of several one after another along axis 0, by value."""
+
+
+class Judge(ABC):
+    """Turns outputs into a loss, a part for each sample at a time, so that samples can be judged in any order.
+
+    Attributes:
+        name: for reports.
+    """
+
+    name: str
+
+    @abstractmethod
+    def part(self, reference: Outputs, result: Outputs) -> Any:
+        """What one sample contributes: its outputs in FP32 and in INT8. Later runs change the arrays of `result`."""
+
+    @abstractmethod
+    def loss(self, samples: Sequence[int], parts: Sequence[Any]) -> float:
+        """The loss over some samples, by their numbers, from their parts."""
+
+
+class MeanJudge(Judge):
+    """The mean of what the samples contribute."""
+
+    def loss(self, samples: Sequence[int], parts: Sequence[float]) -> float:
+        """Parts are numbers."""
+        return math.fsum(parts) / len(samples)
+
+
+class SquaredDifference(MeanJudge):
+    """Per output the mean of (fp32 - int8)^2 over its elements, summed over outputs, averaged over samples."""
+
+    name = "difference"
+
+    def part(self, reference: Outputs, result: Outputs) -> float:
+        """In squared real units."""
+        return sum(mean_squared_difference(x, result[name]) for name, x in reference.items())
+
+
+def mean_squared_difference(reference: Array, result: Array) -> float:
+    """Over all elements, summed in float64."""
+    x, y = reference.reshape(-1), result.reshape(-1)
+    found = 0.0
+    for at in range(0, x.size, _BLOCK):  # blocks stay in the processor's cache
+        error = (x[at : at + _BLOCK] - y[at : at + _BLOCK]).astype(np.float64)
+        found += float(np.square(error, out=error).sum())
+    return found / max(x.size, 1)
+
+
+Quality = Callable[[Outputs, Outputs, Any], float]
+"""From outputs of all samples in FP32 and in INT8, and labels or None, to a number; more is better."""
+
+
+class QualityDrop(Judge):
+    """`quality(fp32, fp32, labels) - quality(fp32, int8, labels)`.
+
+    Args:
+        labels: one for each sample of the experiment, along axis 0; None for none.
+    """
+
+    def __init__(self, name: str, quality: Quality, labels: Array | None = None) -> None:
+        self.name, self._quality, self._labels = name, quality, labels
+        self._of_fp32: dict[tuple[int, ...], float] = {}
+
+    def part(self, reference: Outputs, result: Outputs) -> tuple[Outputs, Outputs]:
+        """The outputs themselves: a quality may look at all of them together."""
+        return reference, {name: array.copy() for name, array in result.items()}
+
+    def loss(self, samples: Sequence[int], parts: Sequence[tuple[Outputs, Outputs]]) -> float:
+        """May be negative, where INT8 happens to be better."""
+        chosen = tuple(samples)
+        reference = _joined([part[0] for part in parts])
+        if chosen not in self._of_fp32:
+            self._of_fp32[chosen] = self._measure(chosen, reference, reference)
+        return self._of_fp32[chosen] - self._measure(chosen, reference, _joined([part[1] for part in parts]))
+
+    def reference(self, samples: Sequence[int]) -> float:
+        """The quality in FP32 over samples that were judged before."""
+        return self._of_fp32[tuple(samples)]
+
+    def _measure(self, samples: tuple[int, ...], reference: Outputs, result: Outputs) -> float:
+        labels = None if self._labels is None else self._labels[list(samples)]
+        found = float(self._quality(reference, result, labels))
+        if not math.isfinite(found):
+            raise OptionError(f"metric {self.name} gave {found} for {len(samples)} samples; expected a finite number")
+        return found
+
+
+def top1(reference: Outputs, result: Outputs, labels: Any) -> float:
+    """Share of samples whose largest channel (axis 1) is the label or, without labels, that of FP32.
+
+    Of several outputs, the first counts. A map (N, C, H, W) counts pixel by pixel, with labels (N) for whole images
+    only if it is one pixel large.
+
+    Raises:
+        OptionError: labels that do not fit the output.
+    """
+    name = next(iter(reference))
+    found = result[name].argmax(axis=1).reshape(len(result[name]), -1)
+    right = reference[name].argmax(axis=1).reshape(len(found), -1) if labels is None else np.asarray(labels)
+    if labels is not None:
+        right = right.reshape(len(right), -1)
+    if right.shape != found.shape:
+        raise OptionError(
+            f"metric top1: labels of the shape {right.shape} for the output {name!r} of {reference[name].shape}; "
+            "expected one class for each sample and pixel"
+        )
+    return float(np.mean(found == right))
+
+
+def compared_values(model: Model) -> tuple[str, ...]:
+    """The values that stand for the network's outputs when INT8 is compared with FP32.
+
+    An output that a layer in Python gives, such as detections, has as many rows as there are finds: what goes into
+    such a layer is compared in its place.
+    """
+    found: dict[str, None] = {}
+    open_values = list(model.net.outputs)
+    while open_values:
+        value = open_values.pop(0)
+        layer = model.net.producer[value]
+        if model.op_of[layer.name].kind == "host":
+            open_values[:0] = layer.bottoms
+        elif value not in model.inputs:
+            found[value] = None
+    return tuple(found)
+
+
+def _joined(outputs: Sequence[Outputs]) -> dict[str, Array]:
+    return {name: _concatenated([o[name] for o in outputs]) for name in outputs[0]}
+
+
+def _concatenated(arrays: Sequence[Array]) -> Array:
+    return np.concatenate([a.reshape(1) if a.ndim == 0 else a for a in arrays])

@@ -1,0 +1,173 @@
+"""How far INT8 values are from the FP32 ones: sums that can be added up over samples, and the figures they give.
+
+With x in FP32 and y in INT8 (in real units), over all elements of all samples:
+
+- cosine = sum x*y / sqrt(sum x^2 * sum y^2)
+- signal to noise ratio = 10 log10(sum x^2 / sum (x - y)^2), in dB
+- mean squared error = sum (x - y)^2 / elements, in squared real units
+- top-1 agreement = share of positions at which x and y are largest in the same channel (axis 1); a position is a
+  sample of a classifier, a pixel of a map
+
+and of a tensor of codes:
+
+- saturation = share of the codes that are -128 or 127, where values may have been clipped
+- codes in use = share of the 256 codes that occur
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+_BLOCK = 1 << 16
+CODES = 256
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Sums over pairs of values.
+
+    Attributes:
+        elements: number of pairs.
+        reference, result, product, error: sums of x^2, y^2, x*y and (x - y)^2.
+        positions, agreeing: places with a largest channel, and those where it is the same; 0 without channels.
+    """
+
+    elements: int = 0
+    reference: float = 0.0
+    result: float = 0.0
+    product: float = 0.0
+    error: float = 0.0
+    positions: int = 0
+    agreeing: int = 0
+
+    def __add__(self, other: Comparison) -> Comparison:
+        return Comparison(*(a + b for a, b in zip(self._sums(), other._sums(), strict=True)))
+
+    def _sums(self) -> tuple[Any, ...]:
+        return tuple(self.__dict__.values())
+
+    @property
+    def cosine(self) -> float:
+        """1 for equal directions; 0 where one of the two is all zeros and the other is not."""
+        if self.error == 0:
+            return 1.0
+        norms = math.sqrt(self.reference) * math.sqrt(self.result)
+        return self.product / norms if norms > 0 else 0.0
+
+    @property
+    def snr_db(self) -> float:
+        """Infinite without an error, minus infinite where FP32 is all zeros and INT8 is not."""
+        if self.error == 0:
+            return math.inf
+        return 10 * math.log10(self.reference / self.error) if self.reference > 0 else -math.inf
+
+    @property
+    def mse(self) -> float:
+        """In squared real units."""
+        return self.error / self.elements if self.elements else 0.0
+
+    @property
+    def top1(self) -> float:
+        """From 0 to 1; NaN for values without channels."""
+        return self.agreeing / self.positions if self.positions else math.nan
+
+
+def compare(reference: Array, result: Array) -> Comparison:
+    """The sums for one pair of arrays of the same shape (N, C, ...); computed in float64.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if reference.shape != result.shape:
+        raise ValueError(f"values of the shapes {reference.shape} and {result.shape} cannot be compared")
+    x, y = reference.reshape(-1), result.reshape(-1)
+    xx = yy = xy = errors = 0.0
+    for at in range(0, x.size, _BLOCK):
+        a, b = x[at : at + _BLOCK].astype(np.float64), y[at : at + _BLOCK].astype(np.float64)
+        error = a - b
+        xx, yy, xy = xx + float((a * a).sum()), yy + float((b * b).sum()), xy + float((a * b).sum())
+        errors += float((error * error).sum())
+    return Comparison(x.size, xx, yy, xy, errors, *_agreement(reference, result))
+
+
+def _agreement(reference: Array, result: Array) -> tuple[int, int]:
+    if reference.ndim < 2 or reference.shape[1] < 2:
+        return 0, 0
+    same = reference.argmax(axis=1) == result.argmax(axis=1)
+    return int(same.size), int(np.count_nonzero(same))
+
+
+@dataclass(frozen=True)
+class OutputComparison:
+    """Comparisons of several values, the outputs of a network: the worst of them, but the sum of their errors."""
+
+    by_value: Mapping[str, Comparison] = field(default_factory=dict)
+
+    def __add__(self, other: OutputComparison) -> OutputComparison:
+        names = dict.fromkeys([*self.by_value, *other.by_value])
+        none = Comparison()
+        return OutputComparison({n: self.by_value.get(n, none) + other.by_value.get(n, none) for n in names})
+
+    @property
+    def cosine(self) -> float:
+        """The smallest."""
+        return min((c.cosine for c in self.by_value.values()), default=1.0)
+
+    @property
+    def snr_db(self) -> float:
+        """The smallest."""
+        return min((c.snr_db for c in self.by_value.values()), default=math.inf)
+
+    @property
+    def mse(self) -> float:
+        """The sum."""
+        return sum(c.mse for c in self.by_value.values())
+
+    @property
+    def top1(self) -> float:
+        """The smallest; NaN if no value has channels."""
+        return min((c.top1 for c in self.by_value.values() if c.positions), default=math.nan)
+
+
+def compare_outputs(reference: Mapping[str, Array], result: Mapping[str, Array]) -> OutputComparison:
+    """The comparison of every value of `reference`."""
+    return OutputComparison({name: compare(x, result[name]) for name, x in reference.items()})
+
+
+@dataclass(frozen=True, eq=False)
+class CodeUsage:
+    """How often each code from -128 to 127 occurs: counts (256,)."""
+
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(CODES, np.int64))
+
+    def __add__(self, other: CodeUsage) -> CodeUsage:
+        return CodeUsage(self.counts + other.counts)
+
+    @property
+    def saturation(self) -> float:
+        """Share of the codes at the ends, 0 to 1."""
+        total = int(self.counts.sum())
+        return float(self.counts[0] + self.counts[-1]) / total if total else 0.0
+
+    @property
+    def in_use(self) -> float:
+        """Share of the codes that occur, 0 to 1."""
+        return int(np.count_nonzero(self.counts)) / CODES
+
+
+def code_usage(codes: Array) -> CodeUsage:
+    """Of a tensor of codes, uint8, `code + 128`."""
+    return CodeUsage(np.bincount(codes.reshape(-1), minlength=CODES).astype(np.int64))
+
+
+def total(parts: Iterable[Any], start: Any) -> Any:
+    """The sum of comparisons or usages, in their order."""
+    return reduce(lambda a, b: a + b, parts, start)

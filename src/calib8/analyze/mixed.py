@@ -1,0 +1,149 @@
+"""Which layers to keep in FP32 so that a network loses no more than a given drop, and what each of them buys.
+
+The smallest such set cannot be found without trying all of them. What is done: the layer whose return to FP32 gains
+most is kept, then the one that gains most beside it, until the drop is met; then every kept layer that is not needed
+any more goes back to INT8. A drop of many metrics moves in steps (a sample more or less), so that layers are often
+equal in it: the squared difference of the outputs decides between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from calib8.analyze.experiment import Experiment, Lane
+from calib8.analyze.judges import Judge, SquaredDifference
+from calib8.analyze.units import Unit, setup_of, units_of
+from calib8.quantize import QuantPlan
+
+_REVISITED = 6
+"""So many of the best units of the first round are tried again for every further place."""
+
+Progress = Callable[[int, int, str], None]
+"""Called with what is done, of how much as far as that is known, and what is being tried."""
+
+
+@dataclass(frozen=True)
+class KeptUnit:
+    """A unit that stays in FP32.
+
+    Attributes:
+        unit: its layers.
+        buys: how much larger the drop would be with it in INT8.
+    """
+
+    unit: Unit
+    buys: float
+
+
+@dataclass(frozen=True)
+class MixedPrecision:
+    """A proposal.
+
+    Attributes:
+        kept: units that stay in FP32, in the order of the network.
+        drop_before, drop_after: with everything in INT8, and with the proposal.
+        int8_layers: names of all layers in INT8, in the order of the network.
+    """
+
+    kept: tuple[KeptUnit, ...]
+    drop_before: float
+    drop_after: float
+    int8_layers: tuple[str, ...]
+
+    @property
+    def int8_layer(self) -> str:
+        """The string for int8_init; "" for a network whose layers all run in INT8, which means just that."""
+        return ",".join(self.int8_layers) if self.kept else ""
+
+    @property
+    def fp32_layers(self) -> tuple[str, ...]:
+        """Names of the kept layers, in the order of the network."""
+        return tuple(name for kept in self.kept for name in kept.unit.layers)
+
+
+def propose_mixed_precision(
+    experiment: Experiment,
+    plan: QuantPlan,
+    judge: Judge,
+    max_drop: float,
+    progress: Progress = lambda done, steps, what: None,
+) -> MixedPrecision:
+    """A small set of units to keep in FP32 with which the judge's loss over all samples is at most `max_drop`.
+
+    Raises:
+        OptionError: the judge cannot judge the outputs.
+    """
+    return _Proposal(experiment, plan, judge, max_drop, progress).make()
+
+
+class _Proposal:
+    """A proposal while it is made. A result is (drop, squared difference): smaller is better, in this order."""
+
+    def __init__(
+        self, experiment: Experiment, plan: QuantPlan, judge: Judge, max_drop: float, progress: Progress
+    ) -> None:
+        self._experiment, self._plan, self._judge, self._max_drop = experiment, plan, judge, max_drop
+        self._progress, self._done = progress, 0
+        ops = experiment.model.op_of
+        # A passive layer in FP32 changes nothing that its neighbours do not.
+        units = units_of(experiment.model, plan, experiment.needed)
+        self._units = [u for u in units if not all(ops[name].passive for name in u.layers)]
+        self._difference = SquaredDifference()
+        self._known: dict[frozenset[Unit], tuple[float, float]] = {}
+
+    def make(self) -> MixedPrecision:
+        before, _ = self._result(())
+        kept = self._grown()
+        kept = self._pruned(kept)
+        after, _ = self._result(kept)
+        ordered = sorted(kept, key=lambda unit: unit.start)
+        bought = tuple(KeptUnit(u, self._result([k for k in kept if k is not u])[0] - after) for u in ordered)
+        in_fp32 = {name for unit in kept for name in unit.layers}
+        everything = setup_of(self._plan).int8_layers - in_fp32
+        names = tuple(x.name for x in self._experiment.model.net.layers if x.name in everything)
+        return MixedPrecision(bought, before, after, names)
+
+    def _grown(self) -> list[Unit]:
+        kept: list[Unit] = []
+        ranking = list(self._units)
+        while self._result(kept)[0] > self._max_drop and ranking:
+            tried = ranking if not kept else ranking[:_REVISITED]
+            results = {unit: self._result([*kept, unit]) for unit in tried}
+            tried.sort(key=lambda unit: results[unit])
+            ranking = tried + ranking[len(tried) :]
+            kept.append(ranking.pop(0))
+        return kept
+
+    def _pruned(self, kept: Sequence[Unit]) -> list[Unit]:
+        """Without the units that are not needed any more; those that were kept last are tried last."""
+        left = list(kept)
+        for unit in kept:
+            fewer = [other for other in left if other is not unit]
+            if self._result(fewer)[0] <= self._max_drop:
+                left = fewer
+        return left
+
+    def _result(self, kept: Collection[Unit]) -> tuple[float, float]:
+        key = frozenset(kept)
+        if key not in self._known:
+            self._progress(self._done, self._done + 1, ",".join(unit.name for unit in kept) or "all in INT8")
+            self._known[key] = self._measured(kept)
+            self._done += 1
+        return self._known[key]
+
+    def _measured(self, kept: Collection[Unit]) -> tuple[float, float]:
+        experiment, in_fp32 = self._experiment, {name for unit in kept for name in unit.layers}
+        variant = experiment.variant(setup_of(self._plan, setup_of(self._plan).int8_layers - in_fp32))
+        starts = [unit.start for unit in kept]
+
+        def part(lane: Lane, sample: int) -> tuple[Any, float]:
+            reference = experiment.references[sample]
+            found = lane.run(sample, variant, experiment.outputs, starts)
+            return self._judge.part(reference, found), self._difference.part(reference, found)
+
+        samples = range(len(experiment.samples))
+        parts = experiment.each(part, samples)
+        drop = self._judge.loss(samples, [judged for judged, _ in parts])
+        return drop, self._difference.loss(samples, [squared for _, squared in parts])

@@ -1,0 +1,232 @@
+"""Searches for better thresholds, apart from the running of networks.
+
+A search is a generator. It yields what it wants to know, several trials at a time where it wants all of them in any
+case, and is sent a loss for each: less is better, infinite is a threshold that the integer contract cannot express. It
+also yields what it has decided (`Accept`) and where it is (`Step`). Losses are those of the thresholds accepted so far
+with one of them changed. The same losses lead to the same decisions.
+
+A group of values with one threshold (`quantize.FoldGroup`) goes by the name of its observed value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+
+Thresholds = Mapping[str, float]
+"""By group."""
+
+STEP_UP, STEP_DOWN = 1.01, 0.99
+PATIENCE = 3
+_SAME = 0.004
+_MOST_CHECKS = 3
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Wants the loss with one threshold changed.
+
+    Attributes:
+        group: whose threshold.
+        threshold: in real units; None for the one that is accepted.
+        held_out: on the samples that are held out, instead of those that are tuned on.
+        target: the layer that is tuned, for the original's search: layers up to it run in INT8; None for all.
+    """
+
+    group: str
+    threshold: float | None
+    held_out: bool = False
+    target: str | None = None
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Wants the loss with the layers that write the group's values in FP32."""
+
+    group: str
+
+
+@dataclass(frozen=True)
+class Accept:
+    """A threshold is better: later trials start from it.
+
+    Attributes:
+        before, after: the loss on the samples that are tuned on.
+        held_out_before, held_out_after: the same on the others; None where none decide.
+        target: the layer that was tuned, whose losses these are; None for those of all layers in INT8.
+    """
+
+    group: str
+    threshold: float
+    before: float
+    after: float
+    held_out_before: float | None = None
+    held_out_after: float | None = None
+    target: str | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where the search is: `done` of `steps`; `steps` may grow."""
+
+    done: int
+    steps: int
+    what: str
+
+
+Asked = tuple[Trial | Damage, ...]
+Event = Asked | Accept | Step
+Losses = Sequence[float]
+Search = Generator[Event, Losses, None]
+
+
+def original_search(targets: Sequence[tuple[str, str]], thresholds: Thresholds) -> Search:
+    """The original tool's: for every layer in order, `threshold * 1.01^n` until three trials in a row do not improve,
+    then `threshold * 0.99^n` the same way; the best is kept.
+
+    Args:
+        targets: layers in order, each with the group of its top.
+        thresholds: at the beginning.
+    """
+    current = dict(thresholds)
+    for done, (layer, group) in enumerate(targets):
+        yield Step(done, len(targets), layer)
+        (before,) = yield (Trial(group, None, target=layer),)
+        best, loss = yield from tune_one(layer, group, current[group], before)
+        if loss < before:
+            current[group] = best
+            yield Accept(group, best, before, loss, target=layer)
+    yield Step(len(targets), len(targets), "")
+
+
+def tune_one(layer: str, group: str, threshold: float, before: float) -> Generator[Event, Losses, tuple[float, float]]:
+    """The original's search for one layer; returns the best threshold and its loss.
+
+    As many trials as could fail before it stops are wanted in any case, so these are asked for together.
+    """
+    best, least = threshold, before
+    for factor in (STEP_UP, STEP_DOWN):
+        misses, n = 0, 0
+        while misses < PATIENCE:
+            candidates = [threshold * factor**i for i in range(n + 1, n + 1 + PATIENCE - misses)]
+            losses = yield tuple(Trial(group, candidate, target=layer) for candidate in candidates)
+            for candidate, loss in zip(candidates, losses, strict=True):
+                misses += 1
+                if loss < least:
+                    best, least, misses = candidate, loss, 0
+            n += len(candidates)
+    return best, least
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """Of the default search.
+
+    Attributes:
+        sweeps: most times that all groups are gone through.
+        worthwhile: a sweep that improves the loss by a smaller part than this is the last.
+        held_out: whether there are samples that decide about what was found on the others.
+    """
+
+    sweeps: int = 4
+    worthwhile: float = 0.01
+    held_out: bool = True
+
+
+AROUND = (
+    (0.8, 0.9, 1.1, 1.25),
+    (0.9, 0.95, 1.05, 1.1),
+    (0.95, 0.975, 1.025, 1.05),
+    (0.98, 0.99, 1.01, 1.02),
+)
+"""Factors around the best candidate, finer from sweep to sweep."""
+
+
+def candidate_search(
+    candidates: Mapping[str, Sequence[float]], thresholds: Thresholds, options: SearchOptions = SearchOptions()
+) -> Search:
+    """Tries the thresholds of all methods, then some around the best; groups in the order of their damage.
+
+    A threshold is accepted if the loss falls on the samples that are tuned on, and does not rise on those held out. So
+    neither ever rises. After a sweep the groups are gone through again, as long as that pays.
+
+    Args:
+        candidates: by group, what the threshold methods find; groups that are not in it are left alone.
+        thresholds: of all groups, at the beginning.
+    """
+    walk = _CandidateWalk(candidates, thresholds, options)
+    yield from walk.start()
+    yield from walk.order_groups()
+    for sweep in range(options.sweeps):
+        before = walk.loss
+        for group in walk.order:
+            yield from walk.improve(group, sweep)
+        if not before - walk.loss > options.worthwhile * before:
+            break
+    yield Step(walk.steps, walk.steps, "")
+
+
+class _CandidateWalk:
+    """State of `candidate_search`."""
+
+    def __init__(self, candidates: Mapping[str, Sequence[float]], thresholds: Thresholds, options: SearchOptions):
+        self._candidates, self._options = candidates, options
+        self._current = dict(thresholds)
+        self.order = list(candidates)
+        self.steps = len(self.order) * (1 + options.sweeps)
+        self._done = 0
+        self.loss = math.inf
+        self._held_out: float | None = None
+
+    def start(self) -> Search:
+        """The losses before anything is changed."""
+        if self.order:
+            (self.loss,) = yield (Trial(self.order[0], None),)
+            if self._options.held_out:
+                (self._held_out,) = yield (Trial(self.order[0], None, held_out=True),)
+
+    def order_groups(self) -> Search:
+        """By what leaving them in FP32 would gain, the largest gain first."""
+        without: dict[str, float] = {}
+        for group in self.order:
+            yield self._step(group)
+            (without[group],) = yield (Damage(group),)
+        self.order.sort(key=lambda group: without[group])
+
+    def improve(self, group: str, sweep: int) -> Search:
+        """One group in one sweep."""
+        yield self._step(group)
+        tried: dict[float, float] = {self._current[group]: self.loss}
+        yield from self._try(group, self._candidates[group] if sweep == 0 else (), tried)
+        centre = min(tried, key=lambda t: tried[t])
+        around = AROUND[min(sweep, len(AROUND) - 1)]
+        yield from self._try(group, [centre * factor for factor in around], tried)
+        better = sorted((t for t in tried if tried[t] < self.loss), key=lambda t: tried[t])
+        for candidate in better[:_MOST_CHECKS]:
+            if (yield from self._accepted(group, candidate, tried[candidate])):
+                break
+
+    def _try(self, group: str, candidates: Sequence[float], tried: dict[float, float]) -> Search:
+        """All that are not as good as tried already."""
+        new: list[float] = []
+        for candidate in candidates:
+            if all(abs(candidate - t) > _SAME * t for t in (*tried, *new)):
+                new.append(candidate)
+        if new:
+            losses = yield tuple(Trial(group, candidate) for candidate in new)
+            tried.update(zip(new, losses, strict=True))
+
+    def _accepted(self, group: str, candidate: float, loss: float) -> Generator[Event, Losses, bool]:
+        held_out = None
+        if self._held_out is not None:
+            (held_out,) = yield (Trial(group, candidate, held_out=True),)
+            if held_out > self._held_out:
+                return False
+        yield Accept(group, candidate, self.loss, loss, self._held_out, held_out)
+        self._current[group], self.loss, self._held_out = candidate, loss, held_out
+        return True
+
+    def _step(self, group: str) -> Step:
+        self._done += 1
+        return Step(self._done - 1, self.steps, group)

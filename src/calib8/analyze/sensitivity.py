@@ -1,0 +1,173 @@
+"""What quantising each layer costs: alone, together with all layers before it, and what leaving it in FP32 would gain.
+
+A unit is a layer that can run in INT8, or a BatchNorm with its Scale. For each of them three networks are run:
+
+- alone: the unit in INT8, everything else in FP32
+- cumulative: all layers up to the unit in INT8, those behind it in FP32 (the loop of the BM1880 tool's guide)
+- without: everything in INT8 but the unit
+
+and compared with FP32 at the network's outputs and at the unit's own top. The layers that a unit has in common with the
+one before it are not computed again (`experiment`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from calib8.analyze.experiment import Experiment, Lane, lasting, real_values
+from calib8.analyze.judges import Judge
+from calib8.analyze.metrics import CodeUsage, Comparison, OutputComparison, code_usage, compare, compare_outputs, total
+from calib8.analyze.units import Unit, setup_of, units_of
+from calib8.lowering.integer import codes_of
+from calib8.quantize import QuantPlan
+
+MODES = ("alone", "cumulative", "without")
+"""The networks that every unit is judged in."""
+
+Progress = Callable[[int, int, str], None]
+"""Called with the number of units that are done, of all units, and the name of the next one."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One network against FP32.
+
+    Attributes:
+        outputs: at the network's outputs.
+        own: at the unit's own top.
+        loss: what the judge says; see `judges`.
+    """
+
+    outputs: OutputComparison
+    own: Comparison
+    loss: float
+
+
+@dataclass(frozen=True)
+class UnitSensitivity:
+    """One unit.
+
+    Attributes:
+        unit: its layers.
+        type: the layer type, or the types with commas.
+        threshold: of its top, in real units.
+        usage: codes of its top in the INT8 network.
+        damage: by mode.
+    """
+
+    unit: Unit
+    type: str
+    threshold: float
+    usage: CodeUsage
+    damage: dict[str, Damage]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """All units of a network.
+
+    Attributes:
+        units: in the order of the network.
+        whole: of the network with everything in INT8.
+        whole_loss: what the judge says of it.
+        judge: the judge's name.
+        samples: number of samples.
+    """
+
+    units: tuple[UnitSensitivity, ...]
+    whole: OutputComparison
+    whole_loss: float
+    judge: str
+    samples: int
+
+    def ranked(self) -> tuple[UnitSensitivity, ...]:
+        """The units by the loss that they cause alone, the worst first; equal ones in the order of the network."""
+        return tuple(sorted(self.units, key=lambda u: -u.damage["alone"].loss))
+
+
+def measure_sensitivity(
+    experiment: Experiment,
+    plan: QuantPlan,
+    judge: Judge,
+    progress: Progress = lambda done, units, name: None,
+) -> Sensitivity:
+    """Run all units over all samples of an experiment.
+
+    Raises:
+        OptionError: the judge cannot judge the network's outputs.
+    """
+    units = units_of(experiment.model, plan, experiment.needed)
+    measured = []
+    for done, unit in enumerate(units):
+        progress(done, len(units), unit.name)
+        measured.append(_Measurement(experiment, plan, judge, unit).run())
+    progress(len(units), len(units), "all in INT8")
+    everything = experiment.variant(setup_of(plan))
+    samples = range(len(experiment.samples))
+    outputs = experiment.each(lambda lane, sample: lasting(lane.run(sample, everything, experiment.outputs)), samples)
+    parts = [(compare_outputs(x, y), judge.part(x, y)) for x, y in zip(experiment.references, outputs, strict=True)]
+    loss = judge.loss(range(len(parts)), [part for _, part in parts])
+    whole = total((found for found, _ in parts), OutputComparison())
+    return Sensitivity(tuple(measured), whole, loss, judge.name, len(parts))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one sample says of a unit in one mode."""
+
+    outputs: OutputComparison
+    own: Comparison
+    judged: Any
+
+
+class _Measurement:
+    """One unit."""
+
+    def __init__(self, experiment: Experiment, plan: QuantPlan, judge: Judge, unit: Unit) -> None:
+        self._experiment, self._plan, self._judge, self._unit = experiment, plan, judge, unit
+        everything = setup_of(plan).int8_layers
+        before = {name for name in everything if experiment.position(name) < unit.stop}
+        setups = (unit.layers, before, everything - set(unit.layers))
+        self._variants = {m: experiment.variant(setup_of(plan, s)) for m, s in zip(MODES, setups, strict=True)}
+
+    def run(self) -> UnitSensitivity:
+        samples = range(len(self._experiment.samples))
+        found = self._experiment.each(self._sample, samples)
+        damage = {
+            mode: Damage(
+                total((parts[mode].outputs for parts, _ in found), OutputComparison()),
+                total((parts[mode].own for parts, _ in found), Comparison()),
+                self._judge.loss(samples, [parts[mode].judged for parts, _ in found]),
+            )
+            for mode in MODES
+        }
+        layers = self._experiment.model.net.layer_by_name
+        types = ",".join(layers[name].type for name in self._unit.layers)
+        usage = total((usage for _, usage in found), CodeUsage())
+        return UnitSensitivity(self._unit, types, self._plan.thresholds[self._unit.top], usage, damage)
+
+    def _sample(self, lane: Lane, sample: int) -> tuple[dict[str, _Part], CodeUsage]:
+        unit, experiment = self._unit, self._experiment
+        own = lane.run(sample, experiment.fp32, [unit.top], keep=[unit.stop])[unit.top].copy()
+        parts: dict[str, _Part] = {}
+        usage = CodeUsage()
+        for mode in MODES:
+            names = dict.fromkeys([unit.top if mode == "without" else codes_of(unit.top), *experiment.outputs])
+            found = lane.run(sample, self._variants[mode], tuple(names), self._kept(mode), [unit.stop])
+            if mode == "cumulative":
+                usage = code_usage(found[codes_of(unit.top)])
+            parts[mode] = self._part(sample, own, found)
+        return parts, usage
+
+    def _kept(self, mode: str) -> list[int]:
+        return [self._unit.stop] if mode == "cumulative" else [self._unit.start]
+
+    def _part(self, sample: int, own: Any, found: dict[str, Any]) -> _Part:
+        experiment, top = self._experiment, self._unit.top
+        outputs = {name: found[name] for name in experiment.outputs}
+        codes = found.get(codes_of(top))
+        mine = found[top] if codes is None else real_values(codes, self._plan.thresholds[top])
+        reference = experiment.references[sample]
+        return _Part(compare_outputs(reference, outputs), compare(own, mine), self._judge.part(reference, outputs))

@@ -1,0 +1,155 @@
+"""Answers what a search asks: which layers a threshold touches, what is quantised anew, from where the network runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from calib8.analyze.experiment import Experiment, Lane, Variant, lasting
+from calib8.analyze.judges import Judge, Outputs, SquaredDifference
+from calib8.analyze.search import Accept, Damage, Trial
+from calib8.analyze.units import Unit, setup_of, units_of
+from calib8.errors import QuantizationError
+from calib8.lowering import Model
+from calib8.quantize import FoldGroup, QuantPlan, fold_groups, replan
+
+
+@dataclass(frozen=True)
+class Touched:
+    """What a group's threshold has to do with.
+
+    Attributes:
+        group: the values.
+        writers: layers in INT8 that write them, with those that switch together with them.
+        start, stop: positions in the network: of the first layer that reads or writes one of them, behind the last.
+    """
+
+    group: FoldGroup
+    writers: frozenset[str]
+    start: int
+    stop: int
+
+
+def touched_of(model: Model, plan: QuantPlan, needed: frozenset[str]) -> dict[str, Touched]:
+    """By group name, for all groups that a needed layer with integers reads or writes."""
+    found: dict[str, Touched] = {}
+    units = units_of(model, plan, needed)
+    for group in fold_groups(model, plan.enable_concat_quantize):
+        members = set(group.members)
+        names = {x.name for x in model.net.layers if not members.isdisjoint((*x.bottoms, *x.tops))}
+        names |= {n for u in units if not names.isdisjoint(u.layers) for n in u.layers}
+        near = [at for at, layer in enumerate(model.net.layers) if layer.name in names & needed]
+        if any(plan.plans.get(model.net.layers[index].name) is not None for index in near):
+            found[group.observed] = Touched(group, _writers(model, units, members), near[0], near[-1] + 1)
+    return found
+
+
+def _writers(model: Model, units: Sequence[Unit], members: set[str]) -> frozenset[str]:
+    layers = model.net.layer_by_name
+    return frozenset(n for u in units if any(members & set(layers[x].tops) for x in u.layers) for n in u.layers)
+
+
+class Trials:
+    """Runs the trials of a search, with the thresholds that it has accepted so far.
+
+    Args:
+        experiment: over all samples.
+        plan: at the beginning.
+        judge: of the network's outputs.
+        tuned, held_out: numbers of the samples for the two kinds of trial.
+        at_layer: trials with a target layer are judged at its own top, by squared difference, not at the outputs.
+
+    Attributes:
+        experiment: as given.
+        plan: with what was accepted.
+        touched: by group.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        plan: QuantPlan,
+        judge: Judge,
+        tuned: Sequence[int],
+        held_out: Sequence[int] = (),
+        at_layer: bool = True,
+    ) -> None:
+        self.experiment, self._judge = experiment, judge
+        self._tuned, self._held_out, self._at_layer = tuple(tuned), tuple(held_out), at_layer
+        self._local = SquaredDifference()
+        self._target: str | None = None
+        self._references: dict[int, Outputs] = {}
+        self.plan = plan
+        self.touched = touched_of(experiment.model, plan, frozenset(experiment.needed))
+        self._units = units_of(experiment.model, plan, experiment.needed)
+
+    @property
+    def has_held_out(self) -> bool:
+        """Whether there are samples for trials on those held out."""
+        return bool(self._held_out)
+
+    def losses(self, asked: Sequence[Trial | Damage]) -> list[float]:
+        """One for each; infinite where the integer contract cannot express the threshold.
+
+        All have the same group, target and kind of samples.
+        """
+        variants = self.experiment.each(lambda lane, one: self._variant(one), asked)
+        possible = [variant for variant in variants if variant is not None]
+        found = iter(self._run(possible, asked[0]))
+        return [math.inf if variant is None else next(found) for variant in variants]
+
+    def _variant(self, asked: Trial | Damage) -> Variant | None:
+        touched = self.touched[asked.group]
+        if isinstance(asked, Damage):
+            setup = setup_of(self.plan, setup_of(self.plan).int8_layers - touched.writers)
+            return self.experiment.variant(setup)
+        try:
+            plan = self._planned(touched, asked.threshold)
+        except QuantizationError:
+            return None
+        return self.experiment.variant(setup_of(plan, self._layers_up_to(asked.target)))
+
+    def accept(self, decided: Accept) -> None:
+        """Go on from a threshold."""
+        self.plan = self._planned(self.touched[decided.group], decided.threshold)
+
+    def _planned(self, touched: Touched, threshold: float | None) -> QuantPlan:
+        if threshold is None:
+            return self.plan
+        return replan(self.experiment.model, self.plan, dict.fromkeys(touched.group.members, threshold))
+
+    def _layers_up_to(self, target: str | None) -> frozenset[str] | None:
+        if target is None:
+            return None
+        stop = self.experiment.position(target) + 1
+        return frozenset(name for unit in self._units if unit.stop <= stop for name in unit.layers)
+
+    def _run(self, variants: Sequence[Variant], asked: Trial | Damage) -> list[float]:
+        touched, target = self.touched[asked.group], asked.target if isinstance(asked, Trial) else None
+        chosen = self._held_out if isinstance(asked, Trial) and asked.held_out else self._tuned
+        names, judge = self.experiment.outputs, self._judge
+        references: Mapping[int, Outputs] = dict(enumerate(self.experiment.references))
+        if target is not None and self._at_layer:
+            names, judge = self.experiment.model.net.layer_by_name[target].tops, self._local
+            references = self._tops_in_fp32(target, names, chosen)
+
+        def part(lane: Lane, item: tuple[int, Variant]) -> Any:
+            sample, variant = item
+            found = lane.run(sample, variant, names, [touched.start], [touched.stop])
+            return judge.part(references[sample], found)
+
+        items = [(sample, variant) for sample in chosen for variant in variants]
+        parts = self.experiment.each(part, items)
+        return [judge.loss(chosen, parts[i :: len(variants)]) for i in range(len(variants))]
+
+    def _tops_in_fp32(self, target: str, tops: Sequence[str], chosen: Sequence[int]) -> Mapping[int, Outputs]:
+        """By sample; kept until there is another target."""
+        if self._target != target:
+            start = self.experiment.position(target)
+            found = self.experiment.each(
+                lambda lane, i: lasting(lane.run(i, self.experiment.fp32, tops, [start])), chosen
+            )
+            self._target, self._references = target, dict(zip(chosen, found, strict=True))
+        return self._references

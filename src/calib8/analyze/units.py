@@ -1,0 +1,53 @@
+"""Layers that switch between INT8 and FP32 together, and setups made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from calib8.lowering import Model
+from calib8.lowering.integer import IntegerSetup
+from calib8.quantize import QuantPlan, batch_norm_pairs
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One layer that can run in INT8, or a BatchNorm and its Scale.
+
+    Attributes:
+        layers: their names, in the order of the network.
+        top: the value that the last of them writes first.
+        start, stop: positions in the network: of the first layer, and behind the last.
+    """
+
+    layers: tuple[str, ...]
+    top: str
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        """The names with commas, as int8_init takes them."""
+        return ",".join(self.layers)
+
+
+def units_of(model: Model, plan: QuantPlan, needed: Collection[str]) -> tuple[Unit, ...]:
+    """All units of `needed` layers that have integers, in the order of the network."""
+    place = {layer.name: index for index, layer in enumerate(model.net.layers)}
+    scale_of = {name: scale.name for name, scale in batch_norm_pairs(model).items()}
+    scales = set(scale_of.values())
+    units = []
+    for layer in model.net.layers:
+        if plan.plans.get(layer.name) is None or layer.name in scales or layer.name not in needed:
+            continue
+        names = (layer.name, scale_of[layer.name]) if layer.name in scale_of else (layer.name,)
+        last = model.net.layer_by_name[names[-1]]
+        units.append(Unit(names, last.tops[0], place[names[0]], place[last.name] + 1))
+    return tuple(units)
+
+
+def setup_of(plan: QuantPlan, int8_layers: Iterable[str] | None = None) -> IntegerSetup:
+    """A plan with some of its layers in INT8, as far as they have integers; None for all. Inputs are real numbers."""
+    plans = {name: own for name, own in plan.plans.items() if own is not None}
+    chosen = frozenset(plans) if int8_layers is None else frozenset(plans).intersection(int8_layers)
+    return IntegerSetup(chosen, plans, plan.thresholds)

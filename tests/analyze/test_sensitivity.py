@@ -1,0 +1,83 @@
+"""Sensitivity against whole networks that are run one by one, and its order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from calib8.analyze.experiment import Experiment, ExperimentOptions
+from calib8.analyze.judges import QualityDrop, SquaredDifference, top1
+from calib8.analyze.metrics import compare, compare_outputs
+from calib8.analyze.sensitivity import measure_sensitivity
+from calib8.analyze.units import setup_of, units_of
+from calib8.engine import EngineOptions, Executor
+from calib8.lowering.integer import codes_of, lower_int8
+
+SAMPLES = 4
+
+
+@pytest.fixture(scope="module")
+def experiment(digits):
+    return Experiment(digits.model, digits.samples[:SAMPLES], ["prob"], ExperimentOptions(threads=2))
+
+
+def runs(digits, setup, names):
+    executor = Executor(lower_int8(digits.model, setup, names), names, EngineOptions(1, repack_weights=True))
+    for sample in digits.samples[:SAMPLES]:
+        found = {}
+        executor.run(sample, lambda name, array, own=found: own.__setitem__(name, array.copy()))
+        yield found
+
+
+def test_every_unit_in_every_mode(digits, experiment):
+    found = measure_sensitivity(experiment, digits.plan, SquaredDifference())
+    units = units_of(digits.model, digits.plan, experiment.needed)
+    assert [u.unit for u in found.units] == list(units) and found.samples == SAMPLES
+    everything = setup_of(digits.plan).int8_layers
+    seen: set[str] = set()
+    for unit, row in zip(units, found.units, strict=True):
+        seen |= set(unit.layers)
+        layers = {"alone": set(unit.layers), "cumulative": seen, "without": everything - set(unit.layers)}
+        fp32 = list(runs(digits, setup_of(digits.plan, ()), ["prob", unit.top]))
+        for mode, chosen in layers.items():
+            int8 = list(runs(digits, setup_of(digits.plan, chosen), ["prob", unit.top]))
+            outputs = [compare_outputs({"prob": a["prob"]}, b) for a, b in zip(fp32, int8, strict=True)]
+            own = [compare(a[unit.top], b[unit.top]) for a, b in zip(fp32, int8, strict=True)]
+            assert row.damage[mode].outputs == sum(outputs[1:], outputs[0]), (unit.name, mode)
+            assert row.damage[mode].own == sum(own[1:], own[0]), (unit.name, mode)
+            losses = [np.mean((a["prob"].astype(float) - b["prob"]) ** 2) for a, b in zip(fp32, int8, strict=True)]
+            assert row.damage[mode].loss == pytest.approx(np.mean(losses), rel=1e-6, abs=1e-18)
+        codes = np.concatenate(
+            [f[codes_of(unit.top)].ravel() for f in runs(digits, setup_of(digits.plan), [codes_of(unit.top)])]
+        )
+        assert row.usage.in_use == len(np.unique(codes)) / 256
+        assert row.usage.saturation == np.mean((codes == 0) | (codes == 255))
+
+
+def test_batch_norm_and_scale_are_one_unit(digits, experiment):
+    names = [unit.layers for unit in units_of(digits.model, digits.plan, experiment.needed)]
+    assert ("bn1", "scale1") in names and not any(n in (("bn1",), ("scale1",)) for n in names)
+
+
+def test_ranked_by_the_judge(digits, experiment):
+    judge = QualityDrop("top1", top1, digits.labels[:SAMPLES])
+    found = measure_sensitivity(experiment, digits.plan, judge)
+    losses = [u.damage["alone"].loss for u in found.ranked()]
+    assert losses == sorted(losses, reverse=True) and found.judge == "top1"
+    order = [u.unit.start for u in found.ranked() if u.damage["alone"].loss == losses[-1]]
+    assert order == sorted(order)
+
+
+def test_the_whole_network_is_the_last_cumulative_one(digits, experiment):
+    steps = []
+    found = measure_sensitivity(experiment, digits.plan, SquaredDifference(), lambda *at: steps.append(at))
+    assert found.whole == found.units[-1].damage["cumulative"].outputs
+    assert found.whole_loss == found.units[-1].damage["cumulative"].loss > 0
+    assert [done for done, _, _ in steps] == list(range(len(found.units) + 1))
+
+
+def test_the_same_figures_on_any_number_of_threads(digits, experiment):
+    found = measure_sensitivity(experiment, digits.plan, SquaredDifference())
+    other = Experiment(digits.model, digits.samples[:SAMPLES], ["prob"], ExperimentOptions(threads=1, budget=0))
+    again = measure_sensitivity(other, digits.plan, SquaredDifference())
+    assert [u.damage for u in found.units] == [u.damage for u in again.units]
