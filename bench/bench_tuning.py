@@ -53,7 +53,6 @@ class Original:
         self._groups = {name: touched.group for name, touched in trials.touched.items()}
         self._thresholds = dict(trials.plan.thresholds)
         self._results = tempfile.TemporaryDirectory()
-        self._judge = SquaredDifference()
         self._references: dict[tuple[str, ...], list] = {}
 
     def accept(self, decided: Accept) -> None:
@@ -77,14 +76,15 @@ class Original:
         names = tuple(dict.fromkeys((*tops, *outputs)))
         executor = Executor(lower_int8(model, setup_of(plan, chosen), names), names, ENGINE)
         judged = tops if self._at_layer else outputs
+        judge = SquaredDifference(judged)
         if judged not in self._references:
             self._references[judged] = self._fp32(judged)
         parts = []
         for sample, reference in zip(self._experiment.samples, self._references[judged], strict=True):
             found = {}
             executor.run(sample, found.__setitem__)
-            parts.append(self._judge.part(reference, {name: found[name] for name in judged}))
-        return self._judge.loss(range(len(parts)), parts)
+            parts.append(judge.part(reference, found))
+        return judge.loss(range(len(parts)), parts)
 
     def _fp32(self, names: tuple[str, ...]) -> list:
         executor = Executor(lower_float(self._experiment.model, names), names, ENGINE)
@@ -123,7 +123,7 @@ def compare(folder: Path, experiment: Experiment, plan: QuantPlan, layers: int, 
     thresholds = dict(plan.thresholds)
 
     def ours() -> Trials:
-        return Trials(experiment, plan, SquaredDifference(), range(IMAGES), at_layer=at_layer)
+        return Trials(experiment, plan, SquaredDifference(experiment.outputs), range(IMAGES), at_layer=at_layer)
 
     trials = ours()
     targets = original_targets(trials)

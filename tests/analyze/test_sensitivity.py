@@ -30,7 +30,7 @@ def runs(digits, setup, names):
 
 
 def test_every_unit_in_every_mode(digits, experiment):
-    found = measure_sensitivity(experiment, digits.plan, SquaredDifference())
+    found = measure_sensitivity(experiment, digits.plan, SquaredDifference(["prob"]), ["prob"])
     units = units_of(digits.model, digits.plan, experiment.needed)
     assert [u.unit for u in found.units] == list(units) and found.samples == SAMPLES
     everything = setup_of(digits.plan).int8_layers
@@ -41,7 +41,7 @@ def test_every_unit_in_every_mode(digits, experiment):
         fp32 = list(runs(digits, setup_of(digits.plan, ()), ["prob", unit.top]))
         for mode, chosen in layers.items():
             int8 = list(runs(digits, setup_of(digits.plan, chosen), ["prob", unit.top]))
-            outputs = [compare_outputs({"prob": a["prob"]}, b) for a, b in zip(fp32, int8, strict=True)]
+            outputs = [compare_outputs(a, b, ["prob"]) for a, b in zip(fp32, int8, strict=True)]
             own = [compare(a[unit.top], b[unit.top]) for a, b in zip(fp32, int8, strict=True)]
             assert row.damage[mode].outputs == sum(outputs[1:], outputs[0]), (unit.name, mode)
             assert row.damage[mode].own == sum(own[1:], own[0]), (unit.name, mode)
@@ -60,8 +60,8 @@ def test_batch_norm_and_scale_are_one_unit(digits, experiment):
 
 
 def test_ranked_by_the_judge(digits, experiment):
-    judge = QualityDrop("top1", top1, digits.labels[:SAMPLES])
-    found = measure_sensitivity(experiment, digits.plan, judge)
+    judge = QualityDrop("top1", top1, ["prob"], digits.labels[:SAMPLES])
+    found = measure_sensitivity(experiment, digits.plan, judge, ["prob"])
     losses = [u.damage["alone"].loss for u in found.ranked()]
     assert losses == sorted(losses, reverse=True) and found.judge == "top1"
     order = [u.unit.start for u in found.ranked() if u.damage["alone"].loss == losses[-1]]
@@ -70,14 +70,16 @@ def test_ranked_by_the_judge(digits, experiment):
 
 def test_the_whole_network_is_the_last_cumulative_one(digits, experiment):
     steps = []
-    found = measure_sensitivity(experiment, digits.plan, SquaredDifference(), lambda *at: steps.append(at))
+    found = measure_sensitivity(
+        experiment, digits.plan, SquaredDifference(["prob"]), ["prob"], lambda *at: steps.append(at)
+    )
     assert found.whole == found.units[-1].damage["cumulative"].outputs
     assert found.whole_loss == found.units[-1].damage["cumulative"].loss > 0
     assert [done for done, _, _ in steps] == list(range(len(found.units) + 1))
 
 
 def test_the_same_figures_on_any_number_of_threads(digits, experiment):
-    found = measure_sensitivity(experiment, digits.plan, SquaredDifference())
+    found = measure_sensitivity(experiment, digits.plan, SquaredDifference(["prob"]), ["prob"])
     other = Experiment(digits.model, digits.samples[:SAMPLES], ["prob"], ExperimentOptions(threads=1, budget=0))
-    again = measure_sensitivity(other, digits.plan, SquaredDifference())
+    again = measure_sensitivity(other, digits.plan, SquaredDifference(["prob"]), ["prob"])
     assert [u.damage for u in found.units] == [u.damage for u in again.units]

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.errors import OptionError
+from calib8.layers.softmax import Softmax
 from calib8.lowering import Model
 
 Array = NDArray[Any]
@@ -31,9 +32,11 @@ class Judge(ABC):
 
     Attributes:
         name: for reports.
+        values: what it looks at; outputs may hold more than these.
     """
 
     name: str
+    values: tuple[str, ...]
 
     @abstractmethod
     def part(self, reference: Outputs, result: Outputs) -> Any:
@@ -57,9 +60,12 @@ class SquaredDifference(MeanJudge):
 
     name = "difference"
 
+    def __init__(self, values: Sequence[str]) -> None:
+        self.values = tuple(values)
+
     def part(self, reference: Outputs, result: Outputs) -> float:
         """In squared real units."""
-        return sum(mean_squared_difference(x, result[name]) for name, x in reference.items())
+        return sum(mean_squared_difference(reference[value], result[value]) for value in self.values)
 
 
 def mean_squared_difference(reference: Array, result: Array) -> float:
@@ -83,13 +89,13 @@ class QualityDrop(Judge):
         labels: one for each sample of the experiment, along axis 0; None for none.
     """
 
-    def __init__(self, name: str, quality: Quality, labels: Array | None = None) -> None:
-        self.name, self._quality, self._labels = name, quality, labels
+    def __init__(self, name: str, quality: Quality, values: Sequence[str], labels: Array | None = None) -> None:
+        self.name, self._quality, self.values, self._labels = name, quality, tuple(values), labels
         self._of_fp32: dict[tuple[int, ...], float] = {}
 
     def part(self, reference: Outputs, result: Outputs) -> tuple[Outputs, Outputs]:
         """The outputs themselves: a quality may look at all of them together."""
-        return reference, {name: array.copy() for name, array in result.items()}
+        return {v: reference[v] for v in self.values}, {v: result[v].copy() for v in self.values}
 
     def loss(self, samples: Sequence[int], parts: Sequence[tuple[Outputs, Outputs]]) -> float:
         """May be negative, where INT8 happens to be better."""
@@ -133,18 +139,23 @@ def top1(reference: Outputs, result: Outputs, labels: Any) -> float:
     return float(np.mean(found == right))
 
 
-def compared_values(model: Model) -> tuple[str, ...]:
+def compared_values(model: Model, *, before_softmax: bool = False) -> tuple[str, ...]:
     """The values that stand for the network's outputs when INT8 is compared with FP32.
 
     An output that a layer in Python gives, such as detections, has as many rows as there are finds: what goes into
     such a layer is compared in its place.
+
+    Args:
+        before_softmax: compare what goes into a Softmax, too, in the place of its probabilities. These hardly move
+            where the network is sure of its answer, so that they say little about most samples.
     """
     found: dict[str, None] = {}
     open_values = list(model.net.outputs)
     while open_values:
         value = open_values.pop(0)
         layer = model.net.producer[value]
-        if model.op_of[layer.name].kind == "host":
+        op = model.op_of[layer.name]
+        if op.kind == "host" or (before_softmax and isinstance(op, Softmax)):
             open_values[:0] = layer.bottoms
         elif value not in model.inputs:
             found[value] = None

@@ -17,7 +17,7 @@ and of a tensor of codes:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
@@ -137,9 +137,11 @@ class OutputComparison:
         return min((c.top1 for c in self.by_value.values() if c.positions), default=math.nan)
 
 
-def compare_outputs(reference: Mapping[str, Array], result: Mapping[str, Array]) -> OutputComparison:
-    """The comparison of every value of `reference`."""
-    return OutputComparison({name: compare(x, result[name]) for name, x in reference.items()})
+def compare_outputs(
+    reference: Mapping[str, Array], result: Mapping[str, Array], values: Sequence[str]
+) -> OutputComparison:
+    """The comparison of each of these values."""
+    return OutputComparison({value: compare(reference[value], result[value]) for value in values})
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from typing import Any
 
 from calib8.analyze.experiment import Experiment, Lane
 from calib8.analyze.judges import Judge, SquaredDifference
-from calib8.analyze.units import Unit, setup_of, units_of
+from calib8.analyze.units import Unit, setup_of, units_of, without_idle_layers
 from calib8.quantize import QuantPlan
 
 _REVISITED = 6
@@ -45,22 +45,20 @@ class MixedPrecision:
         kept: units that stay in FP32, in the order of the network.
         drop_before, drop_after: with everything in INT8, and with the proposal.
         int8_layers: names of all layers in INT8, in the order of the network.
+        fp32_layers: names of those that could run in INT8 and do not: the kept ones, and layers between them that only
+            hand values on.
     """
 
     kept: tuple[KeptUnit, ...]
     drop_before: float
     drop_after: float
     int8_layers: tuple[str, ...]
+    fp32_layers: tuple[str, ...]
 
     @property
     def int8_layer(self) -> str:
         """The string for int8_init; "" for a network whose layers all run in INT8, which means just that."""
         return ",".join(self.int8_layers) if self.kept else ""
-
-    @property
-    def fp32_layers(self) -> tuple[str, ...]:
-        """Names of the kept layers, in the order of the network."""
-        return tuple(name for kept in self.kept for name in kept.unit.layers)
 
 
 def propose_mixed_precision(
@@ -68,29 +66,39 @@ def propose_mixed_precision(
     plan: QuantPlan,
     judge: Judge,
     max_drop: float,
+    compared: Sequence[str],
     progress: Progress = lambda done, steps, what: None,
 ) -> MixedPrecision:
     """A small set of units to keep in FP32 with which the judge's loss over all samples is at most `max_drop`.
 
+    Args:
+        compared: the values whose squared difference decides where drops are equal; they and the judge's are outputs
+            of the experiment.
+
     Raises:
         OptionError: the judge cannot judge the outputs.
     """
-    return _Proposal(experiment, plan, judge, max_drop, progress).make()
+    return _Proposal(experiment, plan, judge, SquaredDifference(compared), max_drop, progress).make()
 
 
 class _Proposal:
     """A proposal while it is made. A result is (drop, squared difference): smaller is better, in this order."""
 
     def __init__(
-        self, experiment: Experiment, plan: QuantPlan, judge: Judge, max_drop: float, progress: Progress
+        self,
+        experiment: Experiment,
+        plan: QuantPlan,
+        judge: Judge,
+        difference: SquaredDifference,
+        max_drop: float,
+        progress: Progress,
     ) -> None:
-        self._experiment, self._plan, self._judge, self._max_drop = experiment, plan, judge, max_drop
-        self._progress, self._done = progress, 0
+        self._experiment, self._plan, self._judge, self._difference = experiment, plan, judge, difference
+        self._max_drop, self._progress, self._done = max_drop, progress, 0
         ops = experiment.model.op_of
-        # A passive layer in FP32 changes nothing that its neighbours do not.
         units = units_of(experiment.model, plan, experiment.needed)
-        self._units = [u for u in units if not all(ops[name].passive for name in u.layers)]
-        self._difference = SquaredDifference()
+        # Layers that only hand values on follow those before them.
+        self._units = [u for u in units if not all(ops[name].passive or ops[name].moves_data for name in u.layers)]
         self._known: dict[frozenset[Unit], tuple[float, float]] = {}
 
     def make(self) -> MixedPrecision:
@@ -100,10 +108,17 @@ class _Proposal:
         after, _ = self._result(kept)
         ordered = sorted(kept, key=lambda unit: unit.start)
         bought = tuple(KeptUnit(u, self._result([k for k in kept if k is not u])[0] - after) for u in ordered)
+        layers = self._experiment.model.net.layers
+        everything, chosen = setup_of(self._plan).int8_layers, self._in_int8(kept)
+        return MixedPrecision(
+            bought, before, after,
+            tuple(x.name for x in layers if x.name in chosen),
+            tuple(x.name for x in layers if x.name in everything - chosen),
+        )  # fmt: skip
+
+    def _in_int8(self, kept: Collection[Unit]) -> frozenset[str]:
         in_fp32 = {name for unit in kept for name in unit.layers}
-        everything = setup_of(self._plan).int8_layers - in_fp32
-        names = tuple(x.name for x in self._experiment.model.net.layers if x.name in everything)
-        return MixedPrecision(bought, before, after, names)
+        return without_idle_layers(self._experiment.model, setup_of(self._plan).int8_layers - in_fp32)
 
     def _grown(self) -> list[Unit]:
         kept: list[Unit] = []
@@ -134,8 +149,8 @@ class _Proposal:
         return self._known[key]
 
     def _measured(self, kept: Collection[Unit]) -> tuple[float, float]:
-        experiment, in_fp32 = self._experiment, {name for unit in kept for name in unit.layers}
-        variant = experiment.variant(setup_of(self._plan, setup_of(self._plan).int8_layers - in_fp32))
+        experiment = self._experiment
+        variant = experiment.variant(setup_of(self._plan, self._in_int8(kept)))
         starts = [unit.start for unit in kept]
 
         def part(lane: Lane, sample: int) -> tuple[Any, float]:

@@ -12,7 +12,7 @@ one before it are not computed again (`experiment`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,9 +91,13 @@ def measure_sensitivity(
     experiment: Experiment,
     plan: QuantPlan,
     judge: Judge,
+    compared: Sequence[str],
     progress: Progress = lambda done, units, name: None,
 ) -> Sensitivity:
     """Run all units over all samples of an experiment.
+
+    Args:
+        compared: the values that stand for the network's outputs; they and the judge's are outputs of the experiment.
 
     Raises:
         OptionError: the judge cannot judge the network's outputs.
@@ -102,15 +106,15 @@ def measure_sensitivity(
     measured = []
     for done, unit in enumerate(units):
         progress(done, len(units), unit.name)
-        measured.append(_Measurement(experiment, plan, judge, unit).run())
+        measured.append(_Measurement(experiment, plan, judge, tuple(compared), unit).run())
     progress(len(units), len(units), "all in INT8")
     everything = experiment.variant(setup_of(plan))
     samples = range(len(experiment.samples))
     outputs = experiment.each(lambda lane, sample: lasting(lane.run(sample, everything, experiment.outputs)), samples)
-    parts = [(compare_outputs(x, y), judge.part(x, y)) for x, y in zip(experiment.references, outputs, strict=True)]
-    loss = judge.loss(range(len(parts)), [part for _, part in parts])
-    whole = total((found for found, _ in parts), OutputComparison())
-    return Sensitivity(tuple(measured), whole, loss, judge.name, len(parts))
+    pairs = list(zip(experiment.references, outputs, strict=True))
+    loss = judge.loss(samples, [judge.part(x, y) for x, y in pairs])
+    whole = total((compare_outputs(x, y, compared) for x, y in pairs), OutputComparison())
+    return Sensitivity(tuple(measured), whole, loss, judge.name, len(samples))
 
 
 @dataclass(frozen=True)
@@ -125,8 +129,11 @@ class _Part:
 class _Measurement:
     """One unit."""
 
-    def __init__(self, experiment: Experiment, plan: QuantPlan, judge: Judge, unit: Unit) -> None:
+    def __init__(
+        self, experiment: Experiment, plan: QuantPlan, judge: Judge, compared: tuple[str, ...], unit: Unit
+    ) -> None:
         self._experiment, self._plan, self._judge, self._unit = experiment, plan, judge, unit
+        self._compared = compared
         everything = setup_of(plan).int8_layers
         before = {name for name in everything if experiment.position(name) < unit.stop}
         setups = (unit.layers, before, everything - set(unit.layers))
@@ -166,8 +173,8 @@ class _Measurement:
 
     def _part(self, sample: int, own: Any, found: dict[str, Any]) -> _Part:
         experiment, top = self._experiment, self._unit.top
-        outputs = {name: found[name] for name in experiment.outputs}
         codes = found.get(codes_of(top))
         mine = found[top] if codes is None else real_values(codes, self._plan.thresholds[top])
         reference = experiment.references[sample]
-        return _Part(compare_outputs(reference, outputs), compare(own, mine), self._judge.part(reference, outputs))
+        outputs = compare_outputs(reference, found, self._compared)
+        return _Part(outputs, compare(own, mine), self._judge.part(reference, found))

@@ -78,7 +78,6 @@ class Trials:
     ) -> None:
         self.experiment, self._judge = experiment, judge
         self._tuned, self._held_out, self._at_layer = tuple(tuned), tuple(held_out), at_layer
-        self._local = SquaredDifference()
         self._target: str | None = None
         self._references: dict[int, Outputs] = {}
         self.plan = plan
@@ -129,10 +128,11 @@ class Trials:
     def _run(self, variants: Sequence[Variant], asked: Trial | Damage) -> list[float]:
         touched, target = self.touched[asked.group], asked.target if isinstance(asked, Trial) else None
         chosen = self._held_out if isinstance(asked, Trial) and asked.held_out else self._tuned
-        names, judge = self.experiment.outputs, self._judge
+        judge, names = self._judge, self._judge.values
         references: Mapping[int, Outputs] = dict(enumerate(self.experiment.references))
         if target is not None and self._at_layer:
-            names, judge = self.experiment.model.net.layer_by_name[target].tops, self._local
+            names = self.experiment.model.net.layer_by_name[target].tops
+            judge = SquaredDifference(names)
             references = self._tops_in_fp32(target, names, chosen)
 
         def part(lane: Lane, item: tuple[int, Variant]) -> Any:

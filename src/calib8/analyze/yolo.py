@@ -70,10 +70,10 @@ class YoloDifference(MeanJudge):
     name = "yolo"
 
     def __init__(self, anchors: Mapping[str, Anchors], input_size: tuple[int, int]) -> None:
-        self._anchors, self._input_size = anchors, input_size
+        self.values, self._anchors, self._input_size = tuple(anchors), anchors, input_size
 
     def part(self, reference: Outputs, result: Outputs) -> float:
-        """Outputs that are no YOLO maps do not count."""
+        """Over all outputs that have anchors."""
         return sum(self._difference(reference[name], result[name], own) for name, own in self._anchors.items())
 
     def _difference(self, reference: NDArray[Any], result: NDArray[Any], anchors: Anchors) -> float:

@@ -7,15 +7,14 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from calib8.calibrate.histogram import DEFAULT_BINS
-from calib8.calibrate.thresholds import DEFAULT_METHOD, METHODS, ThresholdOptions
+from calib8.calibrate.thresholds import DEFAULT_METHOD, ThresholdOptions
 from calib8.calibration import Calibration
 from calib8.cli.images import add_image_options, images_source
 from calib8.cli.options import add_common_options
 from calib8.cli.progress import ProgressLine
 from calib8.cli.table import aligned
+from calib8.cli.thresholds import add_threshold_options, given_thresholds
 from calib8.errors import OptionError
-from calib8.export import read_plain_table
 from calib8.proto.text import read_prototxt
 
 _log = logging.getLogger(__name__)
@@ -51,33 +50,9 @@ def add_parser(commands: Any) -> None:
         help="how many images are used (default: 10; 100 or more give better thresholds)",
     )  # fmt: skip
     parser.add_argument("--output", metavar="FOLDER", type=Path, help="where the files go (default: PATH)")
-    _add_threshold_options(parser)
+    add_threshold_options(parser, DEFAULT_METHOD)
     _add_run_options(parser)
     add_image_options(parser)
-
-
-def _add_threshold_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("thresholds")
-    methods = "; ".join(f"{m.name}: {m.summary}" for m in METHODS.values())
-    group.add_argument(
-        "--method", choices=METHODS, default=DEFAULT_METHOD, help=f"{methods} (default: {DEFAULT_METHOD})"
-    )
-    group.add_argument(
-        "--percent", type=float, default=ThresholdOptions().percent, metavar="P",
-        help="with --method percentile: this share of the values is not clipped (default: %(default)s)",
-    )  # fmt: skip
-    group.add_argument("--ignore-zeros", action="store_true", help="leave zeros out of the distributions")
-    group.add_argument(
-        "--bins", type=int, default=DEFAULT_BINS, metavar="N",
-        help="bins of a histogram, a multiple of 128 (default: %(default)s)",
-    )  # fmt: skip
-    group.add_argument(
-        "--concat-quantize", action="store_true", help="every bottom of a Concat keeps a threshold of its own"
-    )
-    group.add_argument(
-        "--thresholds", metavar="TABLE", type=Path,
-        help="take the thresholds from a plain calibration table instead of measuring them",
-    )  # fmt: skip
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -128,23 +103,12 @@ def run(options: argparse.Namespace) -> int:
         if options.thresholds is None:
             calibration.calc_tables()
         else:
-            calibration.tune_tables(_given_thresholds(options.thresholds, calibration))
+            calibration.tune_tables(given_thresholds(options.thresholds, calibration))
     paths = calibration.export(output)
     _warn_of_clipping(calibration)
     print(summary(calibration))
     print("\n".join(str(path) for path in paths))
     return 0
-
-
-def _given_thresholds(path: Path, calibration: Calibration) -> dict[str, float]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as why:
-        raise OptionError(f"{path}: cannot be read as a plain calibration table: {why}") from None
-    net = calibration.model.net
-    found = read_plain_table(text, calibration.model, str(path))
-    # By layer, as in the file: a blob that is overwritten in place has a threshold for each of its layers.
-    return {net.producer[v].name if net.producer[v].tops[0] == v else v: t for v, t in found.items()}
 
 
 def summary(calibration: Calibration) -> str:

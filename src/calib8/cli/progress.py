@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from types import TracebackType
 from typing import TextIO
+
+from calib8.cli.table import printable
 
 _QUIET_SECONDS = 2.0
 _REFRESH_SECONDS = 0.2
@@ -24,13 +27,15 @@ class ProgressLine:
     def __enter__(self) -> ProgressLine:
         return self
 
-    def __call__(self, done: int) -> None:
-        """Report how many are done."""
+    def __call__(self, done: int, detail: str = "", total: int | None = None) -> None:
+        """Report how many are done, what is going on, and a total that has changed."""
+        self._total = total or self._total
         now = time.monotonic()
         if not self._shown or now - self._start < _QUIET_SECONDS or now - self._last < _REFRESH_SECONDS:
             return
         self._last = now
-        self._write(progress_text(self._what, done, self._total, now - self._start))
+        text = progress_text(self._what, done, self._total, now - self._start)
+        self._write(f"{text}; {printable(detail)}" if detail else text)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -40,6 +45,7 @@ class ProgressLine:
             self._stream.flush()
 
     def _write(self, text: str) -> None:
+        text = text[: shutil.get_terminal_size().columns - 1]  # a line that wraps could not be overwritten
         self._stream.write("\r" + text.ljust(self._width))
         self._stream.flush()
         self._width = max(self._width, len(text))
