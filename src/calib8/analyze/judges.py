@@ -38,6 +38,11 @@ class Judge(ABC):
     name: str
     values: tuple[str, ...]
 
+    @property
+    def key(self) -> str:
+        """Names everything that a loss depends on beside the outputs."""
+        return repr((self.name, self.values))
+
     @abstractmethod
     def part(self, reference: Outputs, result: Outputs) -> Any:
         """What one sample contributes: its outputs in FP32 and in INT8. Later runs change the arrays of `result`."""
@@ -87,11 +92,21 @@ class QualityDrop(Judge):
 
     Args:
         labels: one for each sample of the experiment, along axis 0; None for none.
+        code: names the quality's own code, for a function of the user's.
     """
 
-    def __init__(self, name: str, quality: Quality, values: Sequence[str], labels: Array | None = None) -> None:
+    def __init__(
+        self, name: str, quality: Quality, values: Sequence[str], labels: Array | None = None, code: str = ""
+    ) -> None:
         self.name, self._quality, self.values, self._labels = name, quality, tuple(values), labels
+        self._code = code
         self._of_fp32: dict[tuple[int, ...], float] = {}
+
+    @property
+    def key(self) -> str:
+        """With the labels, and what names the code."""
+        labels = None if self._labels is None else self._labels.tolist()
+        return repr((self.name, self._code, self.values, labels))
 
     def part(self, reference: Outputs, result: Outputs) -> tuple[Outputs, Outputs]:
         """The outputs themselves: a quality may look at all of them together."""

@@ -81,22 +81,25 @@ Losses = Sequence[float]
 Search = Generator[Event, Losses, None]
 
 
-def original_search(targets: Sequence[tuple[str, str]], thresholds: Thresholds) -> Search:
+def original_search(targets: Sequence[tuple[str, str]], thresholds: Thresholds, before: float | None = None) -> Search:
     """The original tool's: for every layer in order, `threshold * 1.01^n` until three trials in a row do not improve,
     then `threshold * 0.99^n` the same way; the best is kept.
 
     Args:
         targets: layers in order, each with the group of its top.
         thresholds: at the beginning.
+        before: the loss of the first target at the beginning, where it is known.
     """
     current = dict(thresholds)
     for done, (layer, group) in enumerate(targets):
         yield Step(done, len(targets), layer)
-        (before,) = yield (Trial(group, None, target=layer),)
+        if before is None:
+            (before,) = yield (Trial(group, None, target=layer),)
         best, loss = yield from tune_one(layer, group, current[group], before)
         if loss < before:
             current[group] = best
             yield Accept(group, best, before, loss, target=layer)
+        before = None
     yield Step(len(targets), len(targets), "")
 
 

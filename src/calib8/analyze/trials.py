@@ -85,6 +85,11 @@ class Trials:
         self._units = units_of(experiment.model, plan, experiment.needed)
 
     @property
+    def thresholds(self) -> dict[str, float]:
+        """By group."""
+        return {group: self.plan.thresholds[group] for group in self.touched}
+
+    @property
     def has_held_out(self) -> bool:
         """Whether there are samples for trials on those held out."""
         return bool(self._held_out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,6 +86,21 @@ def run_search(
     finished = run.through(search)
     after = run.losses(at_any_cost=True)
     return TuningResult(trials.plan, before, after, tuple(run.accepted), run.asked, finished, dict(run.differences))
+
+
+def layer_differences(
+    trials: Trials, targets: Sequence[tuple[str, str]], watch: Watch = lambda status: None
+) -> dict[str, float]:
+    """For every layer the loss with all layers up to it in INT8, as trials with a target are judged.
+
+    Args:
+        targets: layers, each with the group of its top.
+    """
+    found: dict[str, float] = {}
+    for done, (layer, group) in enumerate(targets):
+        watch(Status(done, len(targets), layer, None, None))
+        (found[layer],) = trials.losses((Trial(group, None, target=layer),))
+    return found
 
 
 class _OutOfTimeError(Exception):

@@ -7,6 +7,7 @@ def metric(fp32, int8, labels):   # labels only where they are given
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +20,10 @@ from calib8.python_layers.failures import run_failure
 from calib8.python_layers.isolation import World
 
 
-def user_metric(name: str, model: Model) -> Quality:
-    """The function that `module:function` names; modules are found in the working directory and on PYTHONPATH.
+def user_metric(name: str, model: Model) -> tuple[Quality, str]:
+    """The function that `module:function` names, and a digest of its file.
+
+    Modules are found in the working directory and on PYTHONPATH.
 
     Raises:
         OptionError: no such module or function, or one that cannot be imported; later, whatever the function raises.
@@ -38,7 +41,13 @@ def user_metric(name: str, model: Model) -> Quality:
             except Exception as why:  # noqa: BLE001 - the user's code
                 raise OptionError(f"metric {name}: {run_failure(why, world.owns)}") from None
 
-    return quality
+    return quality, _digest(called)
+
+
+def _digest(function: Callable[..., Any]) -> str:
+    file = getattr(getattr(function, "__code__", None), "co_filename", "")
+    data = Path(file).read_bytes() if file and Path(file).is_file() else b""
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
 def _import(module: str, function: str, name: str, world: World) -> Callable[..., Any]:

@@ -72,6 +72,11 @@ class YoloDifference(MeanJudge):
     def __init__(self, anchors: Mapping[str, Anchors], input_size: tuple[int, int]) -> None:
         self.values, self._anchors, self._input_size = tuple(anchors), anchors, input_size
 
+    @property
+    def key(self) -> str:
+        """With the anchors."""
+        return repr((self.name, self._anchors, self._input_size))
+
     def part(self, reference: Outputs, result: Outputs) -> float:
         """Over all outputs that have anchors."""
         return sum(self._difference(reference[name], result[name], own) for name, own in self._anchors.items())

@@ -47,8 +47,13 @@ def add_resize_options(parser: Any, size_help: str) -> None:
     )
 
 
-def images_source(options: argparse.Namespace, prototxt: Prototxt) -> ImagesSource | None:
+def images_source(
+    options: argparse.Namespace, prototxt: Prototxt, preprocess: Preprocess | None = None
+) -> ImagesSource | None:
     """The images that the options name; None without `--images`.
+
+    Args:
+        preprocess: how they become samples, in the place of what the options say.
 
     Raises:
         DataError: the network has no such input, or the images do not fit it.
@@ -62,12 +67,15 @@ def images_source(options: argparse.Namespace, prototxt: Prototxt) -> ImagesSour
             f"{prototxt.source}: which input takes the images? Say --input BLOB; "
             f"Input layers of the network: {', '.join(map(repr, shapes)) or 'none'}"
         )
+    return ImagesSource(options.images, blob, shapes[blob], preprocess or _preprocess(options))
+
+
+def _preprocess(options: argparse.Namespace) -> Preprocess:
     scale = options.scale[0] if len(options.scale) == 1 else options.scale
-    preprocess = Preprocess(
+    return Preprocess(
         size=options.size, resize=options.resize, short_side=options.short_side, color_format=options.color,
         mean=_mean(options.mean), scale=scale, mirror=options.mirror,
     )  # fmt: skip
-    return ImagesSource(options.images, blob, shapes[blob], preprocess)
 
 
 def _inputs(prototxt: Prototxt) -> dict[str, tuple[int, ...]]:

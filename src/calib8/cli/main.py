@@ -11,11 +11,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from calib8.cli import calibrate, check, completion, export, lmdb
+from calib8.cli import calibrate, check, completion, export, lmdb, sensitivity, tune
 from calib8.cli.version import VersionAction
 from calib8.errors import Calib8Error
 
-_COMMANDS = (check, calibrate, export, lmdb, completion)
+_COMMANDS = (check, calibrate, sensitivity, tune, export, lmdb, completion)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,8 +1,18 @@
 """Calibration and test samples: LMDB, image lists, HDF5, the user's Python layers, all behind `SampleSource`."""
 
 from calib8.data.faces import Batch, SampleSource, takes
+from calib8.data.image_params import read_image_params
 from calib8.data.images import ImagesSource
 from calib8.data.preprocess import Preprocess
 from calib8.data.sources import DATA_TYPES, open_source
 
-__all__ = ["DATA_TYPES", "Batch", "ImagesSource", "Preprocess", "SampleSource", "open_source", "takes"]
+__all__ = [
+    "DATA_TYPES",
+    "Batch",
+    "ImagesSource",
+    "Preprocess",
+    "SampleSource",
+    "open_source",
+    "read_image_params",
+    "takes",
+]

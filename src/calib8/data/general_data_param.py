@@ -36,21 +36,21 @@ def read_param(text: str, what: str) -> GeneralDataParam:
     Raises:
         DataError: all unknown, missing and wrong keys; `what` says whose they are.
     """
-    reader = _Reader(_parse(text, what))
+    what = f"{what}: param_str"
+    reader = KeyReader(parse_keys(text, what))
     data_list = reader.take("data_list", _text, "a path")
-    size = (reader.take("h", _side, "a positive number"), reader.take("w", _side, "a positive number"))
-    color = reader.take("color_format", _color, "rgb or bgr", "rgb")
-    means = {name: reader.take(name, _number, "a number", 0.0) for name in _MEANS_OF_COLOR["rgb"]}
-    scale = reader.take("scale", _number, "a number", 1.0)
+    size = (reader.take("h", side, "a positive number"), reader.take("w", side, "a positive number"))
+    color = take_color(reader)
+    mean, scale = take_mean(reader, color), reader.take("scale", number, "a number", 1.0)
     mirror = reader.take("mirror", _mirror, "1 (flip both ways), 2 (no flip) or 3 (flip left to right)", None)
     transpose = reader.take("transpose", _transpose, "an order of 0, 1, 2 such as [2, 0, 1]", (2, 0, 1))
-    padding = reader.take("padding", _flag, "true or false", False)
-    batch_size = reader.take("batch_size", _side, "a positive number", 1)
+    padding = take_padding(reader)
+    batch_size = reader.take("batch_size", side, "a positive number", 1)
     reader.finish(what)
     preprocess = Preprocess(
         resize="letterbox" if padding else "warp",
         color_format=color,
-        mean=tuple(means[name] for name in _MEANS_OF_COLOR[color]),
+        mean=mean,
         scale=scale,
         mirror=mirror,
         transpose=transpose,
@@ -58,9 +58,30 @@ def read_param(text: str, what: str) -> GeneralDataParam:
     return GeneralDataParam(data_list, size, batch_size, preprocess)
 
 
-def _parse(text: str, what: str) -> dict[Any, Any]:
+def take_color(reader: KeyReader) -> str:
+    """`color_format`."""
+    return str(reader.take("color_format", _color, "rgb or bgr", "rgb"))
+
+
+def take_mean(reader: KeyReader, color: str) -> tuple[float, ...]:
+    """`r_mean`, `g_mean` and `b_mean`, in the order of the channels."""
+    means = {name: reader.take(name, number, "a number", 0.0) for name in _MEANS_OF_COLOR["rgb"]}
+    return tuple(means[name] for name in _MEANS_OF_COLOR[color])
+
+
+def take_padding(reader: KeyReader) -> bool:
+    """`padding`."""
+    return bool(reader.take("padding", _flag, "true or false", False))
+
+
+def parse_keys(text: str, what: str) -> dict[Any, Any]:
+    """Keys and values in YAML, JSON or as a Python dict.
+
+    Raises:
+        DataError: it is none; `what` says what.
+    """
     if len(text) > MAX_BYTES:
-        raise DataError(f"{what}: param_str has {len(text)} characters, more than {MAX_BYTES}")
+        raise DataError(f"{what} has {len(text)} characters, more than {MAX_BYTES}")
     found: Any
     try:
         found = ast.literal_eval(text)
@@ -69,15 +90,13 @@ def _parse(text: str, what: str) -> dict[Any, Any]:
             found = yaml.safe_load(text)
         except (yaml.YAMLError, ValueError, RecursionError) as why:
             reason = " ".join(str(why).split())
-            raise DataError(f"{what}: param_str is no YAML, JSON or Python dict: {reason}") from None
+            raise DataError(f"{what} is no YAML, JSON or Python dict: {reason}") from None
     if not isinstance(found, dict):
-        raise DataError(
-            f"{what}: param_str is {text[:80]!r}; expected keys and values as in {{'data_list': list.txt, ...}}"
-        )
+        raise DataError(f"{what} is {text[:80]!r}; expected keys and values as in {{'data_list': list.txt, ...}}")
     return found
 
 
-class _Reader:
+class KeyReader:
     """Takes keys out of the dict, and remembers what was wrong."""
 
     def __init__(self, values: dict[Any, Any]) -> None:
@@ -105,7 +124,7 @@ class _Reader:
         known = ", ".join(self._known)
         self._problems += [f"{key!r} is unknown; known are {known}" for key in unknown]
         if self._problems:
-            raise DataError(f"{what}: param_str cannot be used", self._problems)
+            raise DataError(f"{what} cannot be used", self._problems)
 
 
 def _text(value: Any) -> str:
@@ -114,17 +133,19 @@ def _text(value: Any) -> str:
     return value
 
 
-def _number(value: Any) -> float:
+def number(value: Any) -> float:
+    """A finite number. Raises ValueError or TypeError for anything else."""
     if isinstance(value, bool) or not math.isfinite(float(value)):
         raise ValueError(value)
     return float(value)
 
 
-def _side(value: Any) -> int:
-    number = _number(value)
-    if not (number.is_integer() and 0 < number <= MAX_SIDE):
+def side(value: Any) -> int:
+    """A number of pixels. Raises ValueError or TypeError for anything else."""
+    found = number(value)
+    if not (found.is_integer() and 0 < found <= MAX_SIDE):
         raise ValueError(value)
-    return int(number)
+    return int(found)
 
 
 def _color(value: Any) -> str:
@@ -134,7 +155,7 @@ def _color(value: Any) -> str:
 
 
 def _mirror(value: Any) -> int | None:
-    return _FLIP_OF_MIRROR[_side(value)]
+    return _FLIP_OF_MIRROR[side(value)]
 
 
 def _flag(value: Any) -> bool:

@@ -15,7 +15,11 @@ from calib8.graph import Shape
 
 
 class ImagesSource(SampleSource):
-    """A SampleSource of images for one input blob."""
+    """A SampleSource of images for one input blob.
+
+    Attributes:
+        names: of the image files, without their folders.
+    """
 
     def __init__(self, listing: str | os.PathLike[str], top: str, shape: Shape, preprocess: Preprocess) -> None:
         """Find the images.
@@ -33,6 +37,7 @@ class ImagesSource(SampleSource):
             raise DataError(f"input {top!r} has the shape {shape}; images need (N, C, H, W)")
         self._preparer = _preparer(top, shape, preprocess)
         self._images = find_images(listing, "images")
+        self.names = tuple(listed.path.name for listed in self._images)
         self._top = top
         self.shapes = {top: shape}
         self.size = len(self._images)

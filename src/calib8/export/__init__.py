@@ -9,7 +9,7 @@
 """
 
 from calib8.export.calibration_table import table_message
-from calib8.export.files import read_plan, write_calibration_files, write_calibration_table
+from calib8.export.files import read_plan, table_name, write_calibration_files, write_calibration_table
 from calib8.export.int8_caffemodel import read_int8_model, write_int8_model
 from calib8.export.onnx_model import OnnxExport, onnx_export
 from calib8.export.plain_table import plain_table, read_plain_table
@@ -24,6 +24,7 @@ __all__ = [
     "read_plain_table",
     "read_plan",
     "table_message",
+    "table_name",
     "tpu_mlir_files",
     "tpu_mlir_names",
     "write_calibration_files",

@@ -119,6 +119,18 @@ def _neutral(layer: Layer, op: Op) -> Iterator[tuple[NDArray[np.float32], float]
         yield blob, 1.0 if isinstance(op, BatchNorm) and index > 0 else 0.0
 
 
+def table_name(table: str | os.PathLike[str]) -> str:
+    """The network's name in a calibration table, binary or text.
+
+    Raises:
+        TableError: the file cannot be read, is none, or is a plain one, which has no name.
+    """
+    found = _parse(_read(table), str(table))
+    if isinstance(found, str) or not found.name:
+        raise TableError(f"{table}: no network's name in it; give the .pb2 or the .prototxt file")
+    return str(found.name)
+
+
 def _parse(data: bytes, source: str) -> Message | str:
     """A table's message, or the text of a plain table."""
     if any(byte < 0x20 and byte not in b"\t\r\n" for byte in data[:4096]):

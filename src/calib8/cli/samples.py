@@ -1,0 +1,115 @@
+"""Samples in memory, one a run, with labels where there are some."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.data import ImagesSource, SampleSource, takes
+from calib8.errors import DataError
+from calib8.lowering import Model
+
+Array = NDArray[Any]
+_MOST_PROBLEMS = 10
+MAX_LABEL_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The inputs of so many runs, and a label for each image if the data have them.
+
+    Attributes:
+        inputs: by value, one mapping a run.
+        labels: (images,) or None.
+        names: of the images' files; () where they come from no files.
+    """
+
+    inputs: Sequence[Mapping[str, Array]]
+    labels: Array | None
+    names: tuple[str, ...]
+
+
+def read_samples(model: Model, source: SampleSource, count: int) -> Samples:
+    """The first images of a source.
+
+    Raises:
+        DataError: there are fewer, they lack an input, have another shape, or do not fill the last run.
+    """
+    values = {model.net.blob_of[value]: value for value in model.inputs}
+    found = _joined(list(takes(source, count)), model.net.source)
+    missing = [blob for blob, value in values.items() if blob not in found and model.net.consumers[value]]
+    if missing:
+        raise DataError(f"{model.net.source}: the data give {', '.join(found)}; the network also needs {missing[0]!r}")
+    per_run = max((model.shapes[value][0] for blob, value in values.items() if blob in found), default=1)
+    if count % per_run:
+        raise DataError(
+            f"{model.net.source}: images go through this network {per_run} together, and {count} are asked for; "
+            f"ask for a multiple of {per_run}"
+        )
+    inputs = [
+        {value: found[blob][at : at + per_run] for blob, value in values.items() if blob in found}
+        for at in range(0, count, per_run)
+    ]
+    for value, array in inputs[0].items():
+        if array.shape != model.shapes[value]:
+            raise DataError(f"input {value!r}: samples have the shape {array.shape}, expected {model.shapes[value]}")
+    names = source.names[:count] if isinstance(source, ImagesSource) else ()
+    return Samples(inputs, _own_labels(found, count), names)
+
+
+def _joined(batches: Sequence[Mapping[str, Array]], network: str) -> dict[str, Array]:
+    for blob, first in batches[0].items():
+        other = next((b[blob].shape[1:] for b in batches if b[blob].shape[1:] != first.shape[1:]), None)
+        if other is not None:
+            raise DataError(
+                f"{network}: samples of different shapes, {first.shape[1:]} and {other}, in blob {blob!r}; the network "
+                "is run on samples of one shape"
+            )
+    return {blob: np.concatenate([batch[blob] for batch in batches]) for blob in batches[0]}
+
+
+def _own_labels(found: Mapping[str, Array], count: int) -> Array | None:
+    """A second top with a number for each image."""
+    labels = [array for array in list(found.values())[1:] if array.size == count]
+    return labels[0].reshape(count) if labels else None
+
+
+def read_labels(path: Path, samples: Samples, count: int) -> Array:
+    """Labels of a file: a number in each line, for the images in their order, or `name number` for images by name.
+
+    Raises:
+        DataError: the file cannot be read, has other lines, or lacks images.
+    """
+    try:
+        if path.stat().st_size > MAX_LABEL_BYTES:
+            raise DataError(f"{path}: more than {MAX_LABEL_BYTES} bytes, the most that is read of a label file")
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as why:
+        raise DataError(f"{path}: cannot be read as labels: {why}") from None
+    rows = [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip()]
+    if rows and len(rows[0][1]) == 1:
+        numbers = [_number(path, number, words[0]) for number, words in rows]
+        if len(numbers) < count:
+            raise DataError(f"{path}: has {len(numbers)} labels for {count} images")
+        return np.array(numbers[:count])
+    by_name = {Path(words[0]).name: _number(path, number, [*words, ""][1]) for number, words in rows}
+    missing = [name for name in samples.names if name not in by_name]
+    if missing or not samples.names:
+        text = f"{path}: labels by name, and {len(missing)} of {count} images have none" if missing else (
+            f"{path}: labels by name, and the samples come from no image files; give one number a line"
+        )  # fmt: skip
+        raise DataError(text, [f"no label for {name!r}" for name in missing[:_MOST_PROBLEMS]])
+    return np.array([by_name[name] for name in samples.names])
+
+
+def _number(path: Path, line: int, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise DataError(f"{path}:{line}: {text!r} is no label; expected a number, or a name and a number") from None
+    return int(value) if value.is_integer() else value

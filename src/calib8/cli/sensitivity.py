@@ -1,0 +1,123 @@
+"""`calib8 sensitivity NAME PATH`: which layer costs the accuracy."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+from pathlib import Path
+from typing import Any
+
+from calib8.analyze.experiment import Experiment, ExperimentOptions
+from calib8.analyze.judges import compared_values
+from calib8.analyze.pictures import sensitivity_picture, shown_tops
+from calib8.analyze.report import SENSITIVITY_HEADER, sensitivity_csv, sensitivity_json, sensitivity_rows
+from calib8.analyze.sensitivity import Sensitivity, measure_sensitivity
+from calib8.atomic import write_atomically, write_together
+from calib8.cli.judging import METRICS, add_judge_options, make_judge
+from calib8.cli.progress import ProgressLine
+from calib8.cli.start import Start, add_start_options, histograms_of, open_start
+from calib8.cli.table import aligned
+
+_log = logging.getLogger(__name__)
+
+_DESCRIPTION = """\
+Say which layer costs the accuracy.
+
+Every layer that can run in INT8 (a BatchNorm together with its Scale) is judged in three networks: alone in INT8,
+together with all layers before it, and as the only one that stays in FP32. The thresholds are those of the
+calibration files in PATH, of a table, or measured here. The table has a row for each layer, the one that does most
+harm alone first:
+  loss              what the metric says of the layer alone
+  SNR, cosine, top-1
+                    of the outputs against FP32: signal to noise, cosine, how often the best class is the same
+  own SNR           at the layer's own top
+  cumulative SNR, SNR without
+                    at the outputs: with all layers up to this one in INT8; with all but this one in INT8
+  saturated, codes used
+                    of the codes of its top: how many are -128 or 127, how many of the 256 occur
+Into the output folder go
+  bmnet_NAME_sensitivity.json, .csv    all figures
+  bmnet_NAME_sensitivity.png           damage along the network; values and thresholds of the worst layers"""
+
+_EPILOG = f"""\
+{METRICS}
+
+examples:
+  calib8 sensitivity lenet models/lenet --samples 50
+  calib8 sensitivity squeezenet models/squeezenet --images photos/ --resize crop --mean 104,117,123 --method mse
+  calib8 sensitivity mine models/mine --labels labels.txt --metric mymetrics:accuracy
+
+what the JSON file holds, one object (keys are added, never renamed or removed):
+  network, thresholds, samples, metric
+                  the name, where the thresholds come from, how many images, which metric
+  int8            {{"loss", "outputs"}} of the network with everything in INT8
+  units           [{{"layers", "type", "threshold", "saturation", "codes_in_use", "alone", "cumulative", "without"}}] in
+                  the order of the network; the last three are {{"loss", "outputs", "own_top"}}
+  outputs and own_top are {{"cosine", "snr_db", "mse", "top1"}}; null for infinite (no error) or not applicable. Of
+  several outputs the worst counts, but for mse, which is summed."""
+
+
+def add_parser(commands: Any) -> None:
+    """Add this command."""
+    parser = commands.add_parser(
+        "sensitivity", help="say which layer costs the accuracy", description=_DESCRIPTION, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.set_defaults(run=run)
+    add_start_options(parser, samples=20, output="PATH")
+    add_judge_options(parser)
+    parser.add_argument("--no-picture", action="store_true", help="draw nothing")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, write and print.
+
+    Returns:
+        The exit code.
+    """
+    start = open_start(options, with_histograms=False)
+    samples = start.samples(options.samples)
+    compared = compared_values(start.model)
+    judge = make_judge(options.metric, options, start.model, samples, compared)
+    outputs = tuple(dict.fromkeys((*compared, *judge.values)))
+    settings = ExperimentOptions(options.threads, options.budget << 20)
+    with ProgressLine("sensitivity", None) as progress:
+        found = measure_sensitivity(
+            Experiment(start.model, samples.inputs, outputs, settings), start.plan, judge, compared,
+            lambda done, units, name: progress(done, name, units),
+        )  # fmt: skip
+    paths = _write(options, start, found)
+    print(aligned([SENSITIVITY_HEADER, *sensitivity_rows(found)], right=range(2, len(SENSITIVITY_HEADER))))
+    print(f"\neverything in INT8, {found.samples} samples: {_whole(found)}; thresholds: {start.origin}")
+    print("\n".join(map(str, paths)))
+    return 0
+
+
+def _whole(found: Sensitivity) -> str:
+    figures = [f"{found.judge} {found.whole_loss:.3g}", f"{found.whole.snr_db:.1f} dB"]
+    figures.append(f"cosine {found.whole.cosine:.5f}")
+    if found.whole.top1 == found.whole.top1:  # there are channels
+        figures.append(f"top-1 as in FP32 {found.whole.top1:.2%}")
+    return ", ".join(figures)
+
+
+def _write(options: argparse.Namespace, start: Start, found: Sensitivity) -> list[Path]:
+    base = (options.output or options.path) / f"bmnet_{options.name}_sensitivity"
+    contents = {".json": sensitivity_json(options.name, start.origin, found), ".csv": sensitivity_csv(found)}
+    if not options.no_picture and _can_draw():
+        values = dict.fromkeys(shown_tops(found))
+        histograms = histograms_of(options, start.prototxt, start.whole, start.source, values, lambda done: None)
+        contents[".png"] = sensitivity_picture(options.name, found, histograms)
+    with write_together():
+        for suffix, data in contents.items():
+            with write_atomically(f"{base}{suffix}") as file:
+                file.write(data)
+    return [Path(f"{base}{suffix}") for suffix in contents]
+
+
+def _can_draw() -> bool:
+    if importlib.util.find_spec("matplotlib") is not None:
+        return True
+    _log.warning("no picture: there is no matplotlib (pip install 'calib8[plot]'); --no-picture silences this")
+    return False
