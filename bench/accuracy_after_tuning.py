@@ -4,8 +4,8 @@ python bench/accuracy_after_tuning.py MODELS IMAGES [--network NAME]... [--metho
 
 MODELS holds a folder each for squeezenet_v1.1, cifar10_resnet20 and mobilenetv2_yolov3_nano_voc (deploy.prototxt,
 custom.caffemodel). IMAGES holds imagenet/calibration, imagenet/evaluation with labels.txt, cifar10_1200.npz (rgb and
-label) and coco64 (photographs with YOLO boxes beside them). A seed draws 20 of the images that are not evaluated: 10 to tune
-on, 10 held out. Calibration takes all of them, as a user would. mAP is at IoU 0.5, 101-point AP, over the VOC classes.
+label) and coco64 (photographs with YOLO boxes beside them). A seed draws 20 of the images that are not
+evaluated: 10 to tune on, 10 held out. Calibration takes all of them, as a user would. mAP is at IoU 0.5, 101-point AP, over the VOC classes.
 """
 
 from __future__ import annotations
