@@ -5,7 +5,8 @@ python bench/accuracy_after_tuning.py MODELS IMAGES [--network NAME]... [--metho
 MODELS holds a folder each for squeezenet_v1.1, cifar10_resnet20 and mobilenetv2_yolov3_nano_voc (deploy.prototxt,
 custom.caffemodel). IMAGES holds imagenet/calibration, imagenet/evaluation with labels.txt, cifar10_1200.npz (rgb and
 label) and coco64 (photographs with YOLO boxes beside them). A seed draws 20 of the images that are not
-evaluated: 10 to tune on, 10 held out. Calibration takes all of them, as a user would. mAP is at IoU 0.5, 101-point AP, over the VOC classes.
+evaluated: 10 to tune on, 10 held out. Calibration takes all of them, as a user would. mAP is at IoU 0.5, 101-point
+AP, over the VOC classes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from calib8.analyze.candidates import candidates_of
+from calib8.analyze.candidates import candidates_of, method_thresholds
 from calib8.analyze.experiment import Experiment
 from calib8.analyze.judges import SquaredDifference, compared_values
 from calib8.analyze.search import SearchOptions, candidate_search
@@ -35,7 +36,7 @@ from calib8.proto.caffemodel import read_caffemodel
 from calib8.proto.text import read_prototxt
 from calib8.quantize import QuantPlan, make_plan, observed_values
 
-TUNED, HELD_OUT = 10, 10
+TUNED, HELD_OUT = 10, 30
 
 
 @dataclass
@@ -218,7 +219,8 @@ def tuned(case: Case, method: str, seed: int) -> tuple[QuantPlan, QuantPlan, str
     samples = [{value: case.known[i][None]} for i in chosen]
     experiment = Experiment(case.model, samples, compared)
     trials = Trials(experiment, plan, SquaredDifference(compared), range(TUNED), range(TUNED, TUNED + HELD_OUT))
-    search = candidate_search(candidates_of(trials, histograms), trials.thresholds, SearchOptions())
+    methods = method_thresholds(trials, histograms)
+    search = candidate_search(candidates_of(methods), trials.thresholds, SearchOptions(), methods)
     start = time.perf_counter()
     found = run_search(search, trials)
     seconds = time.perf_counter() - start

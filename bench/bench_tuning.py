@@ -56,7 +56,8 @@ class Original:
         self._references: dict[tuple[str, ...], list] = {}
 
     def accept(self, decided: Accept) -> None:
-        self._thresholds = self._with(decided.group, decided.threshold)
+        ((group, threshold),) = decided.thresholds.items()
+        self._thresholds = self._with(group, threshold)
 
     def losses(self, asked: Sequence[Trial]) -> list[float]:
         return [self._loss(trial) for trial in asked]
