@@ -3,10 +3,10 @@
 python bench/accuracy_after_tuning.py MODELS IMAGES [--network NAME]... [--method METHOD]... [--seeds N]
 
 MODELS holds a folder each for squeezenet_v1.1, cifar10_resnet20 and mobilenetv2_yolov3_nano_voc (deploy.prototxt,
-custom.caffemodel). IMAGES holds imagenet/calibration, imagenet/evaluation with labels.txt, cifar10_1200.npz (rgb and
-label) and coco64 (photographs with YOLO boxes beside them). A seed draws 20 of the images that are not
-evaluated: 10 to tune on, 10 held out. Calibration takes all of them, as a user would. mAP is at IoU 0.5, 101-point
-AP, over the VOC classes.
+custom.caffemodel). IMAGES holds imagenet/calibration, imagenet/evaluation with labels.txt, cifar10_1200.npz (rgb,
+label) and coco64 (photographs with YOLO boxes beside them). A seed draws 10 images to tune on and up to 30 to hold out
+from those that are not evaluated. Calibration takes all of them, as a user would. mAP is at IoU 0.5, 101-point AP, over
+the VOC classes.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ def tuned(case: Case, method: str, seed: int) -> tuple[QuantPlan, QuantPlan, str
     compared = compared_values(case.model, before_softmax=True)
     samples = [{value: case.known[i][None]} for i in chosen]
     experiment = Experiment(case.model, samples, compared)
-    trials = Trials(experiment, plan, SquaredDifference(compared), range(TUNED), range(TUNED, TUNED + HELD_OUT))
+    trials = Trials(experiment, plan, SquaredDifference(compared), range(TUNED), range(TUNED, len(chosen)))
     methods = method_thresholds(trials, histograms)
     search = candidate_search(candidates_of(methods), trials.thresholds, SearchOptions(), methods)
     start = time.perf_counter()

@@ -9,32 +9,41 @@ from calib8.analyze.units import units_of
 from calib8.calibrate.histogram import BlobHistogram
 from calib8.calibrate.thresholds import ThresholdOptions, find_threshold
 
-_METHODS = (
-    *(("kl", ThresholdOptions(ignore_zeros=zeros)) for zeros in (False, True)),
-    *(("kl-fine", ThresholdOptions(ignore_zeros=zeros)) for zeros in (False, True)),
-    ("mse", ThresholdOptions()),
-    *(("percentile", ThresholdOptions(percent=percent)) for percent in (99.9, 99.99, 99.999)),
-    ("max", ThresholdOptions()),
-)
+_METHODS = {
+    "kl": ("kl", ThresholdOptions()),
+    "kl, zeros ignored": ("kl", ThresholdOptions(ignore_zeros=True)),
+    "kl-fine": ("kl-fine", ThresholdOptions()),
+    "kl-fine, zeros ignored": ("kl-fine", ThresholdOptions(ignore_zeros=True)),
+    "mse": ("mse", ThresholdOptions()),
+    "percentile 99.9": ("percentile", ThresholdOptions(percent=99.9)),
+    "percentile 99.99": ("percentile", ThresholdOptions(percent=99.99)),
+    "percentile 99.999": ("percentile", ThresholdOptions(percent=99.999)),
+    "max": ("max", ThresholdOptions()),
+}
 """All threshold methods, some with more than one option."""
 
 
-def method_thresholds(histogram: BlobHistogram) -> tuple[float, ...]:
-    """What the threshold methods find for a blob, each of them once, in ascending order."""
-    return tuple(sorted({find_threshold(histogram, method, options) for method, options in _METHODS}))
-
-
-def candidates_of(
+def method_thresholds(
     trials: Trials, histograms: Mapping[str, BlobHistogram], ignored: Collection[str] = ()
-) -> dict[str, tuple[float, ...]]:
-    """Thresholds to try by group, for groups that are alive and that a layer outside of `ignored` writes."""
-    return {
-        group: method_thresholds(histograms[group])
+) -> dict[str, dict[str, float]]:
+    """By method, what it finds for each group that is alive and that a layer outside of `ignored` writes."""
+    groups = [
+        group
         for group, touched in trials.touched.items()
         if group in histograms
         and not histograms[group].dead
         and not (touched.writers and touched.writers.issubset(ignored))
+    ]
+    return {
+        name: {group: find_threshold(histograms[group], method, options) for group in groups}
+        for name, (method, options) in _METHODS.items()
     }
+
+
+def candidates_of(methods: Mapping[str, Mapping[str, float]]) -> dict[str, tuple[float, ...]]:
+    """By group what the methods find, each threshold once, in ascending order."""
+    groups = dict.fromkeys(group for found in methods.values() for group in found)
+    return {group: tuple(sorted({found[group] for found in methods.values()})) for group in groups}
 
 
 def original_targets(trials: Trials, ignored: Collection[str] = ()) -> list[tuple[str, str]]:

@@ -108,8 +108,8 @@ def tuning_json(
     ]
     accepted = [
         {
-            "layer": step.target or model.net.producer[step.group].name,
-            "threshold": step.threshold,
+            "method": step.method,
+            "thresholds": {step.target or model.net.producer[g].name: t for g, t in step.thresholds.items()},
             "before": step.before,
             "after": step.after,
             "held_out_before": step.held_out_before,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 Thresholds = Mapping[str, float]
 """By group."""
@@ -48,22 +49,39 @@ class Damage:
 
 
 @dataclass(frozen=True)
-class Accept:
-    """A threshold is better: later trials start from it.
+class Together:
+    """Wants the loss with the thresholds of one method in all groups.
 
     Attributes:
+        method: its name.
+        thresholds: by group; groups that are not in it stay as they are.
+        held_out: as in `Trial`.
+    """
+
+    method: str
+    thresholds: Thresholds
+    held_out: bool = False
+
+
+@dataclass(frozen=True)
+class Accept:
+    """Thresholds are better: later trials start from them.
+
+    Attributes:
+        thresholds: by group.
         before, after: the loss on the samples that are tuned on.
         held_out_before, held_out_after: the same on the others; None where none decide.
         target: the layer that was tuned, whose losses these are; None for those of all layers in INT8.
+        method: whose thresholds they are; None for one of a search's own.
     """
 
-    group: str
-    threshold: float
+    thresholds: Thresholds
     before: float
     after: float
     held_out_before: float | None = None
     held_out_after: float | None = None
     target: str | None = None
+    method: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +93,8 @@ class Step:
     what: str
 
 
-Asked = tuple[Trial | Damage, ...]
+Question = Trial | Damage | Together
+Asked = tuple[Question, ...]
 Event = Asked | Accept | Step
 Losses = Sequence[float]
 Search = Generator[Event, Losses, None]
@@ -98,7 +117,7 @@ def original_search(targets: Sequence[tuple[str, str]], thresholds: Thresholds, 
         best, loss = yield from tune_one(layer, group, current[group], before)
         if loss < before:
             current[group] = best
-            yield Accept(group, best, before, loss, target=layer)
+            yield Accept({group: best}, before, loss, target=layer)
         before = None
     yield Step(len(targets), len(targets), "")
 
@@ -147,19 +166,25 @@ AROUND = (
 
 
 def candidate_search(
-    candidates: Mapping[str, Sequence[float]], thresholds: Thresholds, options: SearchOptions = SearchOptions()
+    candidates: Mapping[str, Sequence[float]],
+    thresholds: Thresholds,
+    options: SearchOptions = SearchOptions(),
+    methods: Mapping[str, Thresholds] = MappingProxyType({}),
 ) -> Search:
-    """Tries the thresholds of all methods, then some around the best; groups in the order of their damage.
+    """Begins with the best of all methods; then tries the thresholds of every method for each group, and some around
+    the best of them, the groups in the order of their damage.
 
-    A threshold is accepted if the loss falls on the samples that are tuned on, and does not rise on those held out. So
+    Thresholds are accepted if the loss falls on the samples that are tuned on, and does not rise on those held out. So
     neither ever rises. After a sweep the groups are gone through again, as long as that pays.
 
     Args:
         candidates: by group, what the threshold methods find; groups that are not in it are left alone.
         thresholds: of all groups, at the beginning.
+        methods: by name, the thresholds that each method finds.
     """
     walk = _CandidateWalk(candidates, thresholds, options)
     yield from walk.start()
+    yield from walk.choose_method(methods)
     yield from walk.order_groups()
     for sweep in range(options.sweeps):
         before = walk.loss
@@ -189,6 +214,18 @@ class _CandidateWalk:
             if self._options.held_out:
                 (self._held_out,) = yield (Trial(self.order[0], None, held_out=True),)
 
+    def choose_method(self, methods: Mapping[str, Thresholds]) -> Search:
+        """One method for all groups, where that is better than what there is."""
+        if not methods or not self.order:
+            return
+        losses = yield tuple(Together(name, thresholds) for name, thresholds in methods.items())
+        ranked = sorted(zip(losses, methods, strict=True), key=lambda found: found[0])
+        for loss, name in ranked[:_MOST_CHECKS]:
+            if loss < self.loss and (
+                yield from self._accepted(methods[name], loss, Together(name, methods[name], held_out=True), name)
+            ):
+                return
+
     def order_groups(self) -> Search:
         """By what leaving them in FP32 would gain, the largest gain first."""
         without: dict[str, float] = {}
@@ -207,7 +244,8 @@ class _CandidateWalk:
         yield from self._try(group, [centre * factor for factor in around], tried)
         better = sorted((t for t in tried if tried[t] < self.loss), key=lambda t: tried[t])
         for candidate in better[:_MOST_CHECKS]:
-            if (yield from self._accepted(group, candidate, tried[candidate])):
+            check = Trial(group, candidate, held_out=True)
+            if (yield from self._accepted({group: candidate}, tried[candidate], check)):
                 break
 
     def _try(self, group: str, candidates: Sequence[float], tried: dict[float, float]) -> Search:
@@ -220,14 +258,18 @@ class _CandidateWalk:
             losses = yield tuple(Trial(group, candidate) for candidate in new)
             tried.update(zip(new, losses, strict=True))
 
-    def _accepted(self, group: str, candidate: float, loss: float) -> Generator[Event, Losses, bool]:
+    def _accepted(
+        self, thresholds: Thresholds, loss: float, check: Trial | Together, method: str | None = None
+    ) -> Generator[Event, Losses, bool]:
+        """Whether the samples that are held out agree; asks for `check` to know."""
         held_out = None
         if self._held_out is not None:
-            (held_out,) = yield (Trial(group, candidate, held_out=True),)
+            (held_out,) = yield (check,)
             if held_out > self._held_out:
                 return False
-        yield Accept(group, candidate, self.loss, loss, self._held_out, held_out)
-        self._current[group], self.loss, self._held_out = candidate, loss, held_out
+        yield Accept(thresholds, self.loss, loss, self._held_out, held_out, method=method)
+        self._current.update(thresholds)
+        self.loss, self._held_out = loss, held_out
         return True
 
     def _step(self, group: str) -> Step:

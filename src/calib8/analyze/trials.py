@@ -9,7 +9,7 @@ from typing import Any
 
 from calib8.analyze.experiment import Experiment, Lane, Variant, lasting
 from calib8.analyze.judges import Judge, Outputs, SquaredDifference
-from calib8.analyze.search import Accept, Damage, Trial
+from calib8.analyze.search import Accept, Damage, Question, Thresholds, Together, Trial
 from calib8.analyze.units import Unit, setup_of, units_of
 from calib8.errors import QuantizationError
 from calib8.lowering import Model
@@ -94,35 +94,35 @@ class Trials:
         """Whether there are samples for trials on those held out."""
         return bool(self._held_out)
 
-    def losses(self, asked: Sequence[Trial | Damage]) -> list[float]:
+    def losses(self, asked: Sequence[Question]) -> list[float]:
         """One for each; infinite where the integer contract cannot express the threshold.
 
-        All have the same group, target and kind of samples.
+        All are of the same kind, with the same group, target and kind of samples.
         """
         variants = self.experiment.each(lambda lane, one: self._variant(one), asked)
         possible = [variant for variant in variants if variant is not None]
         found = iter(self._run(possible, asked[0]))
         return [math.inf if variant is None else next(found) for variant in variants]
 
-    def _variant(self, asked: Trial | Damage) -> Variant | None:
-        touched = self.touched[asked.group]
+    def _variant(self, asked: Question) -> Variant | None:
         if isinstance(asked, Damage):
-            setup = setup_of(self.plan, setup_of(self.plan).int8_layers - touched.writers)
-            return self.experiment.variant(setup)
+            left = setup_of(self.plan).int8_layers - self.touched[asked.group].writers
+            return self.experiment.variant(setup_of(self.plan, left))
+        changes = asked.thresholds if isinstance(asked, Together) else {asked.group: asked.threshold}
         try:
-            plan = self._planned(touched, asked.threshold)
+            plan = self._planned({group: t for group, t in changes.items() if t is not None})
         except QuantizationError:
             return None
-        return self.experiment.variant(setup_of(plan, self._layers_up_to(asked.target)))
+        target = asked.target if isinstance(asked, Trial) else None
+        return self.experiment.variant(setup_of(plan, self._layers_up_to(target)))
 
     def accept(self, decided: Accept) -> None:
-        """Go on from a threshold."""
-        self.plan = self._planned(self.touched[decided.group], decided.threshold)
+        """Go on from these thresholds."""
+        self.plan = self._planned(decided.thresholds)
 
-    def _planned(self, touched: Touched, threshold: float | None) -> QuantPlan:
-        if threshold is None:
-            return self.plan
-        return replan(self.experiment.model, self.plan, dict.fromkeys(touched.group.members, threshold))
+    def _planned(self, thresholds: Thresholds) -> QuantPlan:
+        changes = {v: t for group, t in thresholds.items() for v in self.touched[group].group.members}
+        return replan(self.experiment.model, self.plan, changes) if changes else self.plan
 
     def _layers_up_to(self, target: str | None) -> frozenset[str] | None:
         if target is None:
@@ -130,9 +130,12 @@ class Trials:
         stop = self.experiment.position(target) + 1
         return frozenset(name for unit in self._units if unit.stop <= stop for name in unit.layers)
 
-    def _run(self, variants: Sequence[Variant], asked: Trial | Damage) -> list[float]:
-        touched, target = self.touched[asked.group], asked.target if isinstance(asked, Trial) else None
-        chosen = self._held_out if isinstance(asked, Trial) and asked.held_out else self._tuned
+    def _run(self, variants: Sequence[Variant], asked: Question) -> list[float]:
+        target = asked.target if isinstance(asked, Trial) else None
+        chosen = self._held_out if not isinstance(asked, Damage) and asked.held_out else self._tuned
+        keep, split = [], []
+        if not isinstance(asked, Together):
+            keep, split = [self.touched[asked.group].start], [self.touched[asked.group].stop]
         judge, names = self._judge, self._judge.values
         references: Mapping[int, Outputs] = dict(enumerate(self.experiment.references))
         if target is not None and self._at_layer:
@@ -142,7 +145,7 @@ class Trials:
 
         def part(lane: Lane, item: tuple[int, Variant]) -> Any:
             sample, variant = item
-            found = lane.run(sample, variant, names, [touched.start], [touched.stop])
+            found = lane.run(sample, variant, names, keep, split)
             return judge.part(references[sample], found)
 
         items = [(sample, variant) for sample in chosen for variant in variants]

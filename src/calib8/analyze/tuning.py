@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from calib8.analyze.journal import Journal
-from calib8.analyze.search import Accept, Asked, Damage, Event, Search, Step, Trial
+from calib8.analyze.search import Accept, Asked, Event, Question, Search, Step, Together, Trial
 from calib8.analyze.trials import Trials
 from calib8.quantize import QuantPlan
 
@@ -149,7 +149,6 @@ class _Run:
     def _answer(self, event: Event) -> list[float] | None:
         if isinstance(event, Step):
             self._step = event
-            self._show(None)
             return None
         if isinstance(event, Accept):
             self.trials.accept(event)
@@ -173,7 +172,7 @@ class _Run:
         if self._elapsed() > self.seconds and not at_any_cost:
             raise _OutOfTimeError
         first = new[0]
-        self._show(first.threshold if isinstance(first, Trial) else None)
+        self._show(first)
         found = self.trials.losses(new)
         if self.journal is not None and not at_any_cost:
             for one, loss in zip(new, found, strict=True):
@@ -183,8 +182,10 @@ class _Run:
     def _elapsed(self) -> float:
         return time.monotonic() - self._began + (self.journal.seconds if self.journal is not None else 0.0)
 
-    def _show(self, threshold: float | None) -> None:
-        self.watch(Status(self._step.done, self._step.steps, self._step.what, threshold, self._change()))
+    def _show(self, asked: Question) -> None:
+        what = f"all by {asked.method}" if isinstance(asked, Together) else self._step.what
+        threshold = asked.threshold if isinstance(asked, Trial) else None
+        self.watch(Status(self._step.done, self._step.steps, what, threshold, self._change()))
 
     def _change(self) -> float | None:
         last = self.accepted[-1] if self.accepted else None
@@ -193,5 +194,6 @@ class _Run:
         return last.after / self._first - 1
 
 
-def _described(asked: Trial | Damage) -> dict[str, Any]:
-    return {"kind": type(asked).__name__, **asked.__dict__}
+def _described(asked: Question) -> dict[str, Any]:
+    """As the journal has it; a method's thresholds follow from what the journal belongs to."""
+    return {"kind": type(asked).__name__, **{key: v for key, v in asked.__dict__.items() if key != "thresholds"}}

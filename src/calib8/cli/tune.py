@@ -30,9 +30,9 @@ _EPILOG = f"""\
 {METRICS}
 
 searches:
-  candidates   for every threshold, in the order of the damage that its layers do: what all threshold methods find, and
-               values around the best; judged by the metric at the network's outputs (by `difference` at the input of a
-               Softmax, not at its output); again while it pays
+  candidates   the best threshold method for the whole network; then for every threshold, in the order of the damage
+               that its layers do, what all methods find, and values around the best; again while it pays. Judged by the
+               metric at the network's outputs (by `difference` at the input of a Softmax, not at its output)
   original     that of the BM1880's auto tuning tool: for every layer in order, threshold * 1.01^n until three trials in
                a row do not improve, then * 0.99^n; layers up to it in INT8; judged by the squared difference at its own
                top, or with --at outputs by the metric at the network's outputs; held-out images decide nothing
@@ -73,7 +73,8 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--minutes", type=float, metavar="M", help="stop then, with the best so far")
     group.add_argument(
         "--held-out", type=int, metavar="N",
-        help="images that decide about what was found on the others; 0 for none (default: as many, or a third of few)",
+        help="images that decide about what was found on the others, 0 for none (default: three times --samples, or, "
+        "of few images, a third)",
     )  # fmt: skip
     group.add_argument(
         *spellings("ignore_layer_list"), dest="ignore_layer_list", default="", metavar="LAYERS",

@@ -8,7 +8,7 @@ import math
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from calib8.analyze.candidates import candidates_of, original_targets
+from calib8.analyze.candidates import candidates_of, method_thresholds, original_targets
 from calib8.analyze.experiment import Experiment, ExperimentOptions
 from calib8.analyze.journal import Journal, digest_of
 from calib8.analyze.judges import Judge, compared_values
@@ -28,6 +28,8 @@ from calib8.lowering import Model
 from calib8.quantize import QuantPlan, make_plan
 
 _log = logging.getLogger(__name__)
+_HELD_OUT_PER_TUNED = 3
+"""They run only to confirm what has been found, so they cost little; and few of them would confirm by chance."""
 
 
 class TuneRun:
@@ -110,8 +112,9 @@ class TuneRun:
         if self._options.search == "original":
             search = original_search(self._targets(trials), trials.thresholds)
         else:
-            candidates = candidates_of(trials, self._start.histograms, self._ignored)
-            search = candidate_search(candidates, trials.thresholds, SearchOptions(held_out=bool(self._held_out)))
+            methods = method_thresholds(trials, self._start.histograms, self._ignored)
+            options = SearchOptions(held_out=bool(self._held_out))
+            search = candidate_search(candidates_of(methods), trials.thresholds, options, methods)
         found = self._answer(search, trials, self._options.search)
         self._finish(found, trials, self._options.search)
         return found.plan
@@ -195,7 +198,8 @@ def split_samples(total: int, held_out: int) -> tuple[tuple[int, ...], tuple[int
 
 def _counts(options: argparse.Namespace, start: Start) -> tuple[int, int]:
     """Images to tune on and to hold out, as far as the data go."""
-    tuned, held_out = options.samples, options.samples if options.held_out is None else options.held_out
+    tuned = options.samples
+    held_out = _HELD_OUT_PER_TUNED * tuned if options.held_out is None else options.held_out
     size = start.source.size
     if tuned < 1:
         raise OptionError(f"--samples is {tuned}; it must be at least 1")
@@ -203,9 +207,9 @@ def _counts(options: argparse.Namespace, start: Start) -> tuple[int, int]:
         return tuned, held_out
     if options.held_out is not None:
         raise DataError(f"{tuned} images to tune on and {held_out} held out are more than the {size} that there are")
-    total = min(size, tuned + held_out)
-    _log.info("of %d images, %d are held out", total, total // 3)
-    return total - total // 3, total // 3
+    tuned = min(tuned, size - size // 3)
+    _log.info("of %d images, %d are held out", size, size - tuned)
+    return tuned, size - tuned
 
 
 def _drop_metric(options: argparse.Namespace) -> str:
