@@ -54,6 +54,16 @@ def test_layers_that_the_change_does_not_reach_keep_their_plans(random_model):
     assert changed == {"ip"}
 
 
+def test_only_some_layers(random_model):
+    model = random_model(NETWORK)
+    before = planned(model)
+    changes = {"cat": 9.0, "c2": 9.0, "c3": 9.0}
+    whole, part = replan(model, before, changes), replan(model, before, changes, {"c2", "ip"})
+    assert [name for name, own in part.plans.items() if own] == ["c2", "ip"]
+    assert part.plans["c2"].blobs[0].tobytes() == whole.plans["c2"].blobs[0].tobytes()
+    assert part.plans["ip"] is before.plans["ip"] and part.thresholds == whole.thresholds
+
+
 def test_a_scale_follows_its_batch_norm(random_model):
     """Its own thresholds stay the same, and the shift that its row carries does not."""
     model = random_model(NETWORK)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,20 +109,20 @@ class Trials:
             left = setup_of(self.plan).int8_layers - self.touched[asked.group].writers
             return self.experiment.variant(setup_of(self.plan, left))
         changes = asked.thresholds if isinstance(asked, Together) else {asked.group: asked.threshold}
+        layers = self._layers_up_to(asked.target if isinstance(asked, Trial) else None)
         try:
-            plan = self._planned({group: t for group, t in changes.items() if t is not None})
+            plan = self._planned({group: t for group, t in changes.items() if t is not None}, layers)
         except QuantizationError:
             return None
-        target = asked.target if isinstance(asked, Trial) else None
-        return self.experiment.variant(setup_of(plan, self._layers_up_to(target)))
+        return self.experiment.variant(setup_of(plan, layers))
 
     def accept(self, decided: Accept) -> None:
         """Go on from these thresholds."""
         self.plan = self._planned(decided.thresholds)
 
-    def _planned(self, thresholds: Thresholds) -> QuantPlan:
+    def _planned(self, thresholds: Thresholds, layers: Collection[str] | None = None) -> QuantPlan:
         changes = {v: t for group, t in thresholds.items() for v in self.touched[group].group.members}
-        return replan(self.experiment.model, self.plan, changes) if changes else self.plan
+        return replan(self.experiment.model, self.plan, changes, layers) if changes else self.plan
 
     def _layers_up_to(self, target: str | None) -> frozenset[str] | None:
         if target is None:

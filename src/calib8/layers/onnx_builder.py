@@ -46,6 +46,10 @@ class OnnxBuilder:
         self._nodes.append(helper.make_node(op_type, inputs, names, domain=domain, **given))
         return names
 
+    def has(self, op_type: str) -> bool:
+        """Whether there is a node of this type so far."""
+        return any(node.op_type == op_type for node in self._nodes)
+
     def constant(self, value: Any, dtype: Any = None) -> str:
         """A constant; equal ones are stored once."""
         array = np.ascontiguousarray(np.asarray(value, dtype=dtype)).reshape(np.shape(value))

@@ -15,13 +15,14 @@ that hang over its far border. The chip's vendor divides by the whole window, in
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from calib8.arithmetic import average_pooling_constants, pooling_multiplier
+from calib8.arithmetic import INT8_LEVELS, average_pooling_constants, pooling_multiplier
 from calib8.graph import Shape
 from calib8.layers.base import Call, Op, QuantizeCall, count, register
 from calib8.layers.codes import code_values, is_exact_in_float32, nudge_to_codes, scaled_sum
@@ -124,9 +125,14 @@ class Pooling(Op):
     def lower_int8(self, g: OnnxBuilder, call: Call, plan: LayerPlan) -> list[str]:
         height, width = self.axes(call.bottom_shapes[0], call.top_shapes[0])
         mult, rshift = plan.multipliers[0], shift_of(plan)
-        if self.method == "MAX":
+        if self.method == "MAX" and g.has("QLinearConv"):
             largest = _lower_max(g, call.bottoms[0], height, width, g.constant(np.uint8(0)))
             return [largest if mult == 1 << rshift else scaled_sum(g, [(largest, mult)], rshift)]
+        if self.method == "MAX":
+            # The maximum of codes is fast only behind an integer convolution, which arranges them by pixel.
+            values = _lower_max(g, code_values(g, call.bottoms[0]), height, width, g.scalar(-INT8_LEVELS))
+            scaled = g.node("Mul", values, g.scalar(math.ldexp(mult, -rshift)))
+            return [nudge_to_codes(g, scaled, rshift)]
         return [self._average_codes(g, call, mult, rshift)]
 
     def _average_codes(self, g: OnnxBuilder, call: Call, mult: int, rshift: int) -> str:

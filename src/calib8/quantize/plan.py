@@ -56,13 +56,16 @@ def make_plan(
     return walk.through({name for name, reason in fp32_reasons(model, folded).items() if reason is None})
 
 
-def replan(model: Model, before: QuantPlan, changes: Mapping[str, float]) -> QuantPlan:
+def replan(
+    model: Model, before: QuantPlan, changes: Mapping[str, float], layers: Collection[str] | None = None
+) -> QuantPlan:
     """`before` with other thresholds: only the layers that read or write a changed value are quantised anew.
 
     The plans of all other layers are the very objects of `before`.
 
     Args:
         changes: in real units by value; all values of a group (`fold_groups`) must be given the same.
+        layers: quantise no others: the plan is for a network in which only these run in INT8. None for all.
 
     Raises:
         QuantizationError: as `make_plan`.
@@ -72,7 +75,7 @@ def replan(model: Model, before: QuantPlan, changes: Mapping[str, float]) -> Qua
     in_integers = {name for name, own in before.plans.items() if own is not None}
     if _switches(model, walk.thresholds, in_integers, {v for v in rounded if rounded[v] != before.thresholds[v]}):
         in_integers = {name for name, reason in fp32_reasons(model, walk.thresholds).items() if reason is None}
-    return walk.through(in_integers)
+    return walk.through(in_integers if layers is None else in_integers.intersection(layers))
 
 
 def _switches(model: Model, thresholds: Mapping[str, float], in_integers: set[str], changed: set[str]) -> bool:
