@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calib8.analyze.metrics import mean_squared_error
 from calib8.errors import OptionError
 from calib8.layers.softmax import Softmax
 from calib8.lowering import Model
 
 Array = NDArray[Any]
-_BLOCK = 1 << 15
 Outputs = Mapping[str, Array]
 """Of one sample, or of several one after another along axis 0, by value."""
 
@@ -70,17 +70,7 @@ class SquaredDifference(MeanJudge):
 
     def part(self, reference: Outputs, result: Outputs) -> float:
         """In squared real units."""
-        return sum(mean_squared_difference(reference[value], result[value]) for value in self.values)
-
-
-def mean_squared_difference(reference: Array, result: Array) -> float:
-    """Over all elements, summed in float64."""
-    x, y = reference.reshape(-1), result.reshape(-1)
-    found = 0.0
-    for at in range(0, x.size, _BLOCK):  # blocks stay in the processor's cache
-        error = (x[at : at + _BLOCK] - y[at : at + _BLOCK]).astype(np.float64)
-        found += float(np.square(error, out=error).sum())
-    return found / max(x.size, 1)
+        return sum(mean_squared_error(reference[value], result[value]) for value in self.values)
 
 
 Quality = Callable[[Outputs, Outputs, Any], float]

@@ -22,11 +22,11 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-_BLOCK = 1 << 16
 CODES = 256
 
 
@@ -60,7 +60,7 @@ class Comparison:
         if self.error == 0:
             return 1.0
         norms = math.sqrt(self.reference) * math.sqrt(self.result)
-        return self.product / norms if norms > 0 else 0.0
+        return min(self.product / norms, 1.0) if norms > 0 else 0.0
 
     @property
     def snr_db(self) -> float:
@@ -81,21 +81,28 @@ class Comparison:
 
 
 def compare(reference: Array, result: Array) -> Comparison:
-    """The sums for one pair of arrays of the same shape (N, C, ...); computed in float64.
+    """The sums for one pair of arrays of the same shape (N, C, ...).
 
     Raises:
         ValueError: the shapes differ.
     """
     if reference.shape != result.shape:
         raise ValueError(f"values of the shapes {reference.shape} and {result.shape} cannot be compared")
-    x, y = reference.reshape(-1), result.reshape(-1)
-    xx = yy = xy = errors = 0.0
-    for at in range(0, x.size, _BLOCK):
-        a, b = x[at : at + _BLOCK].astype(np.float64), y[at : at + _BLOCK].astype(np.float64)
-        error = a - b
-        xx, yy, xy = xx + float((a * a).sum()), yy + float((b * b).sum()), xy + float((a * b).sum())
-        errors += float((error * error).sum())
-    return Comparison(x.size, xx, yy, xy, errors, *_agreement(reference, result))
+    xx, yy, error = _squares(reference), _squares(result), _squares(reference, result)
+    return Comparison(reference.size, xx, yy, (xx + yy - error) / 2, error, *_agreement(reference, result))
+
+
+def mean_squared_error(reference: Array, result: Array) -> float:
+    """The mean of (x - y)^2 over all elements; 0 for none."""
+    return _squares(reference, result) / max(reference.size, 1)
+
+
+def _squares(x: Array, y: Array | None = None) -> float:
+    """The sum of x^2, or of (x - y)^2 with differences in float32; summed in double precision."""
+    if not x.size:
+        return 0.0
+    flat = x.reshape(-1)
+    return float(cv2.norm(flat, cv2.NORM_L2SQR) if y is None else cv2.norm(flat, y.reshape(-1), cv2.NORM_L2SQR))
 
 
 def _agreement(reference: Array, result: Array) -> tuple[int, int]:
