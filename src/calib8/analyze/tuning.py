@@ -119,8 +119,11 @@ class _Run:
     differences: dict[str, float] = field(default_factory=dict)
     asked: int = 0
     _step: Step = field(default_factory=lambda: Step(0, 0, ""))
-    _began: float = field(default_factory=time.monotonic)
+    _began: float = 0.0
     _first: float | None = None
+
+    def __post_init__(self) -> None:
+        self._began = time.monotonic()
 
     def through(self, search: Search) -> bool:
         """Whether the search came to its end."""
@@ -169,7 +172,7 @@ class _Run:
         new = asked[len(known) :]
         if not new:
             return known
-        if self._elapsed() > self.seconds and not at_any_cost:
+        if self._elapsed() >= self.seconds and not at_any_cost:
             raise _OutOfTimeError
         first = new[0]
         self._show(first)

@@ -1,0 +1,106 @@
+"""Judges: losses by their formulas, qualities, labels, and what stands for a network's outputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from calib8.analyze.judges import QualityDrop, SquaredDifference, compared_values, top1
+from calib8.errors import OptionError
+
+INPUT = 'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 4, 2, 2] } } }\n'
+
+
+def one(name, kind, bottoms, more=""):
+    reads = " ".join(f'bottom: "{b}"' for b in bottoms.split())
+    return f'layer {{ name: "{name}" type: "{kind}" {reads} top: "{name}" {more} }}\n'
+
+
+def test_squared_difference_by_loops():
+    rng = np.random.default_rng(0)
+    samples = [
+        {"a": rng.standard_normal((1, 3, 2), np.float32), "b": rng.standard_normal((1, 2), np.float32)} for _ in "123"
+    ]
+    results = [{name: x + rng.standard_normal(x.shape, np.float32) for name, x in sample.items()} for sample in samples]
+    judge = SquaredDifference(["a", "b"])
+    loss = judge.loss(range(3), [judge.part(x, y) for x, y in zip(samples, results, strict=True)])
+    expected = 0.0
+    for x, y in zip(samples, results, strict=True):
+        for name in ("a", "b"):
+            pairs = list(zip(x[name].ravel().tolist(), y[name].ravel().tolist(), strict=True))
+            expected += sum((p - q) ** 2 for p, q in pairs) / len(pairs) / 3
+    assert loss == pytest.approx(expected, rel=1e-6)
+    assert judge.loss(range(3), [judge.part(x, x) for x in samples]) == 0
+
+
+def test_only_the_values_of_a_judge_count():
+    judge = SquaredDifference(["a"])
+    x = {"a": np.ones((1, 2), np.float32), "other": np.zeros((1, 2), np.float32)}
+    assert judge.part(x, {**x, "other": np.ones((1, 2), np.float32)}) == 0
+
+
+def scores(*rows):
+    return [{"p": np.array([row], np.float32)} for row in rows]
+
+
+def test_top1_falls():
+    fp32, int8 = scores([1, 2, 3], [3, 2, 1], [1, 5, 1]), scores([1, 4, 3], [3, 2, 1], [1, 5, 1])
+    for labels, expected in ((None, 1 / 3), (np.array([2, 0, 0]), 1 / 3), (np.array([1, 0, 1]), -1 / 3)):
+        judge = QualityDrop("top1", top1, ["p"], labels)
+        parts = [judge.part(x, y) for x, y in zip(fp32, int8, strict=True)]
+        assert judge.loss(range(3), parts) == pytest.approx(expected)
+        assert judge.loss([2], parts[2:]) == 0
+
+
+def test_labels_follow_the_samples():
+    judge = QualityDrop("top1", top1, ["p"], np.array([0, 1, 2]))
+    parts = [judge.part(x, y) for x, y in zip(scores([1, 0, 0], [0, 0, 1]), scores([0, 1, 0], [0, 0, 1]), strict=True)]
+    assert judge.loss([0, 2], parts) == 0.5
+
+
+def test_parts_survive_the_next_run():
+    judge = QualityDrop("top1", top1, ["p"])
+    (result,) = scores([0, 1, 0])
+    part = judge.part(result, result)
+    result["p"][:] = 0
+    assert part[1]["p"].argmax() == 1
+
+
+def test_labels_that_do_not_fit():
+    judge = QualityDrop("top1", top1, ["p"], np.zeros((2, 3)))
+    with pytest.raises(OptionError, match="one class for each sample"):
+        judge.loss([0], [judge.part(*scores([0, 1], [0, 1]))])
+
+
+def test_a_quality_that_is_no_number():
+    judge = QualityDrop("mine", lambda fp32, int8, labels: float("nan"), ["p"])
+    with pytest.raises(OptionError, match="metric mine gave nan"):
+        judge.loss([0], [judge.part(*scores([0, 1], [0, 1]))])
+
+
+def test_keys_tell_judges_apart():
+    judges = [
+        SquaredDifference(["a"]),
+        SquaredDifference(["b"]),
+        QualityDrop("q", top1, ["a"]),
+        QualityDrop("q", top1, ["a"], np.array([1])),
+        QualityDrop("q", top1, ["a"], code="1"),
+    ]
+    assert len({judge.key for judge in judges}) == len(judges)
+
+
+def test_what_stands_for_outputs(tmp_path, monkeypatch, random_model):
+    """Through a layer in Python to what it reads; through a Softmax where that is wanted."""
+    (tmp_path / "rows.py").write_text(
+        "import caffe\nclass Rows(caffe.Layer):\n"
+        "    def setup(self, bottom, top): pass\n"
+        "    def reshape(self, bottom, top): top[0].reshape(1, 1)\n"
+        "    def forward(self, bottom, top): pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    text = INPUT + one("c", "Convolution", "x", "convolution_param { num_output: 3 kernel_size: 1 }")
+    text += one("s", "Softmax", "c") + one("r", "ReLU", "c")
+    text += one("py", "Python", "r s x", 'python_param { module: "rows" layer: "Rows" }') + one("t", "TanH", "c")
+    model = random_model(text)
+    assert compared_values(model) == ("r", "s", "t")
+    assert compared_values(model, before_softmax=True) == ("r", "c", "t")

@@ -1,0 +1,162 @@
+"""Searches against losses that are functions, without any network."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from calib8.analyze.search import (
+    Accept,
+    Damage,
+    SearchOptions,
+    Step,
+    Together,
+    Trial,
+    candidate_search,
+    original_search,
+)
+
+
+def answered(search, thresholds, loss, held_out_loss=None, damage=None):
+    """All events of a search whose losses are functions of all thresholds; and the thresholds that it ends with."""
+    current, events, answer = dict(thresholds), [], None
+    try:
+        while True:
+            event = search.send(answer)
+            answer = None
+            events.append(event)
+            if isinstance(event, Accept):
+                current.update(event.thresholds)
+            elif isinstance(event, tuple):
+                answer = [_loss(one, current, loss, held_out_loss, damage) for one in event]
+    except StopIteration:
+        return events, current
+
+
+def _loss(asked, current, loss, held_out_loss, damage):
+    if isinstance(asked, Damage):
+        return damage[asked.group] if damage else 0.0
+    if isinstance(asked, Together):
+        changed = asked.thresholds
+    else:
+        changed = {} if asked.threshold is None else {asked.group: asked.threshold}
+    return (held_out_loss if asked.held_out else loss)({**current, **changed})
+
+
+def trials(events):
+    return [one for event in events if isinstance(event, tuple) for one in event]
+
+
+def by_the_book(threshold, loss):
+    """The original's search for one layer, as its description has it; every trial in order."""
+    tried, best, least = [], threshold, loss(threshold)
+    for factor in (1.01, 0.99):
+        misses, n = 0, 1
+        while misses < 3:
+            candidate = threshold * factor**n
+            tried.append(candidate)
+            if loss(candidate) < least:
+                best, least, misses = candidate, loss(candidate), 0
+            else:
+                misses += 1
+            n += 1
+    return tried, best
+
+
+@given(st.floats(0.5, 2), st.integers(0, 50))
+def test_original_search(optimum, waves):
+    def loss(t):
+        return abs(math.log(t / optimum)) + 0.01 * math.sin(waves * t)
+
+    thresholds = {"g": 1.0, "h": 1.0}
+    events, found = answered(original_search([("a", "g"), ("b", "g")], thresholds), thresholds, lambda c: loss(c["g"]))
+    first, best = by_the_book(1.0, loss)
+    second, best_of_both = by_the_book(best, loss)
+    asked = trials(events)
+    assert [t.threshold for t in asked if t.target == "a"] == [None, *first]
+    assert [t.threshold for t in asked if t.target == "b"] == [None, *second]
+    assert found == {"g": best_of_both, "h": 1.0}
+
+
+def test_original_search_stops_where_thresholds_cannot_be_expressed():
+    search = original_search([("a", "g")], {"g": 1.0}, before=5.0)
+    events, found = answered(search, {"g": 1.0}, lambda current: math.inf)
+    assert len(trials(events)) == 6 and found == {"g": 1.0}
+
+
+def convex(optima, current):
+    return 1 + sum(math.log(current[g] / t) ** 2 for g, t in optima.items())
+
+
+def test_candidates_come_near_the_best_thresholds():
+    optima = {"a": 3.0, "b": 0.4}
+    start = {"a": 1.0, "b": 1.0}
+    candidates = {"a": (1.0, 2.0, 4.0), "b": (0.25, 0.5, 1.0)}
+    options = SearchOptions(held_out=False, worthwhile=0.0)
+    _, found = answered(candidate_search(candidates, start, options), start, lambda c: convex(optima, c))
+    assert found["a"] == pytest.approx(3.0, rel=0.06) and found["b"] == pytest.approx(0.4, rel=0.06)
+
+
+def test_groups_are_gone_through_in_the_order_of_their_damage():
+    start = dict.fromkeys("abc", 1.0)
+    search = candidate_search(dict.fromkeys("abc", (2.0,)), start, SearchOptions(sweeps=1, held_out=False))
+    events, _ = answered(search, start, lambda c: 1.0, damage={"a": 3.0, "b": 1.0, "c": 2.0})
+    tried = [t.group for t in trials(events) if isinstance(t, Trial) and t.threshold is not None]
+    assert list(dict.fromkeys(tried)) == ["b", "c", "a"]
+
+
+def test_it_begins_with_the_best_method_that_the_held_out_samples_confirm():
+    start = {"a": 1.0, "b": 1.0}
+    methods = {"good": {"a": 3.0, "b": 0.4}, "lucky": {"a": 8.0, "b": 8.0}, "bad": {"a": 90.0, "b": 90.0}}
+    fooled = lambda c: 0.0 if c["a"] == 8.0 else convex({"a": 3.0, "b": 0.4}, c)  # noqa: E731
+    honest = lambda c: convex({"a": 3.0, "b": 0.4}, c)  # noqa: E731
+    search = candidate_search({"a": (3.0,), "b": (0.4,)}, start, SearchOptions(sweeps=1), methods)
+    events, _ = answered(search, start, fooled, honest)
+    accepted = [event for event in events if isinstance(event, Accept)]
+    assert accepted[0].method == "good" and accepted[0].thresholds == methods["good"]
+
+
+@settings(max_examples=50)
+@given(st.randoms(use_true_random=False))
+def test_neither_loss_ever_rises(random):
+    """Losses of chance: what one kind of samples says tells nothing of the other kind."""
+    start = dict.fromkeys("abcd", 1.0)
+    known: dict = {}
+
+    def loss(kind):
+        return lambda c: known.setdefault((kind, tuple(sorted(c.items()))), random.random())
+
+    before = {kind: loss(kind)(start) for kind in ("tuned", "held out")}
+    methods = {"m": dict.fromkeys("abcd", 2.0)}
+    search = candidate_search(dict.fromkeys(start, (0.5, 2.0, 4.0)), start, SearchOptions(), methods)
+    events, found = answered(search, start, loss("tuned"), loss("held out"))
+    at = dict(before)
+    for event in events:
+        if isinstance(event, Accept):
+            assert (event.before, event.held_out_before) == (at["tuned"], at["held out"])
+            assert event.after < event.before and event.held_out_after <= event.held_out_before
+            at = {"tuned": event.after, "held out": event.held_out_after}
+    assert {kind: loss(kind)(found) for kind in at} == at
+
+
+def test_sweeps_end_when_they_do_not_pay():
+    start = {"a": 1.0}
+    search = candidate_search({"a": (2.0,)}, start, SearchOptions(held_out=False))
+    events, _ = answered(search, start, lambda c: 1.0)
+    asked = [t.threshold for t in trials(events) if isinstance(t, Trial) and t.threshold is not None]
+    assert len(asked) == 5  # the candidate, and four around: one sweep
+    assert [e for e in events if isinstance(e, Step)][-1].done == 5
+
+
+def test_near_candidates_are_tried_once():
+    start = {"a": 1.0}
+    search = candidate_search({"a": (1.001, 2.0, 2.001)}, start, SearchOptions(sweeps=1, held_out=False))
+    events, _ = answered(search, start, lambda c: c["a"])
+    assert [t.threshold for t in trials(events) if isinstance(t, Trial)][:2] == [None, 2.0]
+
+
+def test_nothing_to_tune():
+    assert answered(candidate_search({}, {}), {}, lambda c: 0.0)[1] == {}
