@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from layer_cases import CASES, LayerCase
 
 from calib8.cli.main import main
 from calib8.errors import Calib8Error
@@ -30,8 +31,6 @@ from calib8.proto.text import parse_prototxt
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = ROOT / "examples" / "digits"
-sys.path.insert(0, str(ROOT / "tests" / "contract"))
-from layer_cases import CASES, LayerCase  # noqa: E402
 
 _SECONDS = 5.0
 _MOST_BYTES = 320 * 2**20

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 CODES = 256
+_CHUNK = 1 << 16  # elements at a time in double precision
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,9 @@ def compare(reference: Array, result: Array) -> Comparison:
     """
     if reference.shape != result.shape:
         raise ValueError(f"values of the shapes {reference.shape} and {result.shape} cannot be compared")
-    xx, yy, error = _squares(reference), _squares(result), _squares(reference, result)
-    return Comparison(reference.size, xx, yy, (xx + yy - error) / 2, error, *_agreement(reference, result))
+    squares = _squares(reference), _squares(result)
+    product, error = _product(reference, result), _squares(reference, result)
+    return Comparison(reference.size, *squares, product, error, *_agreement(reference, result))
 
 
 def mean_squared_error(reference: Array, result: Array) -> float:
@@ -103,6 +105,13 @@ def _squares(x: Array, y: Array | None = None) -> float:
         return 0.0
     flat = x.reshape(-1)
     return float(cv2.norm(flat, cv2.NORM_L2SQR) if y is None else cv2.norm(flat, y.reshape(-1), cv2.NORM_L2SQR))
+
+
+def _product(x: Array, y: Array) -> float:
+    """The sum of x*y in double precision; from the three sums of squares it would be lost where one is far larger."""
+    x, y = x.reshape(-1), y.reshape(-1)
+    chunks = (slice(start, start + _CHUNK) for start in range(0, x.size, _CHUNK))
+    return math.fsum(float(np.multiply(x[c], y[c], dtype=np.float64).sum()) for c in chunks)
 
 
 def _agreement(reference: Array, result: Array) -> tuple[int, int]:
