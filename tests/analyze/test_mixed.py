@@ -1,0 +1,103 @@
+"""Mixed precision: the drop is met, every kept layer is needed, and the string is one that int8_init takes."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+
+from calib8.analyze.experiment import Experiment, ExperimentOptions
+from calib8.analyze.judges import QualityDrop, SquaredDifference, top1
+from calib8.analyze.mixed import propose_mixed_precision
+from calib8.analyze.units import setup_of, units_of, without_idle_layers
+from calib8.quantize import integer_setup, make_plan, observed_values, parse_layer_list
+
+SAMPLES = 12
+
+
+@pytest.fixture(scope="module")
+def experiment(digits):
+    return Experiment(digits.model, digits.samples[:SAMPLES], ["prob"], ExperimentOptions(threads=2))
+
+
+def drop_of(experiment, plan, judge, in_fp32):
+    """With these layers in FP32, and those that only hand their values on."""
+    layers = without_idle_layers(experiment.model, setup_of(plan).int8_layers - set(in_fp32))
+    variant = experiment.variant(setup_of(plan, layers))
+    samples = range(SAMPLES)
+
+    def part(lane, sample):
+        return judge.part(experiment.references[sample], lane.run(sample, variant, ["prob"]))
+
+    return judge.loss(samples, experiment.each(part, samples))
+
+
+def propose(digits, experiment, judge, allowed):
+    return propose_mixed_precision(experiment, digits.plan, judge, allowed, ["prob"])
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1, 0.01, 0.0])
+def test_the_drop_is_met_and_nothing_is_kept_for_nothing(digits, experiment, share):
+    judge = SquaredDifference(["prob"])
+    before = drop_of(experiment, digits.plan, judge, ())
+    found = propose(digits, experiment, judge, share * before)
+    assert found.drop_before == before and found.drop_after <= share * before
+    kept = [kept.unit for kept in found.kept]
+    assert drop_of(experiment, digits.plan, judge, {n for u in kept for n in u.layers}) == found.drop_after
+    for one in found.kept:
+        less = {name for unit in kept if unit is not one.unit for name in unit.layers}
+        without = drop_of(experiment, digits.plan, judge, less)
+        assert without > share * before
+        assert one.buys == without - found.drop_after > 0
+
+
+def test_no_single_layer_would_do_where_two_are_kept(digits, experiment):
+    judge = SquaredDifference(["prob"])
+    before = drop_of(experiment, digits.plan, judge, ())
+    found = propose(digits, experiment, judge, 0.002 * before)
+    units = units_of(digits.model, digits.plan, experiment.needed)
+    smaller = [
+        drop_of(experiment, digits.plan, judge, {n for u in few for n in u.layers})
+        for few in combinations(units, max(len(found.kept) - 1, 0))
+    ]
+    assert len(found.kept) >= 2 and min(smaller) > 0.002 * before
+
+
+def test_a_drop_that_is_allowed_keeps_everything_in_int8(digits, experiment):
+    found = propose(digits, experiment, SquaredDifference(["prob"]), 1e9)
+    assert found.kept == () and found.int8_layer == "" and found.fp32_layers == ()
+    assert set(found.int8_layers) == setup_of(digits.plan).int8_layers
+
+
+def test_the_string_for_int8_init(digits, experiment):
+    judge = QualityDrop("top1", top1, ["prob"])
+    found = propose(digits, experiment, judge, 0.0)
+    assert found.kept and set(parse_layer_list(found.int8_layer)) == set(found.int8_layers)
+    setup = integer_setup(digits.model, digits.plan, found.int8_layer)
+    assert setup.int8_layers == set(found.int8_layers)
+    planned = {name for name, own in digits.plan.plans.items() if own is not None}
+    assert planned - setup.int8_layers == set(found.fp32_layers)
+    order = [layer.name for layer in digits.model.net.layers]
+    assert sorted(found.fp32_layers, key=order.index) == list(found.fp32_layers)
+
+
+def test_the_same_on_any_number_of_threads(digits, experiment):
+    judge = SquaredDifference(["prob"])
+    other = Experiment(digits.model, digits.samples[:SAMPLES], ["prob"], ExperimentOptions(threads=1, budget=0))
+    assert propose(digits, experiment, judge, 1e-4) == propose(digits, other, judge, 1e-4)
+
+
+def test_layers_that_hand_on_what_fp32_layers_gave(random_model):
+    text = """
+    layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 2, 4, 4] } } }
+    layer { name: "c1" type: "Convolution" bottom: "x" top: "c1" convolution_param { num_output: 2 kernel_size: 1 } }
+    layer { name: "r1" type: "ReLU" bottom: "c1" top: "c1" }
+    layer { name: "c2" type: "Convolution" bottom: "x" top: "c2" convolution_param { num_output: 2 kernel_size: 1 } }
+    layer { name: "cat" type: "Concat" bottom: "c1" bottom: "c2" top: "cat" }
+    layer { name: "f" type: "Flatten" bottom: "cat" top: "f" }
+    """
+    model = random_model(text)
+    everything = setup_of(make_plan(model, dict.fromkeys(observed_values(model), 8.0))).int8_layers
+    assert without_idle_layers(model, everything) == everything
+    assert without_idle_layers(model, everything - {"c1"}) == {"c2", "cat", "f"}
+    assert without_idle_layers(model, everything - {"c1", "c2"}) == set()
