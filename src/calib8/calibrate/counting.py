@@ -47,6 +47,12 @@ class Table:
             self._pending = 0
         return self._counts
 
+    def widen(self, doublings: int) -> None:
+        """Make the bins 2^doublings times as wide: what is in bin i goes to bin i / 2^doublings."""
+        if self._recent is not None:
+            add_up(self._recent[: self.bins], doublings)
+        add_up(self._counts, doublings)
+
     def count_scaled(self, values: Values, scale: float, limit: float) -> tuple[float, int]:
         """One more in bin `floor(|x| * scale)` for every value, if none is NaN or larger than `limit`.
 
@@ -71,6 +77,16 @@ class Table:
     def _compiled(self, function: Any, values: Values, step: float, limit: float) -> tuple[float, int]:
         peak, zeros, self._pending = function(values, self._recent, self._counts, self._pending, step, limit)
         return peak, zeros
+
+
+def add_up(counts: NDArray[Any], doublings: int) -> None:
+    """Counts of a power of two of bins, in place: pairs are added so many times, and zeros fill the rest."""
+    size = counts.size
+    while doublings > 0 and size > 1:
+        doublings, half = doublings - 1, size // 2
+        counts[:half] = counts[0:size:2] + counts[1:size:2]
+        counts[half:size] = 0
+        size = half
 
 
 def largest(values: Values) -> float:

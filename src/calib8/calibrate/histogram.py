@@ -266,18 +266,21 @@ class AdaptiveHistogram(_Counter):
         shift = 0
         if self._exponent is not None and other._exponent is not None:
             shift = self._exponent - other._exponent
-        self._table.counts[:] += _coarsen(other._table.counts, shift)
+        counts = other._table.counts.copy()
+        counting.add_up(counts, shift)
+        self._table.counts[:] += counts
         self._merge_tallies(other)
 
     def result(self) -> BlobHistogram:
         """What has been counted so far, in bins of `maximum / (bins - 1)`."""
-        counts = np.zeros(self.bins, dtype=np.int64)
         if self._exponent is None:
+            counts = np.zeros(self.bins, dtype=np.int64)
             counts[0] = self._samples
             return self._histogram(counts)
-        fine = self._table.counts.copy()
+        fine = self._table.counts
         fine[0] -= self._zeros  # zeros belong to bin 0, however the first fine bin is divided
-        counts += _rebin(fine, self.fine_width, self.maximum / (self.bins - 1), self.bins)
+        counts = _rebin(fine, self._samples - self._zeros, self.maximum / (self.bins - 1) / self.fine_width, self.bins)
+        fine[0] += self._zeros
         counts[0] += self._zeros
         return self._histogram(counts)
 
@@ -295,41 +298,39 @@ class AdaptiveHistogram(_Counter):
             return
         exponent = max(math.frexp(self.maximum)[1], _MIN_EXPONENT)
         if self._exponent is not None:
-            self._table.counts[:] = _coarsen(self._table.counts, exponent - self._exponent)
+            self._table.widen(exponent - self._exponent)
         self._exponent = exponent
         self._scale = math.ldexp(float(self._table.bins), -exponent)
         self._limit = math.ldexp(1 - 2.0**-24, exponent)  # the float32 before 2^exponent
 
 
-def _coarsen(table: NDArray[np.int64], doublings: int) -> NDArray[np.int64]:
-    """The counts of bins that are 2^doublings times as wide, in a table of the same size."""
-    if doublings == 0:
-        return table
-    coarse = np.zeros_like(table)
-    group = min(1 << min(doublings, 62), table.size)
-    coarse[: table.size // group] = table.reshape(-1, group).sum(axis=1)
-    return coarse
-
-
-def _rebin(fine: NDArray[np.int64], fine_width: float, width: float, bins: int) -> NDArray[np.int64]:
-    """Counts in bins around `j * width` from counts in [k * fine_width, (k + 1) * fine_width). Keeps the sum.
+def _rebin(fine: NDArray[np.int64], total: int, width: float, bins: int) -> NDArray[np.int64]:
+    """Counts in bins around `j * width` from counts in [k, k + 1), whose sum is `total`. Keeps the sum.
 
     Works on the cumulative count at every edge `(j - 0.5) * width`, rounded: it cannot decrease, so no count
     is negative.
     """
-    below = np.zeros(fine.size + 1, dtype=np.int64)
-    np.cumsum(fine, out=below[1:])
-    edges = (np.arange(1, bins) - 0.5) * (width / fine_width)
+    edges = (np.arange(1, bins) - 0.5) * width
     across = np.minimum(edges.astype(np.intp), fine.size - 1)
     part = edges - across
     # Nothing before it and nothing behind it; there is nothing outside the table.
-    alone = (below[across] == below[np.maximum(across - 1, 0)]) & (
-        below[np.minimum(across + 2, fine.size)] == below[across + 1]
-    )
+    alone = (fine[np.maximum(across - 1, 0)] == 0) | (across == 0)
+    alone &= (fine[np.minimum(across + 1, fine.size - 1)] == 0) | (across == fine.size - 1)
     share = np.where(alone, part > 0.5, part)
-    at_edge = below[across] + np.floor(share * fine[across] + 0.5).astype(np.int64)
-    counts: NDArray[np.int64] = np.diff(at_edge, prepend=0, append=below[-1])
+    counts = np.empty(bins, dtype=np.int64)
+    counts[:-1] = _sums_before(fine, across) + np.floor(share * fine[across] + 0.5).astype(np.int64)
+    counts[-1] = total
+    counts[1:] -= counts[:-1].copy()
     return counts
+
+
+def _sums_before(counts: NDArray[np.int64], ends: NDArray[np.intp]) -> NDArray[np.int64]:
+    """The sum of the counts before each end; `ends` ascend, and do not exceed the last place."""
+    starts = np.concatenate((np.zeros(1, np.intp), ends))
+    between = np.add.reduceat(counts, starts)[:-1]
+    between[starts[:-1] == starts[1:]] = 0  # where reduceat gives the count itself
+    sums: NDArray[np.int64] = np.cumsum(between)
+    return sums
 
 
 def _contiguous(values: NDArray[np.float32]) -> NDArray[np.float32]:

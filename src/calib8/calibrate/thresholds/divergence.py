@@ -22,8 +22,6 @@ leave open, nearly always one. Those are evaluated bin by bin.
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,7 +32,6 @@ _CHUNK = 1 << 10
 _RUN = 512
 _MOST_TERMS = 1 << 22
 _CALL_TERMS = 1 << 11
-_Number = TypeVar("_Number", np.int64, np.float64)
 
 
 def first_minimum(counts: NDArray[np.int64], candidates: NDArray[np.intp]) -> int:
@@ -79,7 +76,7 @@ class _FilledBins:
     def __init__(self, counts: NDArray[np.int64]) -> None:
         self._places = np.flatnonzero(counts)
         self._values = counts[self._places]
-        self._mass = _running_sum(self._values)
+        self._mass = _running_count(self._values)
         self.count = int(self._places.size)
 
     def divergence(self, end: int) -> float:
@@ -107,8 +104,8 @@ class _Prefixes:
 
     def __init__(self, counts: NDArray[np.int64]) -> None:
         self._counts = counts
-        self._mass = _running_sum(counts)
-        self._filled = _running_sum((counts > 0).astype(np.int64))
+        self._mass = _running_count(counts)
+        self._filled = _running_count(counts > 0)
         self._entropy = _running_sum(_x_log_x(counts))
         self._total = float(self._mass[-1])
 
@@ -145,13 +142,20 @@ def _error_bound(counts: NDArray[np.int64], smallest: float) -> float:
     return float(4 * 2.0**-53 * (prefix_sums + counts.size * (kl + np.sqrt(kl))))
 
 
-def _running_sum(values: NDArray[_Number]) -> NDArray[_Number]:
+def _running_count(counts: NDArray[np.int64] | NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Sums of the first 0, 1, .. counts."""
+    sums = np.zeros(counts.size + 1, dtype=np.int64)
+    np.cumsum(counts, out=sums[1:])
+    return sums
+
+
+def _running_sum(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Sums of the first 0, 1, .. values; in runs, whose errors do not add up over the whole length."""
-    runs = np.zeros((-(-values.size // _RUN), _RUN), dtype=values.dtype)
+    runs = np.zeros((-(-values.size // _RUN), _RUN))
     runs.reshape(-1)[: values.size] = values
     np.cumsum(runs, axis=1, out=runs)
     runs[1:] += np.cumsum(runs[:-1, -1])[:, None]
-    return np.concatenate((np.zeros(1, dtype=values.dtype), runs.reshape(-1)[: values.size]))
+    return np.concatenate((np.zeros(1), runs.reshape(-1)[: values.size]))
 
 
 def _x_log_x(values: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
