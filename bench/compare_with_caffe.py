@@ -142,7 +142,9 @@ def run_theirs(caffe: list[str], case: Case, weights: Path, inputs: Values, fold
     outputs = folder / "outputs.npz"
     command = [*caffe, str(RUNNER), str(prototxt), str(weights), str(folder / "inputs.npz"), str(outputs)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=MAX_SECONDS, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=MAX_SECONDS, check=False
+        )
     except subprocess.TimeoutExpired:
         raise RefusedError(f"Caffe took more than {MAX_SECONDS} s") from None
     if done.returncode != 0:
