@@ -7,12 +7,15 @@ What each function means in integers is written down in `arithmetic`; here stand
   nudge: values are multiples of 2^-rs, so half a step more lifts a tie over it and nothing else.
 - float32 is exact on integers below 2^24, so on accumulators below 2^23 and half a step more, whatever power of two
   scales them. What could be larger goes through float64.
+- Where there are no kernels for integers (`OnnxBuilder.integer_kernels`), float32 adds all: a sum that could be too
+  large is cut into sums over some of the inputs each, and float64 adds those.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +89,9 @@ def weighted_sum(
     """
     weights = np.ascontiguousarray(weights, dtype=np.int8)
     offsets = np.zeros(len(weights), np.int64) if bias is None else np.asarray(bias, dtype=np.int64).reshape(-1)
+    if not g.integer_kernels:
+        exact = is_exact_in_float32(accumulator_bound(weights, offsets))
+        return (_float_conv if exact else _float_convs)(g, codes, weights, offsets, rshift, geometry)
     if geometry.group == 1 and weights.shape[1] < _FEW_INPUTS and math.prod(weights.shape[2:]) > 1:
         if len(weights) <= _FEW_OUTPUTS and is_exact_in_float32(accumulator_bound(weights, offsets)):
             return _float_conv(g, codes, weights, offsets, rshift, geometry)
@@ -111,13 +117,15 @@ def affine_codes(
 ) -> str:
     """`sat8(rnd((code*scale + shift) / 2^rshift))`.
 
-    Of images with one scale per channel it is a depthwise convolution with a kernel of 1x1, the fastest node for it.
+    Of images with one scale per channel it is a depthwise convolution with a kernel of 1x1, the fastest node for it,
+    where there is one for integers.
 
     Args:
         scale, shift: 8 and 16 bits; of one shape, which broadcasts over the codes.
         shape: of the codes.
     """
-    if len(shape) == 4 and scale.shape == (shape[1], 1, 1) and rshift <= MAX_QLINEAR_RSHIFT:
+    per_channel = len(shape) == 4 and scale.shape == (shape[1], 1, 1)
+    if g.integer_kernels and per_channel and rshift <= MAX_QLINEAR_RSHIFT:
         pixel = ConvGeometry((1, 1), (0, 0, 0, 0), (1, 1), shape[1])
         return weighted_sum(g, codes, scale.reshape(-1, 1, 1, 1), shift, rshift, pixel)
     values = _times(g, codes, np.ldexp(scale.astype(np.float32), -rshift))
@@ -126,10 +134,30 @@ def affine_codes(
     return nudge_to_codes(g, values, rshift)
 
 
-def accumulator_bound(weights: NDArray[np.int8], bias: NDArray[np.int64]) -> int:
+def accumulator_bound(weights: NDArray[np.int8], bias: NDArray[np.int64] | int = 0) -> int:
     """The largest |accumulator|, partial sums included, that any codes can give."""
-    sums = np.abs(weights.astype(np.int64)).reshape(len(weights), -1).sum(axis=1)
+    sums = np.abs(weights.astype(np.int16)).reshape(len(weights), -1).sum(axis=1, dtype=np.int64)
     return int((sums * INT8_LEVELS + np.abs(bias)).max(initial=0))
+
+
+def exact_ranges(weights: NDArray[np.int8]) -> Iterator[tuple[int, int]]:
+    """Ranges of inputs, one behind the other, over each of which float32 adds any codes times these weights exactly.
+
+    Args:
+        weights: (O, inputs).
+    """
+
+    def divided(first: int, last: int) -> Iterator[tuple[int, int]]:
+        bound = accumulator_bound(weights[:, first:last])
+        if is_exact_in_float32(bound):
+            yield first, last
+            return
+        parts = min(bound // _FLOAT32_EXACT + 1, last - first)
+        edges = [first + (last - first) * i // parts for i in range(parts + 1)]
+        for some, more in itertools.pairwise(edges):
+            yield from divided(some, more)
+
+    return divided(0, weights.shape[1])
 
 
 def _qlinear_conv(
@@ -173,6 +201,34 @@ def _float_conv(
     return _round_to_codes(g, values)
 
 
+def _float_convs(
+    g: OnnxBuilder,
+    codes: str,
+    weights: NDArray[np.int8],
+    bias: NDArray[np.int64],
+    rshift: int,
+    geometry: ConvGeometry,
+) -> str:
+    """float32 convolutions of integers over some of the inputs each, added in float64.
+
+    An input is a place of the window in a channel. A channel whose places lie in two ranges is read twice.
+    """
+    values, total = code_values(g, codes), ""
+    depth, attributes = weights.shape[1], _conv_attributes(weights, geometry)
+    places = math.prod(weights.shape[2:])
+    for first, last in exact_ranges(weights.reshape(len(weights), -1)):
+        chosen = range(first // places, -(-last // places))
+        part = weights[:, chosen.start : chosen.stop].astype(np.float32)
+        flat = part.reshape(len(part), -1)
+        flat[:, : first % places] = 0
+        flat[:, last - chosen.start * places :] = 0
+        channels = [start + c for start in range(0, depth * geometry.group, depth) for c in chosen]
+        some = values if len(chosen) == depth else g.node("Gather", values, g.ints(*channels), axis=1)
+        added = g.node("Cast", g.node("Conv", some, g.weight(part), **attributes), to=_DOUBLE)
+        total = g.node("Add", total, added) if total else added
+    return shift_to_codes(g, total, rshift, bias.reshape(1, -1, *(1,) * (weights.ndim - 2)))
+
+
 def _integer_conv(
     g: OnnxBuilder,
     codes: str,
@@ -188,8 +244,7 @@ def _integer_conv(
         *(g.constant(np.uint8(ZERO)), g.constant(np.uint8(ZERO))),
         **_conv_attributes(weights, geometry),
     )
-    spread = (1, -1) + (1,) * (weights.ndim - 2)
-    return shift_to_codes(g, accumulator, rshift, bias.reshape(spread))
+    return shift_to_codes(g, accumulator, rshift, bias.reshape(1, -1, *(1,) * (weights.ndim - 2)))
 
 
 def shift_to_codes(g: OnnxBuilder, accumulator: str, rshift: int, bias: NDArray[np.int64] | None = None) -> str:

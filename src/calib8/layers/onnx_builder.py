@@ -17,9 +17,14 @@ class OnnxBuilder:
     """Collects the nodes of one ONNX graph.
 
     Names of values are made here (`t0`, `t1`, ...), so Caffe's names never clash with ONNX's rules.
+
+    Args:
+        integer_kernels: whether sums of codes may become nodes over integers. GPUs have none; there they become nodes
+            over float32 with the same results.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, integer_kernels: bool = True) -> None:
+        self.integer_kernels = integer_kernels
         self._nodes: list[Any] = []
         self._arrays: dict[str, NDArray[Any]] = {}
         self._constants: dict[tuple[Any, ...], str] = {}

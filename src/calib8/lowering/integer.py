@@ -49,6 +49,7 @@ class IntegerSetup:
         thresholds: of every value that is quantised or dequantised, in real units.
         quantized_inputs: input values that come as x * 128 / threshold instead of as real numbers.
         accumulator_bits: of the sums of an Eltwise: the chip's 16, which saturate, or 32.
+        integer_kernels: whether the device has kernels over integers; without, float32 adds, with the same results.
     """
 
     int8_layers: frozenset[str]
@@ -56,6 +57,7 @@ class IntegerSetup:
     thresholds: Mapping[str, float]
     quantized_inputs: frozenset[str] = frozenset()
     accumulator_bits: int = 16
+    integer_kernels: bool = True
 
 
 def lower_int8(model: Model, setup: IntegerSetup, outputs: Collection[str]) -> tuple[Step, ...]:
@@ -121,9 +123,11 @@ class _GraphWalk:
     model: Model
     setup: IntegerSetup
     available: Collection[str]  # what earlier steps give, real or codes
-    g: OnnxBuilder = field(default_factory=OnnxBuilder)
     names: dict[str, str] = field(default_factory=dict)  # real or codes -> name in the graph
     inputs: dict[str, Port] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.g = OnnxBuilder(integer_kernels=self.setup.integer_kernels)
 
     def lower(self, stretch: Sequence[Pair], wanted: Collection[str]) -> OnnxStep:
         for layer, op in stretch:
