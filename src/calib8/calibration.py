@@ -18,7 +18,7 @@ from calib8.errors import DataError, OptionError
 from calib8.export import write_calibration_files, write_calibration_table, write_int8_model
 from calib8.graph import Shape
 from calib8.graph.build import TEST
-from calib8.graph.phase import layer_takes_part
+from calib8.graph.phase import layers_taking_part
 from calib8.lowering import Model, build_model
 from calib8.proto.caffe_pb2 import LayerParameter
 from calib8.proto.caffemodel import read_caffemodel
@@ -282,7 +282,8 @@ class Calibration:
 
 def data_layer(prototxt: Prototxt) -> LayerParameter | None:
     """The network's own data layer in the TEST phase: the one named "data", or else the first that gives samples."""
-    found = [p for p in prototxt.net.layer if p.type in DATA_TYPES and not p.bottom and layer_takes_part(p, TEST)]
+    present = layers_taking_part(prototxt.net, TEST).values()
+    found = [p for p in present if p.type in DATA_TYPES and not p.bottom]
     named = [p for p in found if p.name == DATA_LAYER]
     return (named + found)[0] if found else None
 

@@ -61,6 +61,13 @@ def test_stages_and_levels():
     assert names(stages=("deploy", "slow"), level=2) == ["data"]
 
 
+def test_the_file_s_own_stages_count_but_not_its_level_and_phase():
+    text = 'state { phase: TRAIN level: 2 stage: "deploy" }\n' + INPUT
+    text += layer("a", "data", "y", rest='include { phase: TEST stage: "deploy" }')
+    text += layer("b", "data", "z", rest="include { min_level: 2 }")
+    assert [x.name for x in net(text).layers] == ["data", "a"]
+
+
 def test_layers_that_only_measure_are_left_out_and_named():
     text = INPUT + layer("label", "", "label", "Input") + layer("fc", "data", "fc")
     text += layer("loss", "fc label", "loss", "SoftmaxWithLoss") + layer("acc", "fc label", "acc", "Accuracy")

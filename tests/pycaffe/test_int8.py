@@ -155,6 +155,21 @@ def test_named_layers_only(calibrated, images):
     assert all(np.array_equal(fp32[name], none[name]) for name in fp32)
 
 
+def test_a_net_of_a_stage(calibrated, images):
+    """The prototxt of int8_init is read without its stages, which the net has."""
+    folder, _ = calibrated
+    text = (folder / "real.prototxt").read_text()
+    assert text.count('type: "Softmax"') == 1
+    staged = text.replace('type: "Softmax"', 'type: "Softmax" include { stage: "probabilities" }')
+    (folder / "staged.prototxt").write_text(staged)
+    weights = str(folder / "custom.caffemodel")
+    net = caffe.Net(str(folder / "staged.prototxt"), caffe.TEST, stages=["probabilities"], weights=weights)
+    int8_init(net, folder, name="staged")
+    other = net_of(folder)
+    int8_init(other, folder)
+    assert np.array_equal(values_of(net, images)["prob"], values_of(other, images)["prob"])
+
+
 def test_input_that_the_user_quantises(calibrated, images):
     folder, calibration = calibrated
     threshold = calibration.plan.thresholds["data"]

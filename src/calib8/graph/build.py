@@ -9,7 +9,7 @@ from typing import Any
 
 from calib8.errors import PrototxtError
 from calib8.graph.net import Layer, Net
-from calib8.graph.phase import layer_takes_part
+from calib8.graph.phase import layers_taking_part
 from calib8.proto.text import Prototxt
 from calib8.proto.textformat import Place
 
@@ -50,7 +50,7 @@ def draft_net(
         measures: types of layers that only measure, and stay in nevertheless.
     """
     everything = [_Placed(x, p, prototxt.source) for x, p in zip(prototxt.net.layer, prototxt.places, strict=True)]
-    present = [x for x in everything if layer_takes_part(x.param, phase, level, stages)]
+    present = [everything[index] for index in layers_taking_part(prototxt.net, phase, level, stages)]
     kept, notes = _without_losses(present, measures)
     problems = (
         _name_problems(kept) + _rule_problems(everything) + _order_problems(kept, _absent_writers(everything, present))

@@ -1,12 +1,21 @@
 """Which layers of a prototxt take part in a phase.
 
-Source: BVLC/caffe, src/caffe/net.cpp, Net::FilterNet and Net::StateMeetsRule.
+Source: BVLC/caffe, src/caffe/net.cpp, Net::Net, Net::FilterNet and Net::StateMeetsRule.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from typing import Any
+
+
+def layers_taking_part(net: Any, phase: int, level: int = 0, stages: Collection[str] = ()) -> dict[int, Any]:
+    """The LayerParameters of a NetParameter that belong to the net in this state, by their index in the file.
+
+    The stages of the file's own `state` count, too. Its phase and its level do not: Caffe overwrites both.
+    """
+    every = {*net.state.stage, *stages}
+    return {index: param for index, param in enumerate(net.layer) if layer_takes_part(param, phase, level, every)}
 
 
 def layer_takes_part(param: Any, phase: int, level: int = 0, stages: Collection[str] = ()) -> bool:

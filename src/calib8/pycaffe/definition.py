@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from calib8.graph.build import is_training_only
-from calib8.graph.phase import layer_takes_part
+from calib8.graph.phase import layers_taking_part
 from calib8.layers import registry
 from calib8.lowering import Model, build_model
 from calib8.proto import caffe_pb2
@@ -61,7 +61,7 @@ def read_definition(
     if is_yolo():
         for note in pad_as_darknet(prototxt.net):
             _log.info("%s: %s", path, note)
-    present = {i: p for i, p in enumerate(prototxt.net.layer) if layer_takes_part(p, phase, level, stages)}
+    present = layers_taking_part(prototxt.net, phase, level, stages)
     made = {i: make_feed(p, Path(prototxt.source).parent, phase) for i, p in present.items()}
     feeds = {i: feed for i, feed in made.items() if feed is not None}
     model = build_model(

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from calib8.errors import TableError
 from calib8.export import read_plan
-from calib8.graph.phase import layer_takes_part
 from calib8.lowering import Model
 from calib8.lowering.integer import IntegerSetup
 from calib8.proto.text import read_prototxt
@@ -44,7 +43,6 @@ def read_int8_mode(
     table: str | os.PathLike[str],
     int8_layer: str,
     *,
-    phase: int,
     accumulator_bits: int,
 ) -> Int8Mode:
     """Read the files of a calibration for a net.
@@ -59,7 +57,7 @@ def read_int8_mode(
         CaffemodelError: the int8 model cannot be read.
         OptionError: names in `int8_layer` that cannot be; all of them.
     """
-    _check_same_network(model, proto_path, phase)
+    _check_same_network(model, proto_path)
     layers = tuple(replace(layer, blobs=tuple(weights.get(layer.name, ()))) for layer in model.net.layers)
     bound = replace(model, net=replace(model.net, layers=layers, has_weights=True))
     plan = read_plan(bound, table, int8_model)
@@ -74,18 +72,19 @@ def _shown_thresholds(model: Model, plan: QuantPlan) -> dict[str, float]:
     return {blob: plan.thresholds[values[-1]] for blob, values in model.net.values_of_blob.items()}
 
 
-def _check_same_network(model: Model, proto_path: str | os.PathLike[str], phase: int) -> None:
-    """The prototxt that is named has the layers of the net, whatever its data layers are."""
-    prototxt = read_prototxt(proto_path)
-    theirs = {p.name: (p.type, tuple(p.bottom)) for p in prototxt.net.layer if layer_takes_part(p, phase)}
+def _check_same_network(model: Model, proto_path: str | os.PathLike[str]) -> None:
+    """The prototxt that is named has the layers of the net, in whatever state, and whatever its data layers are."""
+    theirs: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
+    for p in read_prototxt(proto_path).net.layer:
+        theirs.setdefault(p.name, []).append((p.type, tuple(p.bottom)))
     problems = []
     for layer, op in zip(model.net.layers, model.ops, strict=True):
         if op.kind == "source":
             continue
         if layer.name not in theirs:
             problems.append(f"layer {layer.name!r} ({layer.type}) is not in it")
-        elif theirs[layer.name] != (layer.type, layer.bottom_blobs):
-            kind, bottoms = theirs[layer.name]
+        elif (layer.type, layer.bottom_blobs) not in theirs[layer.name]:
+            kind, bottoms = theirs[layer.name][0]
             problems.append(
                 f"layer {layer.name!r} is {kind} over {', '.join(bottoms) or 'nothing'}; in the net it is "
                 f"{layer.type} over {', '.join(layer.bottom_blobs)}"

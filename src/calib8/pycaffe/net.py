@@ -9,14 +9,15 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.engine.session import providers
+from calib8.engine import EngineOptions
+from calib8.engine.session import check_device
 from calib8.errors import DataError, OptionError
 from calib8.graph.build import TEST, TRAIN
 from calib8.lowering import Model, Step
@@ -26,7 +27,6 @@ from calib8.pycaffe.definition import read_definition
 from calib8.pycaffe.feeds import MemoryFeed
 from calib8.pycaffe.int8 import looks_real, read_int8_mode
 from calib8.pycaffe.passes import ForwardPasses, settled_weights
-from calib8.pycaffe.state import engine_options
 from calib8.pycaffe.training import refuse_training
 from calib8.pycaffe.weights import (
     copy_weights,
@@ -98,7 +98,7 @@ class Net:
             weights, phase, level = phase, level, 0
         if phase not in (TRAIN, TEST):
             raise OptionError(f"phase is {phase!r}; expected caffe.TEST ({TEST}) or caffe.TRAIN ({TRAIN})")
-        providers(engine_options())
+        check_device(EngineOptions())
         self._definition = read_definition(network_file, phase, level or 0, stages or ())
         stored = read_weights(weights) if weights is not None else {}
         self.params = make_params(self._definition, stored)
@@ -144,9 +144,8 @@ class Net:
         model = self._definition.model
         weights = settled_weights(self.params)
         mode = read_int8_mode(
-            model, weights, proto_path, cali_model, cali_proto, int8_layer,
-            phase=self._phase, accumulator_bits=accumulator_bits,
-        )  # fmt: skip
+            model, weights, proto_path, cali_model, cali_proto, int8_layer, accumulator_bits=accumulator_bits
+        )
         self._passes.finish()
         for name, blob in self.blobs.items():
             blob.threshold = mode.thresholds[name]
@@ -387,7 +386,7 @@ class Net:
 
 
 def _lower_int8(setup: IntegerSetup, model: Model, values: Collection[str]) -> Sequence[Step]:
-    return lower_int8(model, setup, values)
+    return lower_int8(model, replace(setup, integer_kernels=EngineOptions().integer_kernels), values)
 
 
 def _filled_up(rows: Any, count: int) -> NDArray[Any]:
