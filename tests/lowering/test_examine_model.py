@@ -130,3 +130,33 @@ def test_a_shape_for_nobody_is_a_problem():
 def test_a_blob_too_large_for_caffe_is_refused(dim):
     (problem,) = texts(f'layer {{ name: "x" type: "Input" top: "x" input_param {{ shape {{ dim: [9, {dim}] }} }} }}')
     assert "at most 2147483647 elements" in problem
+
+
+def shared(names: dict[str, tuple[str, ...]]) -> str:
+    layers = [one(name, "Convolution", "x", f"{CONV} {params(*specs)}") for name, specs in names.items()]
+    return INPUT + "".join(layers)
+
+
+def params(*names: str) -> str:
+    return " ".join(f'param {{ name: "{name}" }}' for name in names)
+
+
+def weights_of_a_convolution(value: float) -> tuple[np.ndarray, ...]:
+    return np.full((4, 3, 3, 3), value, np.float32), np.full(4, value, np.float32)
+
+
+def test_of_shared_blobs_the_last_in_the_file_counts_for_all_layers():
+    text = shared({"a": ("w",), "b": ("w", "other")})
+    stored = {"a": weights_of_a_convolution(1), "b": weights_of_a_convolution(2)}
+    a, b = build_model(parse_prototxt(text), stored).net.layers[1:]
+    assert [blob.flat[0] for blob in (*a.blobs, *b.blobs)] == [2, 1, 2, 2]
+
+
+def test_a_layer_whose_blobs_are_all_shared_need_not_be_in_the_file():
+    text = shared({"a": ("w", "b"), "twin": ("w", "b"), "half": ("w", "")})
+    found = examined(text, {"a": weights_of_a_convolution(1)})
+    assert [blob.flat[0] for blob in found.net.layers[2].blobs] == [1, 1]
+    (problem,) = found.problems
+    assert problem.text == (
+        "a.prototxt:4: layer 'half' (Convolution) has 1 blobs in the caffemodel (4x3x3x3); expected 2 (4x3x3x3, 4)"
+    )

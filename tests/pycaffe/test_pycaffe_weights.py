@@ -157,6 +157,18 @@ def test_weights_shared_by_name_in_one_net(make_net):
     assert net.forward(x=[[1, 10]])["z"].tolist() == [[6, 60]]
 
 
+def test_weights_shared_by_name_need_not_all_be_in_the_file(make_net, tmp_path, caplog):
+    twin = 'param { name: "w" } inner_product_param { num_output: 3 bias_term: false }'
+    one = input_layer("x", 1, 3) + f'layer {{ name: "a" type: "InnerProduct" bottom: "x" top: "a" {twin} }}\n'
+    net = make_net(one)
+    net.params["a"][0].data[...] = np.eye(3) * 2
+    net.save(str(tmp_path / "one.caffemodel"))
+    two = one + f'layer {{ name: "b" type: "InnerProduct" bottom: "a" top: "b" {twin} }}\n'
+    both = make_net(two, weights=str(tmp_path / "one.caffemodel"))
+    assert both.forward(x=[[1, 2, 3]])["b"].tolist() == [[4, 8, 12]]
+    assert "no weights" not in caplog.text
+
+
 def test_weights_shared_by_name_need_one_shape(make_net):
     with pytest.raises(UnsupportedError, match="shares 'w' with layer 'one', but its blob 0 has the shape"):
         make_net(

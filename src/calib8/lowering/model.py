@@ -15,7 +15,7 @@ from calib8.errors import CaffemodelError, Calib8Error, PrototxtError, Unsupport
 from calib8.graph import Layer, Net, Shape
 from calib8.graph.build import TEST, draft_net, located
 from calib8.layers import Call, Op, RefusedError, make_op
-from calib8.lowering.weights import bind_blobs
+from calib8.lowering.weights import bind_blobs, with_shared_blobs
 from calib8.proto.caffemodel import Caffemodel
 from calib8.proto.text import Prototxt
 
@@ -154,7 +154,7 @@ def examine_model(
     net, problems = draft_net(prototxt, phase=phase, level=level, stages=stages, measures=measures)
     walk = _Walk(net, input_shapes or {}, phase, bind_weights=weights is not None)
     walk.problems += [Problem(PrototxtError, text) for text in problems]
-    stored = _blobs_by_layer(weights)
+    stored = with_shared_blobs(net.layers, _blobs_by_layer(weights))
     for layer in net.layers:
         walk.visit(layer, stored)
     walk.check_input_names()

@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calib8.errors import CaffemodelError
-from calib8.graph import Shape
+from calib8.graph import Layer, Shape
+
+
+def with_shared_blobs(
+    layers: Sequence[Layer], stored: Mapping[str, Sequence[NDArray[Any]]]
+) -> dict[str, Sequence[NDArray[Any]]]:
+    """The stored blobs by layer name, where those with one `param { name }` are one blob.
+
+    Caffe copies layer by layer into the same memory: of several stored blobs the last counts, and one is enough for
+    all (BVLC/caffe src/caffe/net.cpp, Net::AppendParam and Net::CopyTrainedLayersFrom).
+    """
+    names = {layer.name: [spec.name for spec in layer.param.param] for layer in layers}
+    last: dict[str, NDArray[Any]] = {}
+    for layer, blobs in stored.items():
+        last.update({name: blob for name, blob in zip(names.get(layer, ()), blobs, strict=False) if name})
+    found = dict(stored)
+    for layer, shared in names.items():
+        blobs = list(stored.get(layer, ()))
+        for index, name in enumerate(shared):
+            if name in last and index == len(blobs):
+                blobs.append(last[name])
+            elif name in last and index < len(blobs) and blobs[index].size == last[name].size:
+                blobs[index] = last[name].reshape(blobs[index].shape)
+        if blobs:
+            found[layer] = blobs
+    return found
 
 
 def bind_blobs(wanted: Sequence[Shape], stored: Sequence[NDArray[Any]] | None) -> tuple[NDArray[np.float32], ...]:

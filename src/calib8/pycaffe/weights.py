@@ -158,7 +158,8 @@ def _assign(blob: Blob, values: NDArray[np.float32]) -> None:
 
 def warn_of_missing(params: Params, stored: Stored, source: str | os.PathLike[str]) -> None:
     """Say which layers a caffemodel does not have: Caffe computes with what the fillers gave, and says nothing."""
-    missing = [name for name in params if name not in stored]
+    copied = {id(blob) for name, vec in params.items() if name in stored for blob in vec}
+    missing = [name for name, vec in params.items() if any(id(blob) not in copied for blob in vec)]
     if missing:
         _log.warning("%s has no weights for the layers %s; they keep what was in them", source, ", ".join(missing))
 
