@@ -218,6 +218,35 @@ def test_a_data_layer_of_another_name_is_found_by_its_blob(random_model, tmp_pat
     assert read.thresholds == {"data": plan.thresholds["data"], "ip": plan.thresholds["ip"]}
 
 
+TWO_TOPS = (
+    'layer { name: "data" type: "Input" top: "data" top: "info" '
+    "input_param { shape { dim: 1 dim: 2 } shape { dim: 1 dim: 2 } } }\n"
+)
+TWO_LAYERS = (
+    'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 2 } } }\n'
+    'layer { name: "info" type: "Input" top: "info" input_param { shape { dim: 1 dim: 2 } } }\n'
+)
+
+
+@pytest.mark.parametrize(("made_with", "used"), [(TWO_TOPS, TWO_LAYERS), (TWO_LAYERS, TWO_TOPS)])
+def test_inputs_may_come_from_more_data_layers_or_fewer(random_model, tmp_path, made_with, used):
+    rest = 'layer { name: "cat" type: "Concat" bottom: "data" bottom: "info" top: "cat" }'
+    before = random_model(made_with + rest)
+    plan = plan_for(before, concat=True)
+    write_calibration_table(tmp_path / "t", "net", before, plan)
+    assert dict(read_plan(random_model(used + rest), tmp_path / "t.pb2").thresholds) == dict(plan.thresholds)
+
+
+def test_an_input_that_no_row_names(random_model, tmp_path):
+    before = random_model(TWO_LAYERS + 'layer { name: "s" type: "Softmax" bottom: "data" top: "s" }')
+    write_calibration_table(tmp_path / "t", "net", before, plan_for(before))
+    other = TWO_LAYERS.replace('"info"', '"other"')
+    found = problems_of(
+        random_model(other + 'layer { name: "s" type: "Softmax" bottom: "data" top: "s" }'), tmp_path / "t.pb2"
+    )
+    assert found == "no row for layer 'other' (Input)\nthe network has no layer 'info'"
+
+
 def test_rows_of_layers_that_only_measure_are_no_strangers(random_model, tmp_path):
     text = (
         'layer { name: "data" type: "Input" top: "data" top: "label" input_param { shape { dim: 1 dim: 2 } } }\n'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -63,45 +63,47 @@ def _checked(message: Message, source: str) -> Message:
 def row_thresholds(message: Message, model: Model, source: str) -> dict[str, float]:
     """The thresholds of all values of the network.
 
-    A layer's row has its name and gives a threshold for each top, by blob name or else by place. A data layer may have
-    had another name when the table was made; then its tops are looked for in rows that fit no layer.
+    A layer's row has its name and gives a threshold for each top, by blob name or else by place. The data layers may
+    have been others when the table was made (an LMDB's, where now there are Input layers): what the row of one does
+    not name is looked for in the rows of the others, and in rows that fit no layer.
 
     Raises:
         TableError: layers without a row, rows without a layer, tops without a threshold; all of them.
     """
     rows = {row.name: row for row in message.layer}
-    strangers = {n: r for n, r in rows.items() if n not in model.net.layer_by_name and n not in model.net.left_out}
+    data_layers = {x.name: x for x, op in zip(model.net.layers, model.ops, strict=True) if op.kind == "source"}
+    strangers = [n for n in rows if n not in model.net.layer_by_name and n not in model.net.left_out]
+    inputs = _blobs_of(rows[n] for n in (*strangers, *data_layers) if n in rows)
     found: dict[str, float] = {}
     problems: list[str] = []
-    for layer, op in zip(model.net.layers, model.ops, strict=True):
+    for layer in model.net.layers:
+        elsewhere = inputs if layer.name in data_layers else {}
         row = rows.get(layer.name)
-        if row is None and op.kind == "source":
-            row = next((r for r in strangers.values() if _has_blob(r, layer.top_blobs)), None)
-            strangers.pop(row.name if row is not None else "", None)
-        if row is None:
+        if row is None and not any(blob in elsewhere for blob in layer.top_blobs):
             problems.append(f"no row for layer {layer.name!r} ({layer.type})")
             continue
-        for top, threshold in zip(layer.tops, _top_thresholds(row, layer), strict=True):
+        for top, threshold in zip(layer.tops, _top_thresholds(row, layer, elsewhere), strict=True):
             if threshold is None:
                 problems.append(f"no threshold for top {model.net.blob_of[top]!r} of layer {layer.name!r}")
             else:
                 found[top] = threshold
-    problems += [f"the network has no layer {name!r}" for name in strangers]
+    tops = {blob for layer in data_layers.values() for blob in layer.top_blobs}
+    unread = (name for name in strangers if tops.isdisjoint(_blobs_of([rows[name]])))
+    problems += [f"the network has no layer {name!r}" for name in unread]
     if problems:
         raise TableError(f"{source} is not the calibration table of {model.net.source}", problems)
     return found
 
 
-def _has_blob(row: Any, names: tuple[str, ...]) -> bool:
-    return any(blob.name in names for blob in row.blob_param)
+def _blobs_of(rows: Iterable[Any]) -> dict[str, float]:
+    """Thresholds by the names of the rows' blobs."""
+    return {blob.name: float(blob.threshold_y) for row in rows for blob in row.blob_param}
 
 
-def _top_thresholds(row: Any, layer: Layer) -> list[float | None]:
-    named = {blob.name: float(blob.threshold_y) for blob in row.blob_param}
-    placed = [float(t) for t in row.threshold_y]
-    return [
-        named.get(blob, placed[index] if index < len(placed) else None) for index, blob in enumerate(layer.top_blobs)
-    ]
+def _top_thresholds(row: Any | None, layer: Layer, elsewhere: Mapping[str, float]) -> list[float | None]:
+    named = {**elsewhere, **(_blobs_of([row]) if row is not None else {})}
+    placed = [float(t) for t in row.threshold_y] if row is not None else []
+    return [named.get(b, placed[i] if i < len(placed) else None) for i, b in enumerate(layer.top_blobs)]
 
 
 def with_row_integers(plan: QuantPlan, message: Message, model: Model, source: str) -> QuantPlan:
