@@ -15,7 +15,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -155,7 +155,8 @@ class Experiment:
         with executors.building:
             if executors.first is None:
                 layers = self.model.net.layers[start:stop]
-                steps = lower_stretch(self.model, variant.setup, layers, (*self.model.inputs, *available), wanted)
+                setup = replace(variant.setup, integer_kernels=self._engine.integer_kernels)
+                steps = lower_stretch(self.model, setup, layers, (*self.model.inputs, *available), wanted)
                 executors.first = Executor(steps, wanted, self._engine)
             return executors.of_lane(lane, executors.first)
 

@@ -10,7 +10,7 @@ from typing import Any
 from calib8.calibrate.thresholds import DEFAULT_METHOD, ThresholdOptions
 from calib8.calibration import Calibration
 from calib8.cli.images import add_image_options, images_source
-from calib8.cli.options import add_common_options
+from calib8.cli.options import add_common_options, add_gpu_option
 from calib8.cli.progress import ProgressLine
 from calib8.cli.table import aligned
 from calib8.cli.thresholds import add_threshold_options, given_thresholds
@@ -66,6 +66,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         help="measure maxima first and count in a second pass, exactly by the formula; one pass (the default) may "
         "count a value one bin beside its own if it lies within 1/8 of a bin of the edge between them",
     )  # fmt: skip
+    add_gpu_option(group)
     add_common_options(group)
 
 

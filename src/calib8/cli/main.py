@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 from calib8.cli import calibrate, check, completion, export, lmdb, sensitivity, tune
 from calib8.cli.version import VersionAction
+from calib8.engine import EngineOptions, use_gpu
+from calib8.engine.session import check_device
 from calib8.errors import Calib8Error
 
 _COMMANDS = (check, calibrate, sensitivity, tune, export, lmdb, completion)
@@ -27,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     _set_up_logging(options.verbose)
     try:
+        use_gpu(getattr(options, "gpu", None))
+        check_device(EngineOptions())
         code = int(options.run(options))
         sys.stdout.flush()
     except Calib8Error as why:

@@ -14,6 +14,23 @@ def add_common_options(parser: Any) -> None:
     parser.add_argument("-v", "--verbose", action="store_true", help="say what is done, changed and left out")
 
 
+def add_gpu_option(parser: Any) -> None:
+    """Add `--gpu`; `calib8.cli.main` sees that the GPU is used."""
+    parser.add_argument(
+        "--gpu", metavar="ID", type=_gpu, nargs="?", const=0,
+        help="compute on an NVIDIA GPU, number ID (0 without one); needs onnxruntime-gpu, and is an error where there "
+        "is none",
+    )  # fmt: skip
+
+
+def _gpu(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 4):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number of a GPU; write --gpu behind NAME and PATH, or --gpu=0"
+        )
+    return int(text)
+
+
 def add_shape_option(parser: Any) -> None:
     """Add `--shape`."""
     parser.add_argument(

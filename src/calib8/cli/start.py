@@ -17,7 +17,7 @@ from calib8.calibrate.histogram import BlobHistogram
 from calib8.calibrate.thresholds import DEFAULT_METHOD, ThresholdOptions
 from calib8.calibration import Calibration, data_layer
 from calib8.cli.images import add_image_options, images_source
-from calib8.cli.options import add_common_options
+from calib8.cli.options import add_common_options, add_gpu_option
 from calib8.cli.progress import ProgressLine
 from calib8.cli.samples import Samples, read_samples
 from calib8.cli.thresholds import add_threshold_options, given_thresholds
@@ -72,6 +72,7 @@ def add_start_options(parser: argparse.ArgumentParser, samples: int, output: str
         "--budget", type=int, default=DEFAULT_BUDGET // _MEGABYTE, metavar="MB",
         help="most memory for values that are kept between runs; less of it is slower (default: %(default)s)",
     )  # fmt: skip
+    add_gpu_option(group)
     add_common_options(group)
     add_image_options(parser)
     group = parser.add_argument_group("images, by the names of the auto tuning tool")

@@ -2,12 +2,13 @@
 
 - `options`: threads and device
 - `session`: one ONNX graph in ONNX Runtime
+- `gpu`, `even_pads`: the same on a GPU, and why it cannot be used; what cuDNN cannot do, as other nodes
 - `executor`: `Executor`, the steps of a network run in order; buffers kept, or freed behind their last reader
 - `run`: `run_float`, a network once, for tests and small uses
 """
 
 from calib8.engine.executor import Executor
-from calib8.engine.options import EngineOptions
+from calib8.engine.options import EngineOptions, use_gpu
 from calib8.engine.run import run_float
 
-__all__ = ["EngineOptions", "Executor", "run_float"]
+__all__ = ["EngineOptions", "Executor", "run_float", "use_gpu"]

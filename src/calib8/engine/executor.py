@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calib8.engine.gpu import device_failure
 from calib8.engine.options import EngineOptions
 from calib8.engine.session import open_session
 from calib8.errors import Calib8Error, DataError
@@ -57,7 +58,7 @@ class Executor:
                 float32, no input's memory. Not used by layers that run in Python, nor for values of another shape.
 
         Raises:
-            Calib8Error: an input is missing or has another shape, or a layer that runs in Python failed.
+            Calib8Error: an input is missing or has another shape, a layer that runs in Python failed, or the GPU did.
         """
         values: dict[str, Array] = {}
         for name, array in inputs.items():
@@ -83,6 +84,7 @@ class _OnnxRunner:
 
     def __init__(self, step: OnnxStep, options: EngineOptions) -> None:
         self._step = step
+        self._gpu = options.gpu
         self._session = open_session(step, options)
         self._set_up()
 
@@ -109,7 +111,7 @@ class _OnnxRunner:
         try:
             self._session.run_with_iobinding(self._binding)
         except RuntimeError as why:
-            raise DataError(self._failure(str(why))) from None
+            raise device_failure(self._gpu, str(why)) or DataError(self._failure(str(why))) from None
         if keep:
             self._buffers = outputs
         else:

@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from calib8.engine.gpu import check_gpu, check_sums, gpu_session
 from calib8.engine.options import EngineOptions
 from calib8.engine.processor import int8_products_saturate
-from calib8.errors import DeviceError
 from calib8.lowering.steps import OnnxStep
 
 # These put a neighbour's arithmetic into a convolution's weights or accumulator, and so round otherwise than Caffe
 # does layer by layer, and otherwise from one choice of outputs to another.
 _INEXACT_FUSIONS = ["ConvAddFusion", "ConvMulFusion", "ConvBNFusion", "ConvAddActivationFusion"]
 _INTEGER_NODES = ("QLinearConv", "ConvInteger")
+_CODE_NODES = ("QuantizeLinear", "DequantizeLinear")
 # Puts a Pad into the pooling behind it, which onnxruntime up to 1.24 then refuses where the pad exceeds the window.
 _BROKEN_FUSIONS = ["Pad_Fusion"]
 _ERRORS_ONLY = 3
@@ -25,7 +26,7 @@ def open_session(step: OnnxStep, options: EngineOptions) -> Any:
     """An InferenceSession over a step's graph. Its weights are handed over where they lie.
 
     Raises:
-        DeviceError: see `providers`.
+        DeviceError: see `check_device`.
     """
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = options.thread_count
@@ -44,30 +45,22 @@ def open_session(step: OnnxStep, options: EngineOptions) -> Any:
         settings.add_session_config_entry("session.x64quantprecision", "1")
     values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(a)) for a in step.weights.values()]
     settings.add_external_initializers(list(step.weights), values)
-    return ort.InferenceSession(
-        step.onnx.SerializeToString(),
-        settings,
-        providers=providers(options),
-        disabled_optimizers=_INEXACT_FUSIONS + _BROKEN_FUSIONS,
-    )
+    without = _INEXACT_FUSIONS + _BROKEN_FUSIONS
+    if options.gpu is None:
+        return ort.InferenceSession(
+            step.onnx.SerializeToString(), settings, providers=["CPUExecutionProvider"], disabled_optimizers=without
+        )
+    check_device(options)
+    if any(node.op_type in _CODE_NODES for node in step.onnx.graph.node):
+        check_sums(options.gpu)
+    return gpu_session(step.onnx, settings, options.gpu, without)
 
 
-def providers(options: EngineOptions) -> list[str]:
-    """Where ONNX Runtime computes.
+def check_device(options: EngineOptions) -> None:
+    """Whether the device can be used.
 
     Raises:
         DeviceError: a GPU is asked for and cannot be used. Nothing falls back to the CPU in silence.
     """
-    if options.gpu is None:
-        return ["CPUExecutionProvider"]
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
-        raise DeviceError(
-            f"GPU {options.gpu} is asked for, and this onnxruntime ({ort.__version__}) has no CUDA; use the CPU "
-            "(caffe.set_mode_cpu())"
-        )
-    raise DeviceError(f"GPU {options.gpu} is asked for, and calib8 computes on the CPU only (caffe.set_mode_cpu())")
-
-
-def element_type(dtype: Any) -> Any:
-    """The numpy type that io_binding takes for a dtype."""
-    return np.dtype(dtype).type
+    if options.gpu is not None:
+        check_gpu(options.gpu)

@@ -15,13 +15,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from calib8.engine import Executor
+from calib8.engine import EngineOptions, Executor
 from calib8.graph import Layer, Shape
 from calib8.layers import Op
 from calib8.lowering import Model, Step, lower_float
 from calib8.pycaffe.blob import NetBlob, Parameter
 from calib8.pycaffe.feeds import Feed
-from calib8.pycaffe.state import engine_options
 from calib8.pycaffe.stretch import Stretch, Weights, make_stretch, read_from_outside
 from calib8.python_layers import BlobVec
 
@@ -135,7 +134,7 @@ class _Executors:
 
     def get(self, stretch: Stretch, values: frozenset[str], *, hosts: bool) -> Executor:
         """The executor that computes `values`; without `hosts` it takes the tops of layers in Python as given."""
-        options = engine_options()
+        options = EngineOptions()
         key = stretch, values, hosts, options.gpu
         if key not in self._open:
             model = stretch.model if hosts else stretch.without_hosts

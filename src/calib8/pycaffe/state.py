@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from calib8.engine import EngineOptions
+from calib8.engine import use_gpu
 from calib8.errors import OptionError
 
 
@@ -24,11 +24,13 @@ _state = _State()
 def set_mode_cpu() -> None:
     """Compute on the CPU, as at the start."""
     _state.gpu_mode = False
+    use_gpu(None)
 
 
 def set_mode_gpu() -> None:
-    """Compute on the GPU of `set_device`: nets raise DeviceError where it cannot be used."""
+    """Compute on the GPU of `set_device`, here and in a `Calibration`: DeviceError where it cannot be used."""
     _state.gpu_mode = True
+    use_gpu(_state.gpu)
 
 
 def set_device(device_id: int) -> None:
@@ -36,6 +38,8 @@ def set_device(device_id: int) -> None:
     if device_id < 0:
         raise OptionError(f"set_device({device_id}): GPUs are numbered from 0")
     _state.gpu = int(device_id)
+    if _state.gpu_mode:
+        use_gpu(_state.gpu)
 
 
 def yolo() -> None:
@@ -51,11 +55,6 @@ def is_yolo() -> bool:
 def set_random_seed(seed: int) -> None:
     """Begin the numbers of fillers (weights without a caffemodel, DummyData) anew; they begin with seed 0."""
     _state.numbers = np.random.default_rng(seed)
-
-
-def engine_options() -> EngineOptions:
-    """How to execute now."""
-    return EngineOptions(gpu=_state.gpu if _state.gpu_mode else None)
 
 
 def random_numbers() -> np.random.Generator:
