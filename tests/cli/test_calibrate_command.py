@@ -84,6 +84,32 @@ def test_images(with_input, capsys):
     assert len(made(with_input)) == 4
 
 
+def test_other_inputs_take_values(with_input, capsys):
+    shape = "input_param { shape { dim: [1, 2] } }"
+    with (with_input / "deploy.prototxt").open("a") as file:
+        file.write(f'layer {{ name: "info" type: "Input" top: "info" {shape} }}\n')
+        file.write('layer { name: "neg" type: "Power" bottom: "info" top: "neg" power_param { scale: -1 } }\n')
+    command = [
+        "calibrate",
+        "d",
+        str(with_input),
+        "-n",
+        "4",
+        "--images",
+        str(with_input / "list.txt"),
+        "--input",
+        "data",
+    ]
+    assert main(command) == 1
+    assert "also needs 'info'" in capsys.readouterr().err
+    for value, message in (("info=1,2,3", "3 numbers for an input of the shape 1x2"), ("x=1", "'info'")):
+        assert main([*command, "--value", value]) == 1
+        assert message in capsys.readouterr().err
+    assert main([*command, "--method", "max", "--value", "info=3,-5"]) == 0
+    rows = {line.split()[0]: line.split()[2] for line in capsys.readouterr().out.splitlines()[:-4]}
+    assert rows["info"] == rows["neg"] == "5"
+
+
 def test_thresholds_from_a_table(folder, tmp_path, capsys):
     assert main(["calibrate", "digits", str(folder), "-n", "20"]) == 0
     first = (folder / "bmnet_digits_int8.caffemodel").read_bytes()

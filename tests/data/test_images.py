@@ -141,6 +141,17 @@ def test_lists_folders_and_single_images(tmp_path: Path) -> None:
     assert (batch["in"] == picture(5).transpose(2, 0, 1)[np.newaxis]).all()
 
 
+def test_other_inputs_are_the_same_in_every_batch(tmp_path: Path) -> None:
+    write_images(tmp_path, 3)
+    constants = {"info": np.array([[4, 6, 1]], np.float32), "each": np.arange(2, dtype=np.float32).reshape(2, 1)}
+    source = ImagesSource(tmp_path, "in", (2, 3, 4, 6), Preprocess(), constants)
+    assert source.shapes == {"in": (2, 3, 4, 6), "info": (1, 3), "each": (2, 1)}
+    batches = list(source.batches())
+    assert [len(batch["in"]) for batch in batches] == [2, 1]
+    assert all(batch["info"].tolist() == [[4, 6, 1]] for batch in batches)
+    assert [batch["each"].tolist() for batch in batches] == [[[0], [1]], [[0]]]  # as many as images
+
+
 def test_an_input_of_one_channel_takes_gray(tmp_path: Path) -> None:
     write_images(tmp_path, 1, (4, 6, 1))
     (batch,) = ImagesSource(tmp_path, "in", (1, 1, 4, 6), Preprocess()).batches()

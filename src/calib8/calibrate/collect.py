@@ -132,7 +132,8 @@ class _Passes:
         if missing:
             raise DataError(
                 f"{self._model.net.source}: the data give {', '.join(map(repr, batch))}; "
-                f"the network also needs {', '.join(map(repr, missing))}"
+                f"the network also needs {', '.join(map(repr, missing))}; let the data layer give them, or, with "
+                "--images, say --value BLOB=V[,V]"
             )
         return {value: np.asarray(batch[blob], dtype=np.float32) for blob, value in self._values.items()}
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from calib8.data import ImagesSource, Preprocess
 from calib8.data.preprocess import COLOR_FORMATS, RESIZE_MODES
 from calib8.errors import DataError
-from calib8.graph import build_net
+from calib8.graph import Shape, build_net
 from calib8.layers import make_op
 from calib8.proto.text import Prototxt
 
@@ -22,6 +27,11 @@ def add_image_options(parser: argparse.ArgumentParser) -> None:
         "--images", metavar="LIST", help="a text file with a path per line, a folder of images, or one image"
     )
     group.add_argument("--input", metavar="BLOB", help="the input that takes them (default: the only one)")
+    group.add_argument(
+        "--value", metavar="BLOB=V[,V]", type=_value, action="append", default=[],
+        help="the numbers of another input, the same for every image, like im_info=600,800,1; can be given several "
+        "times",
+    )  # fmt: skip
     add_resize_options(group, "size of a sample (default: that of the input)")
     group.add_argument("--color", choices=COLOR_FORMATS, help="order of the channels (default: bgr, gray for one)")
     group.add_argument(
@@ -67,7 +77,33 @@ def images_source(
             f"{prototxt.source}: which input takes the images? Say --input BLOB; "
             f"Input layers of the network: {', '.join(map(repr, shapes)) or 'none'}"
         )
-    return ImagesSource(options.images, blob, shapes[blob], preprocess or _preprocess(options))
+    constants = _constants(prototxt, {name: shape for name, shape in shapes.items() if name != blob}, options.value)
+    return ImagesSource(options.images, blob, shapes[blob], preprocess or _preprocess(options), constants)
+
+
+def _constants(
+    prototxt: Prototxt, shapes: Mapping[str, Shape], values: Sequence[tuple[str, tuple[float, ...]]]
+) -> dict[str, NDArray[np.float32]]:
+    """The inputs that `--value` fills.
+
+    Raises:
+        DataError: no such input, besides that of the images, or another number of values.
+    """
+    found = {}
+    for blob, numbers in values:
+        if blob not in shapes:
+            raise DataError(
+                f"{prototxt.source}: --value {blob}: no input of this name takes values; "
+                f"these do: {', '.join(map(repr, shapes)) or 'none'}"
+            )
+        shape = shapes[blob]
+        if len(numbers) not in (1, math.prod(shape), math.prod(shape[1:])):
+            raise DataError(
+                f"{prototxt.source}: --value {blob}: {len(numbers)} numbers for an input of the shape "
+                f"{'x'.join(map(str, shape))}; expected one for all, or {math.prod(shape)}"
+            )
+        found[blob] = np.resize(np.array(numbers, np.float32), shape)
+    return found
 
 
 def _preprocess(options: argparse.Namespace) -> Preprocess:
@@ -88,6 +124,13 @@ def _size(text: str) -> tuple[int, int]:
     if not (height.isdigit() and width.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r} is no size; expected HEIGHTxWIDTH, like 224x224")
     return int(height), int(width)
+
+
+def _value(text: str) -> tuple[str, tuple[float, ...]]:
+    blob, equals, numbers = text.rpartition("=")
+    if not (blob and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} gives no value; expected BLOB=V[,V], like im_info=600,800,1")
+    return blob, _numbers(numbers)
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -44,7 +44,10 @@ def read_samples(model: Model, source: SampleSource, count: int) -> Samples:
     found = _joined(list(takes(source, count)), model.net.source)
     missing = [blob for blob, value in values.items() if blob not in found and model.net.consumers[value]]
     if missing:
-        raise DataError(f"{model.net.source}: the data give {', '.join(found)}; the network also needs {missing[0]!r}")
+        raise DataError(
+            f"{model.net.source}: the data give {', '.join(map(repr, found))}; the network also needs {missing[0]!r}; "
+            "let the data layer give it, or, with --images, say --value BLOB=V[,V]"
+        )
     per_run = max((model.shapes[value][0] for blob, value in values.items() if blob in found), default=1)
     if count % per_run:
         raise DataError(

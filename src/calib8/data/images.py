@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calib8.data.faces import Batch, SampleSource
 from calib8.data.image_list import ListedImage, find_images
@@ -21,7 +22,14 @@ class ImagesSource(SampleSource):
         names: of the image files, without their folders.
     """
 
-    def __init__(self, listing: str | os.PathLike[str], top: str, shape: Shape, preprocess: Preprocess) -> None:
+    def __init__(
+        self,
+        listing: str | os.PathLike[str],
+        top: str,
+        shape: Shape,
+        preprocess: Preprocess,
+        constants: Mapping[str, NDArray[np.float32]] | None = None,
+    ) -> None:
         """Find the images.
 
         Args:
@@ -29,6 +37,8 @@ class ImagesSource(SampleSource):
             top: the input blob.
             shape: its shape (N, C, H, W).
             preprocess: how the images become samples.
+            constants: other input blobs, the same for every batch. Where axis 0 is as long as that of the images,
+                it counts them, too.
 
         Raises:
             DataError: an input that takes no images, missing images (the first 20), a mean that does not fit.
@@ -39,7 +49,8 @@ class ImagesSource(SampleSource):
         self._images = find_images(listing, "images")
         self.names = tuple(listed.path.name for listed in self._images)
         self._top = top
-        self.shapes = {top: shape}
+        self._constants = dict(constants or {})
+        self.shapes = {top: shape, **{blob: array.shape for blob, array in self._constants.items()}}
         self.size = len(self._images)
         self.batch_size = shape[0]
         self.notes = ()
@@ -51,7 +62,11 @@ class ImagesSource(SampleSource):
             array = np.empty((len(chosen), *self._preparer.shape), np.float32)
             for listed, sample in zip(chosen, array, strict=True):
                 prepare(listed, self._preparer, sample)
-            yield {self._top: array}
+            yield {self._top: array, **self._rest(len(chosen))}
+
+    def _rest(self, images: int) -> Batch:
+        of_images = {blob for blob, array in self._constants.items() if len(array) == self.batch_size}
+        return {b: (array[:images] if b in of_images else array).copy() for b, array in self._constants.items()}
 
 
 def prepare(listed: ListedImage, preparer: Preparer, sample: np.ndarray) -> None:
