@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from calib8.errors import QuantizationError
@@ -220,20 +221,28 @@ def test_eltwise_takes_whole_coefficients_only(random_model):
     assert eltwise_plan(eltwise(random_model, "SUM", 2, "coeff: 1 coeff: 0.5"), [1, 1], 1) is None
 
 
-def largest_int8(ratio: float) -> tuple[int, int] | None:
+def largest_int8(ratio: Fraction) -> tuple[int, int] | None:
     """The largest scale that fits int8, by trying every shift."""
-    fitting = [(rnd(ratio * 2.0**s), s) for s in range(32) if -128 <= rnd(ratio * 2.0**s) <= 127]
+    scales = [(math.floor(ratio * 2**s + Fraction(1, 2)), s) for s in range(32)]
+    fitting = [(scale, s) for scale, s in scales if -128 <= scale <= 127]
     return fitting[-1] if fitting else None
+
+
+AWKWARD_SLOPE = float(np.float32(0.845977604))
+"""With these thresholds slope * tx/ty is a tie, and slope * (tx/ty) in float64 lies below it."""
 
 
 @settings(max_examples=100, deadline=None)
 @given(tx=thresholds, ty=thresholds, slope=st.floats(2.0**-10, 1, width=32))
+@example(tx=219.0, ty=AWKWARD_SLOPE * 8, slope=AWKWARD_SLOPE)
+@example(tx=233.0, ty=AWKWARD_SLOPE * 8, slope=AWKWARD_SLOPE)
 def test_leaky_relu(random_model, tx, ty, slope):
     text = input_of(1, 2) + (
         f'layer {{ name: "y" type: "ReLU" bottom: "x" top: "y" relu_param {{ negative_slope: {slope!r} }} }}'
     )
     model = random_model(text)
-    gt, le = largest_int8(tx / ty), largest_int8(slope * (tx / ty))
+    ratio = Fraction(tx) / Fraction(ty)
+    gt, le = largest_int8(ratio), largest_int8(Fraction(slope) * ratio)
     if gt is None or le is None:
         with pytest.raises(QuantizationError, match=r"layer 'y' .*does not fit int8"):
             plan_of(model, tx, ty)

@@ -62,9 +62,9 @@ class ReLU(Neuron):
     def quantize(self, q: QuantizeCall) -> LayerPlan:
         if self.passive:
             return LayerPlan()
-        ratio = q.bottom_thresholds[0] / q.top_thresholds[0]
-        gt_scale, gt_rshift = leaky_relu_constants(ratio)
-        le_scale, le_rshift = leaky_relu_constants(self.negative_slope * ratio)
+        tx, ty = q.bottom_thresholds[0], q.top_thresholds[0]
+        gt_scale, gt_rshift = leaky_relu_constants(tx / ty)
+        le_scale, le_rshift = leaky_relu_constants(self.negative_slope * tx / ty)  # in this order, ties are exact
         return LayerPlan(leaky=LeakyReluConstants(gt_scale, gt_rshift, le_scale, le_rshift))
 
     def lower_int8(self, g: OnnxBuilder, call: Call, plan: LayerPlan) -> list[str]:
