@@ -25,9 +25,6 @@ _SOURCES: dict[str, Callable[[Any, Path, int], SampleSource]] = {
 DATA_TYPES = frozenset(_SOURCES)
 """Types of layers that `open_source` reads, when they have no bottoms."""
 
-DATA_TYPES = frozenset(_SOURCES)
-"""Layer types that give samples."""
-
 
 def open_source(param: Any, model_folder: str | os.PathLike[str], phase: int = TEST) -> SampleSource:
     """The samples of a data layer.
