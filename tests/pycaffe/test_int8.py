@@ -247,6 +247,24 @@ def test_files_of_another_network(calibrated, tmp_path):
     assert net.forward()["prob"].shape == (4, 10)  # still FP32
 
 
+def test_constants_of_the_prototxt_are_real_values(tmp_path, caplog):
+    shape, filler = "shape { dim: [1, 1, 2, 2] }", "data_filler { value: 0.5 }"
+    proto, weights = tmp_path / "deploy.prototxt", tmp_path / "custom.caffemodel"
+    proto.write_text(
+        f'layer {{ name: "x" type: "Input" top: "x" input_param {{ {shape} enable_quantize: 1 }} }}\n'
+        f'layer {{ name: "c" type: "DummyData" top: "c" dummy_data_param {{ {shape} {filler} }} }}\n'
+        'layer { name: "sum" type: "Eltwise" bottom: "x" bottom: "c" top: "sum" }'
+    )
+    net = caffe.Net(str(proto), caffe.TEST)
+    net.save(str(weights))
+    calibration = Calibration({"model_name": "sum", "in_prototxt": proto, "in_caffemodel": weights})
+    calibration.tune_tables({"x": 1.0, "c": 0.5, "sum": 1.5})
+    net.int8_init(str(proto), *map(str, calibration.export(tmp_path)[::2]), "")
+    net.blobs["x"].data[...] = [[[[-1, 0], [0.25, 0.5]]]]
+    assert np.abs(net.forward()["sum"] - [[[[-0.5, 0.5], [0.75, 1]]]]).max() < 0.03
+    assert not caplog.records
+
+
 def test_no_integers_without_int8_init(calibrated):
     folder, _ = calibrated
     with pytest.raises(OptionError, match="int8_init"):

@@ -92,4 +92,5 @@ def _with_dummies_as_inputs(prototxt: Prototxt, feeds: Mapping[int, Feed]) -> Pr
         if isinstance(feed, DummyFeed):
             net.layer[index].type = "Input"
             net.layer[index].ClearField("dummy_data_param")
+            net.layer[index].input_param.enable_quantize = True  # its numbers are the prototxt's, in real units
     return replace(prototxt, net=net)
