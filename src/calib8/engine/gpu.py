@@ -37,7 +37,7 @@ _INEXACT_FUSIONS = ("ConvActivationFusion",)
 _SILENT, _ERRORS_ONLY = 4, 3
 _ORT_ERRORS = (RuntimeError, EPFail, Fail, NotImplemented, RuntimeException)
 # Channels, kernel and groups of convolutions in which Winograd, Fourier and TF32 would show. All sums are below 2^23.
-_PROBES = ((16, 5, 1), (32, 3, 1), (64, 1, 1), (32, 3, 32))
+_PROBES = ((32, 3, 1), (16, 5, 1), (64, 1, 1), (32, 3, 32))
 _PROBE_SIZE = 16
 _INSTALL = "pip install 'onnxruntime-gpu[cuda,cudnn]' brings it along"
 _ALONE = "uninstall both, then install onnxruntime-gpu alone (docs/gpu.md)"
@@ -56,7 +56,7 @@ def check_gpu(gpu: int) -> None:
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             ort.preload_dlls()  # of the packages that pip has installed; says on stdout what it does not find
-        _sums(gpu, _PROBES[-1:])
+        _sums(gpu, _PROBES[:1])
     finally:
         ort.set_default_logger_severity(_ERRORS_ONLY)
 
@@ -110,6 +110,7 @@ def device_failure(gpu: int | None, why: str) -> DeviceError | None:
 _FAILURES = (
     (r"Invalid device ID: .*? and (\d+) \(exclusive\)", r"there is no such one; CUDA sees \1, numbered from 0"),
     (r"cuDNN is unavailable", f"cuDNN 9 cannot be loaded; {_INSTALL}"),
+    (r"CUDNN Frontend", "cuDNN refuses a convolution of this network; use the CPU"),
     (r"Failed to allocate memory for requested buffer of size (\d+)", r"it has no \1 bytes of memory left"),
     (r"((?:CUDA|CUDNN|CUBLAS) failure \d+: .*?) ;", r"NVIDIA's libraries say: \1"),
 )
