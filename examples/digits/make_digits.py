@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import cv2
 import lmdb
 import numpy as np
 import torch
@@ -81,6 +82,7 @@ def main() -> None:
     write_weights(network, FOLDER / "custom.caffemodel")
     write_lmdb(FOLDER / "calibration_lmdb", pixels[:CALIBRATION_IMAGES], labels[:CALIBRATION_IMAGES])
     write_lmdb(FOLDER / "evaluation_lmdb", pixels[evaluation], labels[evaluation])
+    write_images(FOLDER / "images", pixels[evaluation], labels[evaluation])
 
     with torch.no_grad():
         guessed = network(preprocess(pixels[evaluation])).argmax(1).numpy()
@@ -144,6 +146,13 @@ def write_lmdb(folder: Path, pixels: NDArray[np.uint8], labels: NDArray[Any]) ->
                 datum = caffe_pb2.Datum(channels=1, height=8, width=8, data=image.tobytes(), label=int(label))
                 transaction.put(f"{i:08}".encode(), datum.SerializeToString(deterministic=True))
         environment.copy(str(folder), compact=True)  # without the pages that are no longer in use
+
+
+def write_images(folder: Path, pixels: NDArray[np.uint8], labels: NDArray[Any]) -> None:
+    """Write the last image of every digit as a file: 0.png, 1.png, .."""
+    folder.mkdir(exist_ok=True)
+    for digit in range(10):
+        cv2.imwrite(str(folder / f"{digit}.png"), pixels[np.flatnonzero(labels == digit)[-1], 0])
 
 
 if __name__ == "__main__":
