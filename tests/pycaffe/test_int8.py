@@ -155,6 +155,24 @@ def test_named_layers_only(calibrated, images):
     assert all(np.array_equal(fp32[name], none[name]) for name in fp32)
 
 
+def test_layers_by_their_names_in_caffe(calibrated, images, tmp_path):
+    """A loop over `_layer_names` names the layer of the `input` fields, too."""
+    folder, _ = calibrated
+    text = (folder / "codes.prototxt").read_text()
+    begin, end = text.index("layer {"), text.index("# 1x8x8")
+    fields = 'input: "data" input_dim: 4 input_dim: 1 input_dim: 8 input_dim: 8\n'
+    (tmp_path / "fields.prototxt").write_text(text[:begin] + fields + text[end:])
+    codes = np.floor(images * 128)
+    found = []
+    for path in (folder / "codes.prototxt", tmp_path / "fields.prototxt"):
+        net = caffe.Net(str(path), str(folder / "custom.caffemodel"), caffe.TEST)
+        files = (str(folder / f"bmnet_digits_{name}") for name in ("int8.caffemodel", "calibration_table.pb2"))
+        net.int8_init(str(path), *files, ",".join(net._layer_names))
+        found.append((net._layer_names[0], values_of(net, codes)))
+    assert [first for first, _ in found] == ["data", "input"]
+    assert all(np.array_equal(values, found[1][1][name]) for name, values in found[0][1].items())
+
+
 def test_a_net_of_a_stage(calibrated, images):
     """The prototxt of int8_init is read without its stages, which the net has."""
     folder, _ = calibrated

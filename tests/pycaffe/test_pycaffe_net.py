@@ -62,6 +62,35 @@ def test_layers(net):
     assert net.params["conv"] is net.layers[1].blobs
 
 
+FIELDS = """
+input: "data" input_shape { dim: 1 dim: 2 }
+input: "info" input_shape { dim: 1 dim: 2 }
+"""
+SUM = 'layer { name: "sum" type: "Eltwise" bottom: "data" bottom: "info" top: "sum" }\n'
+
+
+def test_input_fields_are_one_layer_as_in_caffe(make_net):
+    net = make_net(FIELDS + SUM)
+    assert net._layer_names == list(net.layer_dict) == list(net.top_names) == ["input", "sum"]
+    assert [layer.type for layer in net.layers] == ["Input", "Eltwise"]
+    assert net.top_names["input"] == ["data", "info"] and net.bottom_names["input"] == []
+    assert net.inputs == ["data", "info"] and list(net.blobs) == ["data", "info", "sum"]
+    net.blobs["data"].data[...], net.blobs["info"].data[...] = 1, 2
+    assert list(net.forward(end="input")) == ["data", "info"]
+    assert net.blobs["sum"].data.max() == 0
+    assert net.forward(start="input")["sum"].min() == 3
+    net.blobs["info"].data[...] = 5
+    assert net.forward(start="sum", end="sum")["sum"].min() == 6
+
+
+def test_input_layers_keep_their_names(make_net):
+    shape = "input_param { shape { dim: 1 dim: 2 } }"
+    layers = [f'layer {{ name: "{n}" type: "Input" top: "{n}" {shape} }}\n' for n in ("data", "info")]
+    assert make_net("".join(layers) + SUM)._layer_names == ["data", "info", "sum"]
+    taken = FIELDS + SUM.replace('name: "sum"', 'name: "input"')
+    assert make_net(taken)._layer_names == ["data", "info", "input"]
+
+
 def test_outputs_are_in_alphabetical_order(make_net):
     net = make_net(TWO_OUTPUTS)
     assert net.outputs == ["a", "z"]

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from calib8.proto.textformat import NOWHERE, Place
 
 Shape = tuple[int, ...]
+INPUT_FIELDS = "input"
+"""What Caffe calls the one layer that it makes of all `input` fields (UpgradeNetInput in upgrade_proto.cpp)."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,24 @@ class Net:
     def layer_by_name(self) -> dict[str, Layer]:
         """Every layer under its name."""
         return {layer.name: layer for layer in self.layers}
+
+    @cached_property
+    def layers_by_caffe_name(self) -> dict[str, tuple[Layer, ...]]:
+        """The layers under the names that they have in Caffe, in order: those of `input` fields are one layer there.
+
+        A blob's own Input layer is what calibration tables have a row for, so it is a layer here.
+        """
+        own: dict[str, tuple[Layer, ...]] = {x.name: (x,) for x in self.layers}
+        of_fields = {x.name: x for x in self.layers if x.type == "Input" and x.place == NOWHERE}
+        others = {name: layers for name, layers in own.items() if name not in of_fields}
+        if not of_fields or INPUT_FIELDS in others:
+            return own
+        return {INPUT_FIELDS: tuple(of_fields.values()), **others}
+
+    @cached_property
+    def index_of(self) -> dict[str, int]:
+        """The place of every layer in `layers`, by its name."""
+        return {layer.name: index for index, layer in enumerate(self.layers)}
 
     @cached_property
     def producer(self) -> dict[str, Layer]:

@@ -61,8 +61,9 @@ class Net:
         net.blobs["data"].data[...] = image
         prob = net.forward()["prob"]
 
-    The Split layers that Caffe inserts do not exist. Accuracy and SoftmaxWithLoss are computed; other layers that only
-    measure are left out, and the log says which. Layers that a caffemodel lacks are named in a warning.
+    The Split layers that Caffe inserts do not exist; the `input` fields of an old prototxt are one layer, "input".
+    Accuracy and SoftmaxWithLoss are computed; other layers that only measure are left out, and the log says which.
+    Layers that a caffemodel lacks are named in a warning.
 
     A Net is for one thread at a time, and for the process that made it: make one for each thread, and after a fork. It
     cannot be pickled.
@@ -168,11 +169,10 @@ class Net:
     def layers(self) -> list[NetLayer | PythonLayer]:
         """Every layer in order."""
         model = self._definition.model
-        pairs = zip(model.net.layers, model.ops, strict=True)
         return [
-            python_layer(self._definition, layer, op)
+            python_layer(self._definition, layer, model.op_of[layer.name])
             or NetLayer(self._definition.params[layer.name].type, self.params.get(layer.name, BlobVec()))
-            for layer, op in pairs
+            for layer, *_ in model.net.layers_by_caffe_name.values()
         ]
 
     @cached_property
@@ -183,17 +183,19 @@ class Net:
     @cached_property
     def top_names(self) -> OrderedDict[str, list[str]]:
         """The tops of every layer by its name."""
-        return OrderedDict((layer.name, list(layer.top_blobs)) for layer in self._definition.model.net.layers)
+        by_name = self._definition.model.net.layers_by_caffe_name
+        return OrderedDict((name, [t for x in layers for t in x.top_blobs]) for name, layers in by_name.items())
 
     @cached_property
     def bottom_names(self) -> OrderedDict[str, list[str]]:
         """The bottoms of every layer by its name."""
-        return OrderedDict((layer.name, list(layer.bottom_blobs)) for layer in self._definition.model.net.layers)
+        by_name = self._definition.model.net.layers_by_caffe_name
+        return OrderedDict((name, [b for x in layers for b in x.bottom_blobs]) for name, layers in by_name.items())
 
     @cached_property
     def _layer_names(self) -> list[str]:
         """Not public in pycaffe either, but what scripts use."""
-        return [layer.name for layer in self._definition.model.net.layers]
+        return list(self._definition.model.net.layers_by_caffe_name)
 
     @property
     def _blob_names(self) -> list[str]:
@@ -219,8 +221,8 @@ class Net:
             UnsupportedError: blobs were reshaped so that the layers do not fit.
             DeviceError: `set_mode_gpu` was called and the GPU cannot be used.
         """
-        first = 0 if start is None else self._index(start)
-        last = len(self._layer_names) - 1 if end is None else self._index(end)
+        first = 0 if start is None else self._indices(start)[0]
+        last = len(self._definition.model.net.layers) - 1 if end is None else self._indices(end)[-1]
         outputs = self.outputs if end is None else self.top_names[end]
         names = list(dict.fromkeys([*outputs, *(blobs or ())]))
         self._check_blob_names(names)
@@ -344,10 +346,11 @@ class Net:
                     self.blobs[name].threshold, why,
                 )  # fmt: skip
 
-    def _index(self, layer: str) -> int:
-        if layer not in self.top_names:
-            raise OptionError(f"{self._definition.model.net.source}: there is no layer {layer!r} in the net")
-        return self._layer_names.index(layer)
+    def _indices(self, layer: str) -> Sequence[int]:
+        net = self._definition.model.net
+        if layer not in net.layers_by_caffe_name:
+            raise OptionError(f"{net.source}: there is no layer {layer!r} in the net")
+        return [net.index_of[x.name] for x in net.layers_by_caffe_name[layer]]
 
     def _check_blob_names(self, names: Sequence[str]) -> None:
         unknown = [name for name in names if name not in self.blobs]

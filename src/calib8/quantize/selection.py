@@ -51,7 +51,7 @@ def fp32_layers(model: Model, setup: IntegerSetup) -> tuple[str, ...]:
 
 
 def _check(model: Model, names: Sequence[str]) -> None:
-    known = {*model.net.layer_by_name, *model.net.left_out}
+    known = {*model.net.layer_by_name, *model.net.layers_by_caffe_name, *model.net.left_out}
     problems = [f"there is no layer {name!r}" for name in names if name not in known]
     chosen = set(names)
     for batch_norm, scale in batch_norm_pairs(model).items() if names else ():
