@@ -28,15 +28,15 @@ _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 _OPTIONS = {
     "use_tf32": "0",
-    # Convolutions that add products and do nothing else; the other choices may be Winograd's or Fourier's.
+    # cuDNN's fallback: convolutions as matrix products. The other choices may be Winograd's or Fourier's.
     "cudnn_conv_algo_search": "DEFAULT",
     "arena_extend_strategy": "kSameAsRequested",
 }
 # Where cuDNN has no kernel for both at once, ONNX Runtime takes the convolution's again, this time with TF32.
 _INEXACT_FUSIONS = ("ConvActivationFusion",)
-_SILENT, _ERRORS_ONLY = 4, 3
+_SILENT, _ERRORS_ONLY = 4, 3  # or every convolution warns that its kernel is not the fastest
 _ORT_ERRORS = (RuntimeError, EPFail, Fail, NotImplemented, RuntimeException)
-# Channels, kernel and groups of convolutions in which Winograd, Fourier and TF32 would show. All sums are below 2^23.
+# Channels, kernel and groups of convolutions in which the rounding of Winograd and Fourier would show: sums up to 2^23.
 _PROBES = ((32, 3, 1), (16, 5, 1), (64, 1, 1), (32, 3, 32))
 _PROBE_SIZE = 16
 _INSTALL = "pip install 'onnxruntime-gpu[cuda,cudnn]' brings it along"
