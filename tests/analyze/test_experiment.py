@@ -19,6 +19,23 @@ class Double(caffe.Layer):
     def reshape(self, bottom, top): top[0].reshape(*bottom[0].data.shape)
     def forward(self, bottom, top): top[0].data[...] = 2 * bottom[0].data
 """
+ROWS = """
+import caffe
+class Rows(caffe.Layer):
+    def setup(self, bottom, top): top[0].reshape(1, 4)
+    def reshape(self, bottom, top): pass
+    def forward(self, bottom, top):
+        top[0].reshape(9, 4)
+        top[0].data[...] = bottom[0].data[0, :, :3, :3].reshape(4, 9).T
+"""
+WITH_ROWS = """
+layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 3, 6, 6] } } }
+layer { name: "c1" type: "Convolution" bottom: "x" top: "c1" convolution_param { num_output: 4 kernel_size: 3 } }
+layer { name: "rows" type: "Python" bottom: "c1" top: "rows" python_param { module: "rows" layer: "Rows" } }
+layer { name: "ip1" type: "InnerProduct" bottom: "rows" top: "ip1" inner_product_param { num_output: 6 } }
+layer { name: "relu" type: "ReLU" bottom: "ip1" top: "ip1" }
+layer { name: "ip2" type: "InnerProduct" bottom: "ip1" top: "ip2" inner_product_param { num_output: 5 } }
+"""
 WITH_PYTHON = """
 layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 3, 6, 6] } } }
 layer { name: "c1" type: "Convolution" bottom: "x" top: "c1" convolution_param { num_output: 4 kernel_size: 3 } }
@@ -62,6 +79,21 @@ def test_the_bits_of_the_whole_network(digits, budget, threads):
                 np.testing.assert_array_equal(found[name], expected[name], err_msg=f"{name} with {unit.name}")
     kept = {id(a): a for s in experiment.kept._kept.values() for v in s.values() for a in v.values()}
     assert sum(a.nbytes for a in kept.values()) == experiment.kept._bytes <= budget
+
+
+def test_layers_in_python_that_give_more_rows_than_they_said(tmp_path, monkeypatch, random_model):
+    (tmp_path / "rows.py").write_text(ROWS)
+    monkeypatch.chdir(tmp_path)
+    model = random_model(WITH_ROWS)
+    assert model.shapes["ip2"] == (1, 5)
+    plan = make_plan(model, dict.fromkeys(observed_values(model), 6.0))
+    sample = {"x": np.random.default_rng(0).standard_normal((1, 3, 6, 6), np.float32)}
+    experiment = Experiment(model, [sample], ["ip2"], ExperimentOptions(threads=1))
+    for unit, setup in variants_of(model, plan, units_of(model, plan, experiment.needed)):
+        variant = experiment.variant(setup)
+        (found,) = experiment.each(lambda lane, i, v=variant: lane.run(i, v, ["ip2"], [3, 5])["ip2"].copy(), [0])
+        assert found.shape == (9, 5)
+        np.testing.assert_array_equal(found, whole(model, setup, sample, ["ip2"])["ip2"], err_msg=unit.name)
 
 
 def test_layers_in_python_and_values_that_skip_them(tmp_path, monkeypatch, random_model):

@@ -25,10 +25,11 @@ from calib8.analyze.kept_values import KeptValues, Samples
 from calib8.arithmetic import dequantize
 from calib8.engine import EngineOptions, Executor
 from calib8.errors import DataError
-from calib8.graph import Layer
+from calib8.graph import Layer, Shape
 from calib8.lowering import Model
 from calib8.lowering.cuts import needed_layers
 from calib8.lowering.integer import IntegerSetup, codes_of, lower_stretch, value_of
+from calib8.lowering.model import with_top_shapes
 
 Array = NDArray[Any]
 Values = Mapping[str, Array]
@@ -141,10 +142,15 @@ class Experiment:
         return [shifts[i % len(shifts)][i // len(shifts)] for i in range(len(items))]
 
     def executor(
-        self, lane: int, variant: Variant, start: int, stop: int, available: Sequence[str], wanted: Sequence[str]
+        self, lane: int, variant: Variant, start: int, stop: int, available: Mapping[str, Shape], wanted: Sequence[str]
     ) -> Executor:
-        """The executor of a lane for the layers from `start` to before `stop`."""
-        key = (start, stop, variant.entries[start:stop], tuple(available), tuple(wanted))
+        """The executor of a lane for the layers from `start` to before `stop`.
+
+        Args:
+            available: the shapes of the values that they begin with, by name. Behind a layer in Python they may be
+                others than the model's.
+        """
+        key = (start, stop, variant.entries[start:stop], tuple(available.items()), tuple(wanted))
         with self._choosing:
             if key not in self._executors:
                 while len(self._executors) >= _EXECUTORS_KEPT:
@@ -156,7 +162,8 @@ class Experiment:
             if executors.first is None:
                 layers = self.model.net.layers[start:stop]
                 setup = replace(variant.setup, integer_kernels=self._engine.integer_kernels)
-                steps = lower_stretch(self.model, setup, layers, (*self.model.inputs, *available), wanted)
+                model = with_top_shapes(self.model, {value_of(name): shape for name, shape in available.items()})
+                steps = lower_stretch(model, setup, layers, (*self.model.inputs, *available), wanted)
                 executors.first = Executor(steps, wanted, self._engine)
             return executors.of_lane(lane, executors.first)
 
@@ -232,7 +239,8 @@ class Lane:
         self, sample: int, variant: Variant, start: int, stop: int, values: Values, wanted: Collection[str]
     ) -> dict[str, Array]:
         new = [name for name in wanted if name not in values]
-        executor = self._experiment.executor(self.index, variant, start, stop, tuple(values), new)
+        shapes = {name: array.shape for name, array in values.items()}
+        executor = self._experiment.executor(self.index, variant, start, stop, shapes, new)
         made: dict[str, Array] = {}
         executor.run({**self._experiment.samples[sample], **values}, made.__setitem__)
         return made
