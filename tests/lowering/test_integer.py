@@ -278,6 +278,17 @@ def test_a_layer_in_python_at_the_end(random_model, run_int8, host_layer):
     assert np.array_equal(found[codes_of("h")], oracle.quantize(half, 2.0))
 
 
+def test_a_layer_in_python_reads_what_the_user_quantised_in_real_units(random_model, run_int8, host_layer):
+    text = input_layer() + conv("c", "x") + host_layer("h", "x") + conv("d", "h")
+    model = random_model(text)
+    plan, x = plan_of(model, x=3.0, c=3.0, h=2.0, d=6.0), codes()
+    found = run_int8(model, plan, {"x": x}, ["h", codes_of("c"), codes_of("d")])
+    half = (oracle.dequantize(x, 3.0) / 2).astype(np.float32)
+    assert np.array_equal(found["h"], half)
+    assert np.array_equal(found[codes_of("c")], convolved(model, "c", x, 3.0, 3.0))
+    assert np.array_equal(found[codes_of("d")], convolved(model, "d", oracle.quantize(half, 2.0), 2.0, 6.0))
+
+
 def test_only_what_is_asked_for_is_computed(random_model, host_layer):
     model = random_model(input_layer() + conv("c", "x") + host_layer("h", "c") + conv("d", "h") + conv("e", "x"))
     plan = plan_of(model)

@@ -283,6 +283,47 @@ def test_constants_of_the_prototxt_are_real_values(tmp_path, caplog):
     assert not caplog.records
 
 
+SEEING = """
+import caffe
+
+class Seeing(caffe.Layer):
+    seen = []
+    def setup(self, bottom, top):
+        pass
+    def reshape(self, bottom, top):
+        for t in top:
+            t.reshape(*bottom[0].data.shape)
+    def forward(self, bottom, top):
+        self.seen.append(bottom[0].data.copy())
+        for t in top:
+            t.data[...] = bottom[0].data
+"""
+
+
+@pytest.mark.parametrize("tops", ['top: "y"', ""])
+def test_layers_in_python_read_real_values_of_what_the_user_quantised(tmp_path, monkeypatch, tops):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "seeing_layers.py").write_text(SEEING)
+    proto, weights = tmp_path / "deploy.prototxt", tmp_path / "custom.caffemodel"
+    proto.write_text(
+        'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 4] } } }\n'
+        f'layer {{ name: "see" type: "Python" bottom: "x" {tops} '
+        'python_param { module: "seeing_layers" layer: "Seeing" } }\n'
+        'layer { name: "z" type: "Eltwise" bottom: "x" bottom: "x" top: "z" }'
+    )
+    net = caffe.Net(str(proto), caffe.TEST)
+    net.save(str(weights))
+    calibration = Calibration({"model_name": "see", "in_prototxt": proto, "in_caffemodel": weights})
+    calibration.tune_tables({"x": 4.0, "z": 8.0, **({"y": 4.0} if tops else {})})
+    net.int8_init(str(proto), *map(str, calibration.export(tmp_path)[::2]), "")
+    net.blobs["x"].data[...] = [[32, -64, 7.2, 300]]
+    net.forward()
+    assert net.blobs["x"].data.tolist() == [[32, -64, np.float32(7.2), 300]]
+    assert net.layer_dict["see"].seen[-1].tolist() == [[1, -2, 7 / 32, 127 / 32]]
+    if tops:
+        assert net.blobs["y"].data.tolist() == [[1, -2, 7 / 32, 127 / 32]]
+
+
 def test_no_integers_without_int8_init(calibrated):
     folder, _ = calibrated
     with pytest.raises(OptionError, match="int8_init"):

@@ -20,6 +20,8 @@ from calib8.lowering.cuts import Pair, needed_layers, stretches
 from calib8.lowering.model import Model, with_top_shapes
 from calib8.lowering.steps import HostStep, OnnxStep, Port, Step, close_graph
 
+_REAL = "\1"
+"""Before the name of an input that the user quantises: its real numbers, for layers in Python."""
 _USER_SCALE = 128.0
 """Input that the user quantised is x * 128 / threshold: its "threshold" is 128."""
 
@@ -36,7 +38,7 @@ def is_codes(name: str) -> bool:
 
 def value_of(name: str) -> str:
     """The value that a name, real or of codes, belongs to."""
-    return name.removeprefix("\0")
+    return name.removeprefix("\0").removeprefix(_REAL)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +93,11 @@ def lower_stretch(
     for stretch, wanted in zip(cut, _read_later(setup, cut, outputs), strict=True):
         layer, op = stretch[0]
         if op.kind == "host":
-            steps.append(HostStep(layer, op, model.call(layer), again))
+            real = {b: _REAL + b for b in layer.bottoms if b in setup.quantized_inputs}
+            if real:
+                steps.append(_GraphWalk(model, setup, given).close(real.values(), (layer.name,)))
+            bottoms = tuple(real.get(b, b) for b in layer.bottoms)
+            steps.append(HostStep(replace(layer, bottoms=bottoms), op, model.call(layer), again))
             given.update(layer.tops)
         else:
             step = _GraphWalk(model, setup, given).lower(stretch, wanted)
@@ -187,4 +193,4 @@ class _GraphWalk:
         shape = self.model.shapes[value_of(name)]
         if is_codes(name):
             return Port(name, self._codes(value_of(name)), shape, np.uint8)
-        return Port(name, self._real(name), shape)
+        return Port(name, self._real(value_of(name)), shape)

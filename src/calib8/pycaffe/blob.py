@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol, SupportsIndex
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.arithmetic import INT8_LEVELS, quantize
+from calib8.arithmetic import INT8_LEVELS, dequantize, quantize
 from calib8.errors import OptionError
 from calib8.graph import Shape
 from calib8.python_layers import Blob
@@ -98,6 +98,12 @@ class NetBlob(LentBlob):
         if self.threshold is None:
             raise OptionError("blob.int8: the net does not run in INT8; call net.int8_init(...) first")
         return quantize(self.data, INT8_LEVELS if self.holds_codes else self.threshold)
+
+    def as_real(self, values: Array) -> Array:
+        """Values of this blob in real units, whatever it holds."""
+        if not self.holds_codes or self.threshold is None:
+            return values
+        return dequantize(quantize(values, INT8_LEVELS), self.threshold)
 
     @property
     def wanted(self) -> bool:

@@ -223,8 +223,10 @@ class _Pass:
 
         targets = {v: b.values for v, b in now.items()}
         self._executors.get(stretch, stretch.heard.union(now), hosts=True).run(inputs, visit, targets)
+        read = dict(self._place.read)
         for layer, op in stretch.mute:
-            op.run([heard[b] for b in layer.bottoms], stretch.model.call(layer))
+            bottoms = [read[b].as_real(heard[b]) if b in read else heard[b] for b in layer.bottoms]
+            op.run(bottoms, stretch.model.call(layer))
         for value in stretch.host_tops:
             self._given[value] = heard[value].copy()  # it may be a view of what the next pass writes
 
