@@ -23,7 +23,7 @@ from calib8.cli.samples import Samples, read_samples
 from calib8.cli.thresholds import add_threshold_options, given_thresholds
 from calib8.data import SampleSource, open_source, read_image_params, takes
 from calib8.engine import EngineOptions
-from calib8.errors import DataError, OptionError
+from calib8.errors import DataError, OptionError, QuantizationError
 from calib8.export import read_plan
 from calib8.layers import LayerPlan
 from calib8.lowering import Model
@@ -148,6 +148,10 @@ def open_start(options: argparse.Namespace, *, with_histograms: bool) -> Start:
         if with_histograms and not histograms:
             observed = observed_values(calibration.model, plan.enable_concat_quantize)
             histograms = histograms_of(options, prototxt, calibration.model, source, observed, progress)
+    if all(own is None for own in plan.plans.values()):
+        raise QuantizationError(
+            f"{proto}: no layer of this network runs in INT8, so there is nothing to judge or to tune"
+        )
     single = batch_of_one(prototxt, calibration.model)
     return Start(prototxt, source, single or calibration.model, plan, origin, histograms, calibration.model)
 
