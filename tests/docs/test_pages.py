@@ -19,7 +19,9 @@ from calib8.cli.main import build_parser, main
 from calib8.proto import calibration_pb2
 
 _OPTION = re.compile(r"(?<![\w-])--?[a-zA-Z][\w-]*")
-_OWN_OPTIONS = [p for p in pages() if p.parent.name != "decisions" and p.name not in ("docker.md", "export.md")]
+_OWN_OPTIONS = [
+    p for p in pages() if p.parent.name != "decisions" and p.name not in ("docker.md", "export.md", "samples.md")
+]
 """Pages that speak of no other tool's options."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from calib8.cli.main import main as calib8
 from calib8.proto import caffe_pb2
 from calib8.proto.caffemodel import write_caffemodel
 
@@ -55,6 +57,19 @@ def test_help(run_sample, script):
     assert (result.code, result.err) == (0, "")
     assert "model-path" in result.out
     assert "--int8" in result.out
+
+
+def test_page_on_samples_names_options_that_exist(run_sample, capsys):
+    page = re.sub(
+        r"^```.*?^```$", "", (_ROOT / "docs" / "samples.md").read_text("utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
+    named = {o for code in re.findall(r"`([^`\n]+)`", page) for o in re.findall(r"(?<![\w-])--[a-z]\w*[\w-]*", code)}
+    helped = "".join(run_sample(script, "--help").out for script in _SCRIPTS)
+    with pytest.raises(SystemExit):
+        calib8(["calibrate", "--help"])
+    known = set(re.findall(r"--[a-z]\w*[\w-]*", helped + capsys.readouterr().out))
+    assert len(named) > 8
+    assert named <= known
 
 
 def test_runs_as_a_command_from_any_folder(tmp_path):
@@ -125,21 +140,44 @@ def test_files_of_another_network(run_sample, script, model, calibrated):
         ("\xff", ["deploy.prototxt"]),
         (_RELU, ["deploy.prototxt", "no data layer"]),
         ('layers { name: "x" type: RELU }', ["deploy.prototxt", "`layers`"]),
-        (_PLAIN.replace("[1, 3, 8, 8]", "[1, 5, 8, 8]") + _RELU, ["5 channels"]),
         (_PLAIN + _RELU.replace("ReLU", "Sorcery"), ["deploy.prototxt", "Sorcery"]),
     ],
-    ids=["torn", "binary", "no-data", "v1", "channels", "layer-type"],
+    ids=["torn", "binary", "no-data", "v1", "layer-type"],
 )
 def test_prototxt_that_cannot_be_used(run_sample, script, model, text, words):
     (model / "deploy.prototxt").write_text(text, encoding="latin-1")
     result = run_sample(script, model, _IMAGE)
-    if "super" in script and words == ["5 channels"]:
-        pytest.skip("takes the size of the image, and one channel")
     assert result.code == 1
     assert result.err.startswith(f"{Path(script).name}: error: ")
     assert "Traceback" not in result.err
     assert "/inference.prototxt" not in result.err
     assert all(word in result.err for word in words), result.err
+
+
+@pytest.mark.parametrize("script", [s for s in _SCRIPTS if "super" not in s])
+def test_input_of_other_channels(run_sample, script, model):
+    (model / "deploy.prototxt").write_text(_PLAIN.replace("3,", "5,") + _RELU)
+    assert _is_one_line(run_sample(script, model, _IMAGE), script, "'data'", "5 channels", "gives 3")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'input: "data" input_dim: 1 input_dim: 3 input_dim: 8 input_dim: 8',
+        'input: "data" input_shape { dim: [10, 3, 8, 8] }',
+        'layer { name: "x" type: "Input" top: "data" input_param { shape { dim: [10, 3, 8, 8] } } }',
+        'layer { name: "data" type: "MemoryData" top: "data" top: "label" memory_data_param { channels: 3 } }',
+    ],
+    ids=["input_dim", "input_shape", "Input", "MemoryData"],
+)
+def test_takes_every_kind_of_input(run_sample, model, source):
+    fold = 'layer { name: "f" type: "Flatten" bottom: "relu" top: "f" }\n'
+    (model / "deploy.prototxt").write_text(source + "\n" + _RELU + fold)
+    size = ["--size", "8x8"] if "Memory" in source else []
+    result = run_sample("classification/classify.py", model, _IMAGE, *size)
+    assert (result.code, result.err) == (0, "")
+    assert len(result.out.splitlines()) == 5
+    assert float(result.out.split()[-1]) <= 255
 
 
 def test_data_layer_needs_a_size(run_sample, calibrated):
