@@ -26,9 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    options = build_parser().parse_args(arguments)
-    _set_up_logging(options.verbose)
     try:
+        options = build_parser().parse_args(arguments)
+        _set_up_logging(options.verbose)
         use_gpu(getattr(options, "gpu", None))
         check_device(EngineOptions())
         code = int(options.run(options))
