@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -183,6 +184,7 @@ def test_a_dead_blob_is_said_and_can_be_given_a_threshold(folder, caplog):
     calibration = Calibration(info_of(folder))
     calibration.calc_tables()
     assert "'data' is dead" in caplog.text and "'pool3' is dead" not in caplog.text
+    assert "blob 'conv1', as layer 'conv1' leaves it, is dead" in caplog.text
     assert all(np.isfinite(t) and t > 0 for t in calibration.plan.thresholds.values())
     calibration.tune_tables({"data": 0.75})
     assert calibration.plan.thresholds["data"] == 0.75
@@ -233,6 +235,21 @@ def test_unknown_fields_are_named_once(folder, caplog):
     )
     Calibration(info_of(folder)).calc_tables()
     assert caplog.text.count("frobnicate") == 1 and caplog.text.count("wobble") == 1
+
+
+def test_labels_that_nobody_reads_are_not_called_dead(folder, caplog):
+    """A list without labels gives the label 0."""
+    prototxt = folder / "deploy.prototxt"
+    text = prototxt.read_text()
+    begin, end = text.index("layer {"), text.index("# 1x8x8")
+    data = 'image_data_param { source: "list.txt" is_color: false }'
+    data = f'layer {{ name: "data" type: "ImageData" top: "data" top: "label" {data} }}\n'
+    prototxt.write_text(text[:begin] + data + text[end:])
+    cv2.imwrite(str(folder / "a.png"), np.arange(64, dtype=np.uint8).reshape(8, 8))
+    (folder / "list.txt").write_text("a.png\n")
+    calibration = Calibration(info_of(folder) | {"iteration": 1})
+    calibration.calc_tables()
+    assert calibration.histograms["label"].dead and "is dead" not in caplog.text
 
 
 def test_a_plain_input_needs_images(folder):

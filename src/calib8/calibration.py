@@ -184,7 +184,7 @@ class Calibration:
             options, self._progress,
         )  # fmt: skip
         for value, histogram in self.histograms.items():
-            _log_oddities(value, histogram)
+            _log_oddities(model, value, histogram)
         self.find_tables(self._method, self._threshold_options)
 
     def find_tables(self, method: str, threshold_options: ThresholdOptions = ThresholdOptions()) -> None:
@@ -288,11 +288,15 @@ def data_layer(prototxt: Prototxt) -> LayerParameter | None:
     return (named + found)[0] if found else None
 
 
-def _log_oddities(value: str, histogram: BlobHistogram) -> None:
+def _log_oddities(model: Model, value: str, histogram: BlobHistogram) -> None:
+    net = model.net
+    blob = net.blob_of[value]
+    what = f"blob {blob!r}" if blob == value else f"blob {blob!r}, as layer {net.producer[value].name!r} leaves it,"
     if histogram.nans or histogram.infs:
         _log.warning(
-            "blob %r has %d NaN and %d infinite values; they take no part in its threshold",
-            value, histogram.nans, histogram.infs,
+            "%s has %d NaN and %d infinite values; they take no part in its threshold",
+            what, histogram.nans, histogram.infs,
         )  # fmt: skip
-    if histogram.dead:
-        _log.warning("blob %r is dead: all its values are 0; its threshold has no meaning", value)
+    unread = value in model.inputs and not net.consumers[value]  # labels of 0, where there are none
+    if histogram.dead and not unread:
+        _log.warning("%s is dead: all its values are 0; its threshold has no meaning", what)
