@@ -149,6 +149,14 @@ def test_a_failure_keeps_the_files_that_were_there(folder, capsys):
     assert {name: (folder / name).read_bytes() for name in made(folder)} == before
 
 
+@pytest.mark.parametrize("command", ["calibrate", "export --format onnx", "sensitivity", "tune"])
+@pytest.mark.parametrize("name", ["", "a/b"])
+def test_a_name_that_no_file_can_have_is_wrong_usage(folder, capsys, command, name):
+    with pytest.raises(SystemExit, match="2"):
+        main([*command.split(), name, str(folder)])
+    assert "cannot be part of a file's name" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("missing", ["deploy.prototxt", "custom.caffemodel"])
 def test_missing_files_are_named(folder, capsys, missing):
     (folder / missing).unlink()

@@ -10,7 +10,7 @@ from typing import Any
 from calib8.calibrate.thresholds import DEFAULT_METHOD, ThresholdOptions
 from calib8.calibration import Calibration
 from calib8.cli.images import add_image_options, images_source
-from calib8.cli.options import add_common_options, add_gpu_option
+from calib8.cli.options import add_common_options, add_gpu_option, network_name
 from calib8.cli.progress import ProgressLine
 from calib8.cli.table import aligned
 from calib8.cli.thresholds import add_threshold_options, given_thresholds
@@ -43,7 +43,9 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.set_defaults(run=run)
-    parser.add_argument("name", metavar="NAME", help="name of the network, in the files and in the table")
+    parser.add_argument(
+        "name", metavar="NAME", type=network_name, help="name of the network, in the files and in the table"
+    )
     parser.add_argument("path", metavar="PATH", type=Path, help="folder with deploy.prototxt and custom.caffemodel")
     parser.add_argument(
         "-n", "--iteration", type=int, default=10, metavar="N",

@@ -11,7 +11,7 @@ from typing import Any
 
 from calib8.atomic import write_atomically, write_together
 from calib8.calibration import data_layer
-from calib8.cli.options import add_shape_option
+from calib8.cli.options import add_shape_option, network_name
 from calib8.data import open_source
 from calib8.errors import OptionError
 from calib8.export import onnx_export, read_plan, tpu_mlir_files
@@ -50,7 +50,9 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.set_defaults(run=run)
-    parser.add_argument("name", metavar="NAME", help="name of the network, as `calib8 calibrate` was told")
+    parser.add_argument(
+        "name", metavar="NAME", type=network_name, help="name of the network, as `calib8 calibrate` was told"
+    )
     parser.add_argument("path", metavar="PATH", type=Path, help="folder that was calibrated")
     parser.add_argument("--format", required=True, choices=_FORMATS, help="what is written")
     parser.add_argument("--output", metavar="FOLDER", type=Path, help="where the files go (default: PATH)")

@@ -31,6 +31,13 @@ def _gpu(text: str) -> int:
     return int(text)
 
 
+def network_name(text: str) -> str:
+    """A network's name as an argument: it becomes part of the files' names."""
+    if not text or "/" in text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be part of a file's name")
+    return text
+
+
 def add_shape_option(parser: Any) -> None:
     """Add `--shape`."""
     parser.add_argument(

@@ -17,7 +17,7 @@ from calib8.calibrate.histogram import BlobHistogram
 from calib8.calibrate.thresholds import DEFAULT_METHOD, ThresholdOptions
 from calib8.calibration import Calibration, data_layer
 from calib8.cli.images import add_image_options, images_source
-from calib8.cli.options import add_common_options, add_gpu_option
+from calib8.cli.options import add_common_options, add_gpu_option, network_name
 from calib8.cli.progress import ProgressLine
 from calib8.cli.samples import Samples, read_samples
 from calib8.cli.thresholds import add_threshold_options, given_thresholds
@@ -42,7 +42,9 @@ def add_start_options(parser: argparse.ArgumentParser, samples: int, output: str
         samples: how many images are run by default.
         output: where the results go by default, for the help.
     """
-    parser.add_argument("name", metavar="NAME", help="name of the network, in the files and in the table")
+    parser.add_argument(
+        "name", metavar="NAME", type=network_name, help="name of the network, in the files and in the table"
+    )
     parser.add_argument("path", metavar="PATH", type=Path, help="folder with deploy.prototxt and custom.caffemodel")
     for option, what in (
         ("model", "the FP32 weights (default: custom.caffemodel in PATH)"),
