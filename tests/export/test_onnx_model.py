@@ -269,6 +269,11 @@ def test_nothing_in_front_of_a_layer_in_python_is_refused(tmp_path):
         onnx_export("net", model)
 
 
+def test_inputs_alone_are_refused(random_model):
+    with pytest.raises(UnsupportedError, match="it has inputs only"):
+        onnx_export("net", random_model(DATA))
+
+
 def test_too_large_for_one_file(random_model, monkeypatch):
     model = random_model(DATA + CONV % "num_output: 64 kernel_size: 3")
     monkeypatch.setattr(onnx_model, "MAX_BYTES", 1000)

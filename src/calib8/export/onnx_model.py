@@ -77,6 +77,8 @@ def _reachable(model: Model) -> tuple[list[str], tuple[str, ...]]:
     made = [t for layer in model.net.layers for t in layer.tops if t in available and t not in model.inputs]
     outputs = [value for value in made if value in ends]
     left_out = ", ".join(f"{layer.name!r} ({layer.type})" for layer in cut)
+    if not cut and not outputs:
+        raise UnsupportedError(f"{model.net.source}: the network computes nothing: it has inputs only")
     if not outputs:
         raise UnsupportedError(
             f"{model.net.source}: nothing of the network is left for ONNX in front of the layers that run in Python "
