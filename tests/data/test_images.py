@@ -91,6 +91,10 @@ def test_letterbox_places_the_image(image: Any, size: Any, rows: Any, columns: A
     assert (got == expected).all()
 
 
+def test_a_scale_that_float32_cannot_hold_gives_infinities() -> None:
+    assert np.isinf(prepared(np.full((2, 2, 3), 9, np.uint8), Preprocess(scale=1e38), (2, 2))).all()
+
+
 def test_crop_cuts_the_centre_without_resizing_where_it_fits() -> None:
     image = picture(1, (4, 7, 3))
     got = prepared(image, Preprocess(resize="crop"), (4, 4))

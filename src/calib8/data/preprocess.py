@@ -106,7 +106,8 @@ class Preparer:
             pixels = pixels[:, :, ::-1]
         order = self._preprocess.transpose
         np.subtract(pixels.transpose(order), self._mean.transpose(order), out=top)
-        np.multiply(top, self._scale.transpose(order), out=top)
+        with np.errstate(over="ignore"):  # calibration tells of infinities by the blob
+            np.multiply(top, self._scale.transpose(order), out=top)
 
 
 def resized(image: NDArray[Any], size: tuple[int, int], preprocess: Preprocess) -> NDArray[Any]:
