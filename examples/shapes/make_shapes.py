@@ -1,6 +1,6 @@
 """Makes the files of this folder: images, and two small detectors that are trained on scenes like these.
 
-From the repository's root; it takes some five minutes:
+From the repository's root; it takes some ten minutes:
 
     .venv/bin/python examples/shapes/make_shapes.py
 
@@ -35,8 +35,8 @@ Array = NDArray[np.float32]
 FOLDER = Path(__file__).resolve().parent
 SEED = 8
 SIDE = 96
-SCENES = 2500
-STEPS = 3000
+SCENES = 4000
+STEPS = 7000
 BATCH = 16
 CALIBRATION_IMAGES = 16
 EVALUATION_IMAGES = 8
