@@ -1,6 +1,7 @@
 """What the samples share: arguments, images, and a network that runs in FP32 or in INT8."""
 
 import argparse
+import math
 import sys
 import tempfile
 from collections.abc import Callable
@@ -37,7 +38,7 @@ def sample_parser(description: str, scale: float = 1.0) -> argparse.ArgumentPars
     parser.add_argument(
         "--int8_layer", metavar="NAMES", default="", help="with --int8: only these layers, with commas between them"
     )
-    parser.add_argument("--scale", type=float, default=scale, help=f"factor after the mean (default: {scale:.6g})")
+    parser.add_argument("--scale", type=factor, default=scale, help=f"factor after the mean (default: {scale:.6g})")
     return parser
 
 
@@ -186,7 +187,7 @@ def to_input(image: np.ndarray, args: argparse.Namespace) -> np.ndarray:
 
 def read_labels(path: Path | None) -> list[str]:
     """Names of classes, one a line; none without a file."""
-    return path.read_text(encoding="utf-8").splitlines() if path else []
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path else []
 
 
 def label_of(index: int, labels: list[str]) -> str:
@@ -196,7 +197,18 @@ def label_of(index: int, labels: list[str]) -> str:
 
 def numbers(text: str) -> list[float]:
     """`104,117,123` as numbers; for argparse."""
-    return [float(part) for part in text.split(",")]
+    found = [float(part) for part in text.split(",")]
+    if not all(map(math.isfinite, found)):
+        raise ValueError(text)
+    return found
+
+
+def factor(text: str) -> float:
+    """A number that one can divide by; for argparse."""
+    (found,) = numbers(text)
+    if not found:
+        raise ValueError(text)
+    return found
 
 
 def height_and_width(text: str) -> tuple[int, int]:

@@ -186,7 +186,10 @@ def test_data_layer_needs_a_size(run_sample, calibrated):
     assert _is_one_line(result, script, "--size")
 
 
-@pytest.mark.parametrize(("option", "value"), [("--size", "8"), ("--size", "0x8"), ("--mean", "a,b")])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--size", "8"), ("--size", "0x8"), ("--mean", "a,b"), ("--mean", "nan"), ("--scale", "0"), ("--scale", "inf")],
+)
 def test_values_that_mean_nothing(run_sample, model, option, value):
     result = run_sample("classification/classify.py", model, _IMAGE, option, value)
     assert result.code == 2
@@ -210,8 +213,18 @@ def test_output_that_is_no_yolo_map(run_sample, model, anchors):
     assert _is_one_line(run_sample(script, model, _IMAGE, "--anchors", anchors), script, "'relu'", "--anchors")
 
 
-def test_odd_number_of_anchors(run_sample, model):
-    assert run_sample("detection/yolov3/yolov3.py", model, _IMAGE, "--anchors", "1,2,3").code == 2
+@pytest.mark.parametrize("anchors", ["1,2,3", "1,0", "1,x", ""])
+def test_anchors_that_mean_nothing(run_sample, model, anchors):
+    result = run_sample("detection/yolov3/yolov3.py", model, _IMAGE, "--anchors", anchors)
+    assert result.code == 2
+    assert "--anchors" in result.err
+
+
+def test_names_in_another_encoding(run_sample, model, tmp_path):
+    (tmp_path / "names.txt").write_bytes("Käfer\n".encode("latin-1"))
+    script = "classification/classify.py"
+    (model / "deploy.prototxt").write_text(_PLAIN + _RELU)
+    assert run_sample(script, model, _IMAGE, "--labels", tmp_path / "names.txt").code == 0
 
 
 def test_output_of_another_size_is_no_super_resolution(run_sample, model):

@@ -46,7 +46,10 @@ YOLOV3_ANCHORS = "10,13, 16,30, 33,23, 30,61, 62,45, 59,119, 116,90, 156,198, 37
 
 def anchor_pairs(text: str) -> np.ndarray:
     """`W,H,W,H` as an array (anchors, 2); for argparse."""
-    return np.reshape(numbers(text), (-1, 2))
+    pairs = np.reshape(numbers(text), (-1, 2))
+    if pairs.min() <= 0:
+        raise ValueError(text)
+    return pairs
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
