@@ -188,6 +188,39 @@ def test_a_net_of_a_stage(calibrated, images):
     assert np.array_equal(values_of(net, images)["prob"], values_of(other, images)["prob"])
 
 
+MEASURES = """
+layer { name: "accuracy" type: "Accuracy" bottom: "ip" bottom: "label" top: "accuracy" }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss" }
+layer { name: "silence" type: "Silence" bottom: "loss" }
+"""
+
+
+def test_measures_are_computed_in_int8_too(tmp_path, caplog):
+    """They have no rows in the table. The data layer gives real values: the factor that is missing is said."""
+    folder = tmp_path / "digits"
+    shutil.copytree(DIGITS, folder)
+    proto, weights = folder / "deploy.prototxt", folder / "custom.caffemodel"
+    proto.write_text(proto.read_text().replace('top: "data"', 'top: "data" top: "label"', 1) + MEASURES)
+    calibration = Calibration({"model_name": "d", "in_prototxt": proto, "in_caffemodel": weights}, method="mse")
+    calibration.calc_tables()
+    model, _, table, _ = map(str, calibration.export(folder))
+    factor = 128 / calibration.thresholds["data"]
+
+    real = caffe.Net(str(proto), str(weights), caffe.TEST)
+    real.int8_init(str(proto), model, table, "")
+    real.forward()
+    assert f"'data' (Data) gives by {factor:.6g}" in caplog.text
+
+    proto.write_text(proto.read_text().replace("scale: 0.0078125", f"scale: {0.0078125 * factor}"))
+    net = caffe.Net(str(proto), str(weights), caffe.TEST)
+    net.int8_init(str(proto), model, table, "")
+    found = net.forward()
+    right = net.blobs["ip"].data.argmax(1) == net.blobs["label"].data
+    assert found["accuracy"] == right.mean() > 0.8 and 0 < net.blobs["loss"].data < 1
+    with pytest.raises(OptionError, match="measure"):
+        _ = net.blobs["accuracy"].int8
+
+
 def test_input_that_the_user_quantises(calibrated, images):
     folder, calibration = calibrated
     threshold = calibration.plan.thresholds["data"]

@@ -93,10 +93,12 @@ class NetBlob(LentBlob):
         """The integers that the chip has in this blob, a copy: the codes of `data`, `sat8(rnd(x * 128 / threshold))`.
 
         Raises:
-            OptionError: the net does not run in INT8.
+            OptionError: the net does not run in INT8, or the blob is a measure (an accuracy, a loss).
         """
         if self.threshold is None:
-            raise OptionError("blob.int8: the net does not run in INT8; call net.int8_init(...) first")
+            raise OptionError(
+                "blob.int8: the net does not run in INT8 (call net.int8_init(...) first), or the blob is a measure"
+            )
         return quantize(self.data, INT8_LEVELS if self.holds_codes else self.threshold)
 
     def as_real(self, values: Array) -> Array:

@@ -10,8 +10,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from calib8.arithmetic import INT8_LEVELS
 from calib8.errors import TableError
 from calib8.export import read_plan
+from calib8.graph import Layer, Net
+from calib8.graph.build import is_training_only
+from calib8.layers import Op
 from calib8.lowering import Model
 from calib8.lowering.integer import IntegerSetup
 from calib8.proto.text import read_prototxt
@@ -28,7 +32,7 @@ class Int8Mode:
 
     Attributes:
         setup: which layers run in integers, and their integers.
-        thresholds: by blob name, of the value that the blob shows.
+        thresholds: by blob name, of the value that the blob shows. What layers that only measure give has none.
     """
 
     setup: IntegerSetup
@@ -60,7 +64,7 @@ def read_int8_mode(
     _check_same_network(model, proto_path)
     layers = tuple(replace(layer, blobs=tuple(weights.get(layer.name, ()))) for layer in model.net.layers)
     bound = replace(model, net=replace(model.net, layers=layers, has_weights=True))
-    plan = read_plan(bound, table, int8_model)
+    plan = read_plan(_without_measures(bound), table, int8_model)
     for warning in plan.warnings:
         _log.warning("%s: %s", table, warning)
     setup = integer_setup(bound, plan, int8_layer, accumulator_bits=accumulator_bits)
@@ -69,7 +73,23 @@ def read_int8_mode(
 
 
 def _shown_thresholds(model: Model, plan: QuantPlan) -> dict[str, float]:
-    return {blob: plan.thresholds[values[-1]] for blob, values in model.net.values_of_blob.items()}
+    shown = {blob: values[-1] for blob, values in model.net.values_of_blob.items()}
+    return {blob: plan.thresholds[value] for blob, value in shown.items() if value in plan.thresholds}
+
+
+def _without_measures(model: Model) -> Model:
+    """The model as it is calibrated: without layers that only measure, and what reads their tops."""
+    gone: set[str] = set()
+    kept: list[tuple[Layer, Op]] = []
+    for layer, op in zip(model.net.layers, model.ops, strict=True):
+        if is_training_only(layer.type) or not gone.isdisjoint(layer.bottoms):
+            gone.update(layer.tops)
+        else:
+            kept.append((layer, op))
+    names = {layer.name for layer, _ in kept}
+    left_out = tuple(layer.name for layer in model.net.layers if layer.name not in names)
+    net = replace(model.net, layers=tuple(layer for layer, _ in kept), left_out=(*model.net.left_out, *left_out))
+    return replace(model, net=net, ops=tuple(op for _, op in kept))
 
 
 def _check_same_network(model: Model, proto_path: str | os.PathLike[str]) -> None:
@@ -107,3 +127,14 @@ def looks_real(values: NDArray[np.float32]) -> str:
     if largest <= 1 or (inside >= _MOSTLY and bool((values != np.floor(values)).any())):
         return f"{inside:.0%} of the values are in [0, 1)" if largest > 1 else f"no value is larger than {largest:.6g}"
     return ""
+
+
+def how_to_quantize(net: Net, name: str, threshold: float) -> str:
+    """What makes codes of the real values of an input, a sentence."""
+    layer = net.producer[net.values_of_blob[name][0]]
+    if layer.type == "Input":
+        return "Set enable_quantize: 1 in its Input layer, or quantise it"
+    return (
+        f"Multiply what layer {layer.name!r} ({layer.type}) gives by {INT8_LEVELS / threshold:.6g}, for instance in its "
+        "transform_param.scale, or use an Input layer with enable_quantize: 1"
+    )

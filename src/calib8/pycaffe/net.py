@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from calib8.arithmetic import INT8_LEVELS
 from calib8.engine import EngineOptions
 from calib8.engine.session import check_device
 from calib8.errors import DataError, OptionError
@@ -25,7 +26,7 @@ from calib8.lowering.integer import IntegerSetup, lower_int8
 from calib8.pycaffe.blob import NetBlob
 from calib8.pycaffe.definition import read_definition
 from calib8.pycaffe.feeds import MemoryFeed
-from calib8.pycaffe.int8 import looks_real, read_int8_mode
+from calib8.pycaffe.int8 import how_to_quantize, looks_real, read_int8_mode
 from calib8.pycaffe.passes import ForwardPasses, settled_weights
 from calib8.pycaffe.training import refuse_training
 from calib8.pycaffe.weights import (
@@ -149,7 +150,7 @@ class Net:
         )
         self._passes.finish()
         for name, blob in self.blobs.items():
-            blob.threshold = mode.thresholds[name]
+            blob.threshold = mode.thresholds.get(name)
             blob.holds_codes = model.net.values_of_blob[name][-1] in mode.setup.quantized_inputs
         self._unchecked = {model.net.blob_of[value] for value in mode.setup.quantized_inputs}
         lower = partial(_lower_int8, mode.setup)
@@ -340,10 +341,10 @@ class Net:
             why = looks_real(self.blobs[name].values)
             if why:
                 self._unchecked.discard(name)
+                net, threshold = self._definition.model.net, self.blobs[name].threshold or INT8_LEVELS
                 _log.warning(
-                    "%s: input %r runs in INT8 and should hold x * 128 / %.6g, but %s. Set enable_quantize: 1 in its "
-                    "Input layer, or quantise it", self._definition.model.net.source, name,
-                    self.blobs[name].threshold, why,
+                    "%s: input %r runs in INT8 and should hold x * 128 / %.6g, but %s. %s",
+                    net.source, name, threshold, why, how_to_quantize(net, name, threshold),
                 )  # fmt: skip
 
     def _indices(self, layer: str) -> Sequence[int]:
