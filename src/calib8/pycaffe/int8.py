@@ -135,6 +135,6 @@ def how_to_quantize(net: Net, name: str, threshold: float) -> str:
     if layer.type == "Input":
         return "Set enable_quantize: 1 in its Input layer, or quantise it"
     return (
-        f"Multiply what layer {layer.name!r} ({layer.type}) gives by {INT8_LEVELS / threshold:.6g}, for instance in its "
-        "transform_param.scale, or use an Input layer with enable_quantize: 1"
+        f"Multiply what layer {layer.name!r} ({layer.type}) gives by {INT8_LEVELS / threshold:.6g}, for instance in "
+        "its transform_param.scale, or use an Input layer with enable_quantize: 1"
     )
