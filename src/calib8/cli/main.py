@@ -6,6 +6,7 @@ Results go to stdout; notes, progress and errors to stderr. Exit codes: 0, 1 (on
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -36,14 +37,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Calib8Error as why:
         print(f"calib8: error: {why}", file=sys.stderr)
         return 1
-    except BrokenPipeError:
-        # The reader (head, less) has gone; python would complain again when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader (head, less) has gone
+        _close_stdout()
+        return 1
+    except OSError as why:
+        if why.errno != errno.ENOSPC:
+            raise
+        _close_stdout()
+        print(f"calib8: error: cannot write to stdout: {why.strerror}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("calib8: interrupted; no file was changed", file=sys.stderr)
         return 130
     return code
+
+
+def _close_stdout() -> None:
+    """What is left in stdout's buffer goes nowhere; python would complain again when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Line(logging.Formatter):
