@@ -160,3 +160,12 @@ def test_a_layer_whose_blobs_are_all_shared_need_not_be_in_the_file():
     assert problem.text == (
         "a.prototxt:4: layer 'half' (Convolution) has 1 blobs in the caffemodel (4x3x3x3); expected 2 (4x3x3x3, 4)"
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "meant"),
+    [("relu", "ReLU"), ("INNERPRODUCT", "InnerProduct"), ("Convoluton", "Convolution"), ("CReLU", ""), ("Bn2", "")],
+)
+def test_misspelt_types(kind, meant):
+    (problem,) = texts(INPUT + one("a", kind, "x"))
+    assert problem.endswith(f"is not supported; did you mean {meant}?" if meant else "is not supported")

@@ -7,6 +7,7 @@ shapes; those come with every call.
 
 from __future__ import annotations
 
+import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from calib8.layers.plan import LayerPlan
 
 Weights = Sequence[NDArray[np.float32]]
 UNLIMITED = 1 << 30
+_LONG_NAME = 8
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ def make_op(layer: Layer, model_folder: Path = Path(), phase: int = TEST) -> Op:
     """
     op_type = _REGISTRY.get(layer.type)
     if op_type is None:
-        raise RefusedError("this layer type is not supported")
+        raise RefusedError(f"this layer type is not supported{_meant(layer.type)}")
     _check_count("bottom", len(layer.bottoms), op_type.bottoms)
     _check_count("top", len(layer.tops), op_type.tops)
     fields = Fields(layer.param, model_folder, phase, layer.place)
@@ -182,6 +184,14 @@ def make_op(layer: Layer, model_folder: Path = Path(), phase: int = TEST) -> Op:
         )
     op.foreign = () if op.kind == "source" else tuple(fields.foreign())
     return op
+
+
+def _meant(layer_type: str) -> str:
+    """A known type that is spelled nearly like this one; "" without one. CReLU is no misspelt ReLU, nor PReLU."""
+    spelled = {known.lower(): known for known in _REGISTRY}
+    cutoff = 0.9 if len(layer_type) >= _LONG_NAME else 1.0
+    near = difflib.get_close_matches(layer_type.lower(), spelled, n=1, cutoff=cutoff)
+    return f"; did you mean {spelled[near[0]]}?" if near else ""
 
 
 def _check_count(what: str, found: int, allowed: tuple[int, int]) -> None:
