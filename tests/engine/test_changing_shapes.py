@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
@@ -68,6 +71,22 @@ def test_any_number_of_rows_one_after_another(network):
         for name, array in expected(x).items():
             assert found[name].shape == array.shape
             assert np.allclose(found[name], array, atol=1e-5), name
+
+
+def test_an_executor_that_nobody_has_is_gone_at_once(network):
+    _, model = network()
+    executor = Executor(lower_float(model, ["out"]), ["out"])
+    for rows in (2, 3):
+        x = np.zeros((6, 3), np.float32)
+        x[:rows] = 1
+        executor.run({"x": x}, lambda name, array: None)
+    runners = [weakref.ref(runner) for runner in executor._runners]
+    gc.disable()
+    try:
+        del executor
+        assert [runner() for runner in runners] == [None] * len(runners)
+    finally:
+        gc.enable()
 
 
 def test_histograms_count_the_rows_that_there_are(network):

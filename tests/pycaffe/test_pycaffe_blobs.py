@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -181,6 +182,19 @@ def test_blobs_outlive_their_net(make_net):
     gc.collect()
     assert sum(float(blob.data.sum()) for blob in blobs[:2]) == 6 + 18
     assert all(not p.diff.any() and p.diff.shape == p.data.shape for p in weights)
+
+
+def test_a_net_that_nobody_has_is_gone_at_once(make_net):
+    """In a loop that makes a net in every round, sessions would pile up until Python looks for cycles."""
+    net = make_net(CHAIN)
+    net.forward()
+    hidden = weakref.ref(net.blobs["b"])
+    gc.disable()
+    try:
+        del net
+        assert hidden() is None
+    finally:
+        gc.enable()
 
 
 def test_what_a_blob_says_of_itself(make_net):

@@ -144,7 +144,7 @@ class _HostRunner:
 
     def __init__(self, step: HostStep) -> None:
         self._step = step
-        self._others: dict[tuple[Shape, ...], list[_Runner]] = {}
+        self._others: dict[tuple[Shape, ...], list[_Runner]] = {}  # those behind it: itself would be a cycle
 
     def sibling(self) -> _HostRunner:
         return _HostRunner(self._step)
@@ -160,8 +160,8 @@ class _HostRunner:
             while len(self._others) >= _SHAPES_KEPT:
                 del self._others[next(iter(self._others))]
             steps = self._step.lower_again({value: array.shape for value, array in produced.items()})
-            self._others[shapes] = [*runners[: index + 1], *_runners_of(steps[index + 1 :], options)]
-        return self._others[shapes]
+            self._others[shapes] = _runners_of(steps[index + 1 :], options)
+        return [*runners[: index + 1], *self._others[shapes]]
 
     def run(self, values: Mapping[str, Array], targets: Mapping[str, Array], *, keep: bool) -> dict[str, Array]:
         del targets, keep  # its arrays are its own

@@ -8,6 +8,7 @@ outputs cost, and every blob still shows its value; see docs/decisions/0007-blob
 from __future__ import annotations
 
 import operator
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -154,21 +155,26 @@ class _Executors:
 
 @dataclass(frozen=True)
 class _Place:
-    """A stretch and the blobs that it works on: its values with their blobs, those that it writes with their shapes."""
+    """A stretch and the blobs that it works on: its values with their blobs, those that it writes with their shapes.
+
+    `blobs` are those of `written`, without holding them.
+    """
 
     stretch: Stretch
     read: Sequence[tuple[str, NetBlob]]
     written: Sequence[tuple[str, NetBlob, Shape]]
+    blobs: Sequence[tuple[str, weakref.ref[NetBlob]]]
 
     @classmethod
     def of(cls, stretch: Stretch, blobs: Mapping[str, NetBlob]) -> _Place:
         shapes, blob_of = stretch.model.shapes, stretch.model.net.blob_of
         written = [(value, blobs[name], shapes[value]) for name, value in stretch.written.items()]
-        return cls(stretch, [(value, blobs[blob_of[value]]) for value in stretch.given], written)
+        weakly = [(value, weakref.ref(blob)) for value, blob, _ in written]
+        return cls(stretch, [(value, blobs[blob_of[value]]) for value in stretch.given], written, weakly)
 
 
 class _Pass:
-    """One run of a stretch, and afterwards what it takes to compute the blobs that it has left pending."""
+    """One run of a stretch."""
 
     def __init__(self, place: _Place, executors: _Executors) -> None:
         self._place, self._stretch, self._executors = place, place.stretch, executors
@@ -194,22 +200,9 @@ class _Pass:
         self._execute(inputs, now)
         for blob in now.values():
             blob.pending, blob.computed, blob.read = None, True, False
+        rest = _Rest(stretch, self._executors, self._place.blobs, self._given)
         for blob in later:
-            blob.pending, blob.computed, blob.read = self, True, False
-
-    def finish(self) -> None:
-        """Compute all that is still pending."""
-        pending = {value: blob for value, blob, _ in self._place.written if blob.pending is self}
-        targets = {v: b.values for v, b in pending.items()}
-
-        def visit(value: str, array: Array) -> None:
-            if array is not targets[value]:
-                pending[value].take(array)
-
-        stretch = self._stretch.with_host_tops({v: self._given[v].shape for v in self._stretch.host_tops})
-        self._executors.get(stretch, frozenset(pending), hosts=False).run(self._given, visit, targets)
-        for blob in pending.values():
-            blob.pending = None
+            blob.pending, blob.computed, blob.read = rest, True, False
 
     def _execute(self, inputs: Mapping[str, Array], now: Mapping[str, NetBlob]) -> None:
         stretch = self._stretch
@@ -229,6 +222,35 @@ class _Pass:
             op.run(bottoms, stretch.model.call(layer))
         for value in stretch.host_tops:
             self._given[value] = heard[value].copy()  # it may be a view of what the next pass writes
+
+
+@dataclass(frozen=True, eq=False)
+class _Rest:
+    """What it takes to compute the blobs that a pass has left pending.
+
+    They hold it. It must not hold them: a net that nobody has any more would keep its sessions, hundreds of MB, until
+    Python looks for cycles.
+    """
+
+    stretch: Stretch
+    executors: _Executors
+    blobs: Sequence[tuple[str, weakref.ref[NetBlob]]]
+    given: Mapping[str, Array]
+
+    def finish(self) -> None:
+        """Compute all that is still pending."""
+        there = ((value, ref()) for value, ref in self.blobs)
+        pending = {value: blob for value, blob in there if blob is not None and blob.pending is self}
+        targets = {v: b.values for v, b in pending.items()}
+
+        def visit(value: str, array: Array) -> None:
+            if array is not targets[value]:
+                pending[value].take(array)
+
+        stretch = self.stretch.with_host_tops({v: self.given[v].shape for v in self.stretch.host_tops})
+        self.executors.get(stretch, frozenset(pending), hosts=False).run(self.given, visit, targets)
+        for blob in pending.values():
+            blob.pending = None
 
 
 def _set_shape(blob: NetBlob, shape: Shape) -> None:
