@@ -82,10 +82,10 @@ class Executor:
 class _OnnxRunner:
     """One graph. Buffers of inputs and outputs are bound once and used again, which costs far less than fresh ones."""
 
-    def __init__(self, step: OnnxStep, options: EngineOptions) -> None:
+    def __init__(self, step: OnnxStep, options: EngineOptions, *, alone: bool) -> None:
         self._step = step
         self._gpu = options.gpu
-        self._session = open_session(step, options)
+        self._session = open_session(step, options, alone=alone)
         self._set_up()
 
     def sibling(self) -> _OnnxRunner:
@@ -174,4 +174,7 @@ _Runner = _OnnxRunner | _HostRunner
 
 
 def _runners_of(steps: Sequence[Step], options: EngineOptions) -> list[_Runner]:
-    return [_OnnxRunner(step, options) if isinstance(step, OnnxStep) else _HostRunner(step) for step in steps]
+    alone = len(steps) == 1
+    return [
+        _OnnxRunner(step, options, alone=alone) if isinstance(step, OnnxStep) else _HostRunner(step) for step in steps
+    ]

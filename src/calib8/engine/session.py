@@ -22,8 +22,12 @@ _BROKEN_FUSIONS = ["Pad_Fusion"]
 _ERRORS_ONLY = 3
 
 
-def open_session(step: OnnxStep, options: EngineOptions) -> Any:
+def open_session(step: OnnxStep, options: EngineOptions, *, alone: bool = True) -> Any:
     """An InferenceSession over a step's graph. Its weights are handed over where they lie.
+
+    Args:
+        alone: whether its threads may wait for work by spinning: with several sessions that run in turn, those of one
+            would take the cores from the next.
 
     Raises:
         DeviceError: see `check_device`.
@@ -35,6 +39,9 @@ def open_session(step: OnnxStep, options: EngineOptions) -> Any:
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     # An arena keeps for the next run what this one has freed.
     settings.enable_cpu_mem_arena = not options.release_blobs
+    # Threads that spin until the next run are in the way of everything else, other sessions' threads above all.
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if alone else "0")
     # Or it would put a float convolution between codes into an integer one, which rounds ties otherwise.
     settings.add_session_config_entry("session.disable_quant_qdq", "1")
     has_integers = any(node.op_type in _INTEGER_NODES for node in step.onnx.graph.node)
