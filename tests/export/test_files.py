@@ -198,6 +198,26 @@ def test_rows_that_do_not_fit_their_layers(everything, tmp_path, layer, damage, 
     assert expected in problems_of(everything, table_with(everything, tmp_path, change))
 
 
+def test_unsigned_codes_are_refused(everything, tmp_path):
+    def change(message, rows):
+        rows["conv"].top_unsigned[0] = True
+        rows["sum"].bottom_unsigned[1] = True
+
+    expected = (
+        "layer 'conv' has top_unsigned true; expected false\nlayer 'sum' has bottom_unsigned true; expected false"
+    )
+    assert problems_of(everything, table_with(everything, tmp_path, change)) == expected
+
+
+def test_parameters_of_fused_layers_are_named(everything, tmp_path):
+    def change(message, rows):
+        rows["conv"].convolution_param.bn_right_shift_width = 3
+        rows["pool"].convolution_param.SetInParent()  # holds nothing
+
+    warnings = read_plan(everything, table_with(everything, tmp_path, change)).warnings
+    assert [w for w in warnings if "not read" in w] == ["layer 'conv': its convolution_param in the table is not read"]
+
+
 def test_a_passive_layer_with_a_threshold_of_its_own_is_named(tmp_path):
     text = 'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 } } }\n'
     text += 'layer { name: "f" type: "Flatten" bottom: "x" top: "f" flatten_param { axis: 0 } }\n'

@@ -36,6 +36,12 @@ def test_lists(text, names):
     assert parse_layer_list(text) == names
 
 
+@pytest.mark.parametrize("names", [None, 3, ["c1"]])
+def test_a_list_that_is_no_text(names):
+    with pytest.raises(OptionError, match="expected a text"):
+        parse_layer_list(names)
+
+
 def test_nothing_named_means_all_that_can(planned):
     setup = integer_setup(*planned())
     assert setup.int8_layers == {"c1", "bn", "sc", "r", "ip"}

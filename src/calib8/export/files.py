@@ -22,6 +22,7 @@ from calib8.export.table_reader import (
     parse_text_table,
     row_thresholds,
     unequal,
+    unread,
     with_row_integers,
 )
 from calib8.graph import Layer
@@ -101,6 +102,7 @@ def read_plan(
     )
     if not isinstance(found, str):
         plan = with_row_integers(plan, found, model, source)
+        plan = replace(plan, warnings=plan.warnings + unread(found))
     return plan if int8_model is None else read_int8_model(int8_model, model, plan)
 
 

@@ -57,6 +57,14 @@ def _checked(message: Message, source: str) -> Message:
     twice = [name for name, rows in Counter(row.name for row in message.layer).items() if rows > 1]
     if twice:
         raise TableError(f"{source}: layers with more than one row", [f"layer {name!r}" for name in twice])
+    unsigned = [
+        f"layer {row.name!r} has {field} true; expected false"
+        for row in message.layer
+        for field in ("bottom_unsigned", "top_unsigned")
+        if any(getattr(row, field))
+    ]
+    if unsigned:
+        raise TableError(f"{source}: unsigned codes, which calib8 does not compute", unsigned)
     return message
 
 
@@ -191,6 +199,16 @@ def _in_range(value: int, field: str, most: int, least: int = 0) -> int:
     if not least <= value <= most:
         raise TableError(f"has {field} {value}, expected {least} to {most}")
     return value
+
+
+def unread(message: Message) -> tuple[str, ...]:
+    """A warning for each row with parameters of layers that were fused into its own; in a prototxt they are layers."""
+    return tuple(
+        f"layer {row.name!r}: its {field} in the table is not read"
+        for row in message.layer
+        for field in ("convolution_param", "inner_product_param")
+        if row.HasField(field) and getattr(row, field).ListFields()
+    )
 
 
 def unequal(thresholds: Mapping[str, float], plan: QuantPlan, model: Model) -> tuple[str, ...]:

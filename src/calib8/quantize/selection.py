@@ -13,7 +13,13 @@ from calib8.quantize.plan import QuantPlan
 
 
 def parse_layer_list(text: str) -> tuple[str, ...]:
-    """Names between commas, without the spaces around them; empty ones are left out."""
+    """Names between commas, without the spaces around them; empty ones are left out.
+
+    Raises:
+        OptionError: no text.
+    """
+    if not isinstance(text, str):
+        raise OptionError(f"int8_layer is {text!r}; expected a text with the names of layers, and commas between them")
     return tuple(dict.fromkeys(name for part in text.split(",") if (name := part.strip())))
 
 
