@@ -71,6 +71,7 @@ class Op(ABC):
         kind: "onnx" (has a lowering), "host" (runs in Python: has `run`), "source" (its tops are the net's inputs);
             an instance may have another one than its class.
         unfilled: what Caffe fills the first blob with where the prototxt names no filler.
+        shares_memory: whether Caffe's tops lie in the first bottom's memory, where layers in place change both.
         foreign: parameter messages of other types that the layer has; Caffe does not read them either.
     """
 
@@ -79,6 +80,7 @@ class Op(ABC):
     tops: ClassVar[tuple[int, int]] = (1, 1)
     kind: str = "onnx"
     unfilled: ClassVar[float] = 0.0
+    shares_memory: bool = False
     foreign: tuple[str, ...] = ()
 
     @abstractmethod

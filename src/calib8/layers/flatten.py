@@ -18,6 +18,7 @@ class Flatten(Op):
     """Merges axes; ONNX Reshape."""
 
     types = ("Flatten",)
+    shares_memory = True
 
     def __init__(self, fields: Fields) -> None:
         group = fields.group("flatten_param")

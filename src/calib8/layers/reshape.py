@@ -30,6 +30,7 @@ class Reshape(Op):
         self.axis: int = group.axis
         self.num_axes: int = group.num_axes
         self.shuffle: int = group.pixelshuffler
+        self.shares_memory = self.shuffle == 1
         if self.dims.count(-1) > 1 or min(self.dims, default=0) < -1:
             raise RefusedError(f"reshape_param.shape is {list(self.dims)}; expected sizes, 0, and -1 at most once")
         if self.num_axes < -1:

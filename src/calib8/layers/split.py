@@ -18,6 +18,7 @@ class Split(Op):
 
     types = ("Split",)
     tops = (1, UNLIMITED)
+    shares_memory = True
 
     def __init__(self, fields: Fields) -> None:
         self._tops = len(fields.param.top)

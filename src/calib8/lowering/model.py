@@ -15,6 +15,7 @@ from calib8.errors import CaffemodelError, Calib8Error, PrototxtError, Unsupport
 from calib8.graph import Layer, Net, Shape
 from calib8.graph.build import TEST, draft_net, located
 from calib8.layers import Call, Op, RefusedError, make_op
+from calib8.lowering.aliases import reads_of_overwritten
 from calib8.lowering.weights import bind_blobs, with_shared_blobs
 from calib8.proto.caffemodel import Caffemodel
 from calib8.proto.text import Prototxt
@@ -158,6 +159,7 @@ def examine_model(
     for layer in net.layers:
         walk.visit(layer, stored)
     walk.check_input_names()
+    walk.check_memories()
     unused = [name for name in stored if name not in net.layer_by_name and stored[name]]
     notes = [*net.notes, *walk.notes]
     if unused:
@@ -230,6 +232,11 @@ class _Walk:
                     f"sizes must be at least 1, and a blob has at most {MAX_ELEMENTS} elements"
                 )
         self.shapes.update(zip(layer.tops, (tuple(int(d) for d in s) for s in tops), strict=True))
+
+    def check_memories(self) -> None:
+        """No layer reads what Caffe has overwritten under another name."""
+        for layer, text in reads_of_overwritten(self.layers, self.ops):
+            self._problem(UnsupportedError, layer, f"layer {layer.name!r} ({layer.type}): {text}")
 
     def check_input_names(self) -> None:
         """Shapes are given for inputs only."""
