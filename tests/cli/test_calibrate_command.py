@@ -229,3 +229,11 @@ def test_progress_text():
     assert progress_text("x", 5, None, 2) == "x: 5, 2.5/s"
     assert progress_text("x", 1, 1001, 1) == "x: 1/1001, 1.0/s, 16:40 min left"
     assert progress_text("x", 1, 10001, 1) == "x: 1/10001, 1.0/s, 2:46 h left"
+
+
+def test_rows_of_several_tops_name_them(folder, capsys):
+    prototxt = folder / "deploy.prototxt"
+    prototxt.write_text(prototxt.read_text().replace('  top: "data"', '  top: "data"\n  top: "label"', 1))
+    assert main(["calibrate", "digits", str(folder), "-n", "20", "--method", "max"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.partition(" Data ")[0].strip() for row in rows if " Data " in row] == ["data: data", "data: label"]

@@ -115,14 +115,18 @@ def run(options: argparse.Namespace) -> int:
 
 
 def summary(calibration: Calibration) -> str:
-    """A table: every layer with its top's threshold, what it clips, the largest |x| seen, and the right shift."""
+    """A table: every layer with its top's threshold, what it clips, the largest |x| seen, and the right shift.
+
+    Where a layer has several tops, each row names its own: `layer: top`.
+    """
     plan, model = calibration.plan, calibration.model
     rows = [("layer", "type", "threshold", "max|x|", "clipped", "rshift")]
     for layer in model.net.layers:
         own = plan.plans.get(layer.name)
         shift = "" if own is None or own.rshift is None else str(own.rshift)
         for top in layer.tops:
-            rows.append((layer.name, layer.type, f"{plan.thresholds[top]:.6g}", *_seen(calibration, top), shift))
+            name = layer.name if len(layer.tops) == 1 else f"{layer.name}: {model.net.blob_of[top]}"
+            rows.append((name, layer.type, f"{plan.thresholds[top]:.6g}", *_seen(calibration, top), shift))
     return aligned(rows, right=range(2, 6))
 
 
