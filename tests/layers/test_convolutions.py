@@ -142,6 +142,16 @@ def test_a_pad_for_each_side(run_layer, layer_type, oracle):
         assert np.allclose(run_layer(layer_type, x, param=param, blobs=[w]), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("field", "dilation"), [("hole: 2", (2, 2)), ("hole_h: 2", (2, 1)), ("hole_h: 2 hole_w: 3", (2, 3))]
+)
+def test_holes_are_dilation(run_layer, field, dilation):
+    x, w = random(1, 2, 7, 9), random(2, 2, 3, 3)
+    param = f"convolution_param {{ num_output: 2 kernel_size: 3 bias_term: false {field} }}"
+    expected = convolve(x, w, None, 1, (1, 1), [(0, 0)] * 2, dilation)
+    assert np.allclose(run_layer("Convolution", x, param=param, blobs=[w]), expected, atol=1e-5)
+
+
 def test_pads_for_each_side_that_are_zero_leave_pad_alone(run_layer):
     x, w = random(1, 1, 4, 4), random(1, 1, 3, 3)
     param = "convolution_param { num_output: 1 kernel_size: 3 pad: 1 bias_term: false pad_l: 0 pad_b: 0 }"
@@ -195,6 +205,9 @@ def test_several_bottoms_share_the_weights():
         ("Convolution", [(1, 2, 4, 4)], "num_output: 2 kernel_size: 1 relu: true", 1, "a layer of its own"),
         ("Convolution", [(1, 2, 4, 4)], "num_output: 2 kernel_size: 1 fusion_type: SUM_FUSION", 1, "SUM_FUSION"),
         ("Convolution", [(1, 2, 4, 4)], "num_output: 2 kernel_size: 1 pad_type: 1", 1, "pad_type is set"),
+        ("Convolution", [(1, 2, 4, 4)], "num_output: 2 kernel_size: 1 hole: 2 dilation: 2", 1, "keep one form"),
+        ("Convolution", [(1, 2, 4, 4)], "num_output: 2 kernel_size: 1 hole: 2 hole_h: 2", 1, "keep one form"),
+        ("Convolution", [(1, 2, 4, 4)], "num_output: 2 kernel_size: 1 hole: 0", 1, "dilation is 0"),
         ("Convolution", [(1, 2, 4, 4)] * 2, "num_output: 2 kernel_size: 1", 1, "2 bottoms and 1 tops"),
         ("Convolution", [(1, 2, 4, 4), (1, 2, 4, 5)], "num_output: 2 kernel_size: 1", 2, "different shapes"),
         ("ConvolutionDepthwise", [(1, 2, 4, 4)], "num_output: 4 kernel_size: 1", 1, "bottom has 2 channels"),

@@ -3,7 +3,8 @@
 Shapes: bottom (N, C, spatial...), any number of spatial axes, none too; `axis` (default 1) is that of C, and all axes
 before it are images. Weights (num_output, C/group, kernel...), bias (num_output); top (N, num_output,
 floor((size + 2*pad - dilation*(kernel-1) - 1) / stride) + 1, ...). Several bottoms share the weights.
-`pad_l`, `pad_r`, `pad_t`, `pad_b` (Synopsys) are the pads of each side. DepthwiseConvolution is the same layer with a
+`pad_l`, `pad_r`, `pad_t`, `pad_b` (Synopsys) are the pads of each side; `hole`, `hole_h`, `hole_w` (DeepLab) are the
+dilation under an older name. DepthwiseConvolution is the same layer with a
 fast kernel for group = num_output; ConvolutionDepthwise, which takes the groups from its bottom, has its own file.
 Source: BVLC/caffe, src/caffe/layers/base_conv_layer.cpp, LayerSetUp and Reshape; conv_layer.cpp;
 yonghenglh6/DepthwiseConvolution, caffe/src/caffe/layers/depthwise_conv_layer.cpp.

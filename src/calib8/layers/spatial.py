@@ -40,12 +40,22 @@ def read_window(group: Group) -> Window:
         stride=_pair_or_list(group, "stride", "stride") or (1,),
         pad=pad,
         pad_end=pad_end,
-        dilation=tuple(group.dilation) or (1,),
+        dilation=_dilation(group),
     )
     if not window.kernel:
         raise RefusedError("has no kernel size; set kernel_size, or kernel_h and kernel_w")
     _check_positive(kernel_size=window.kernel, stride=window.stride, dilation=window.dilation)
     return window
+
+
+def _dilation(group: Group) -> tuple[int, ...]:
+    """`dilation`, or `hole`, `hole_h` and `hole_w`, as DeepLab's fork called it before BVLC had it."""
+    holes = {name: group.has(name) for name in ("hole", "hole_h", "hole_w")}
+    if not any(holes.values()):
+        return tuple(group.dilation) or (1,)
+    if group.dilation or (holes["hole"] and (holes["hole_h"] or holes["hole_w"])):
+        raise RefusedError("sets two of dilation, hole and hole_h/hole_w; keep one form")
+    return (group.hole,) if holes["hole"] else (group.hole_h, group.hole_w)
 
 
 def read_pads(group: Group, pad: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
