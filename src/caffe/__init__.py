@@ -1,6 +1,6 @@
 """`import caffe` with calib8: pycaffe for inference. See calib8.pycaffe."""
 
-from caffe import classifier, detector, io, net_spec, proto, pycaffe
+from caffe import classifier, coord_map, detector, io, net_spec, proto, pycaffe
 from calib8.pycaffe import (
     TEST,
     TRAIN,
@@ -16,13 +16,17 @@ from calib8.pycaffe import (
     RMSPropSolver,
     SGDSolver,
     get_solver,
+    has_nccl,
     layer_type_list,
     layers,
     params,
     set_device,
     set_mode_cpu,
     set_mode_gpu,
+    set_multiprocess,
     set_random_seed,
+    set_solver_count,
+    set_solver_rank,
     to_proto,
     yolo,
 )
@@ -44,8 +48,10 @@ __all__ = [
     "RMSPropSolver",
     "SGDSolver",
     "classifier",
+    "coord_map",
     "detector",
     "get_solver",
+    "has_nccl",
     "io",
     "layer_type_list",
     "layers",
@@ -56,7 +62,10 @@ __all__ = [
     "set_device",
     "set_mode_cpu",
     "set_mode_gpu",
+    "set_multiprocess",
     "set_random_seed",
+    "set_solver_count",
+    "set_solver_rank",
     "to_proto",
     "yolo",
 ]

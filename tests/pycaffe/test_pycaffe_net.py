@@ -229,16 +229,25 @@ def test_nothing_to_compute(make_net):
     assert net.forward() == {}
 
 
-@pytest.mark.parametrize("what", ["backward", "forward_backward_all", "clear_param_diffs"])
-def test_training_is_refused(make_net, what):
-    with pytest.raises(UnsupportedError, match="inference only"):
-        getattr(make_net(TWO_OUTPUTS), what)()
+@pytest.mark.parametrize(
+    ("what", "arguments"),
+    [("backward", ()), ("forward_backward_all", ()), ("clear_param_diffs", ()), ("before_backward", (print,)),
+     ("after_backward", (print,))],
+)  # fmt: skip
+def test_training_is_refused(make_net, what, arguments):
+    with pytest.raises(UnsupportedError, match=f"Net.{what} is for training; calib8 is for inference only"):
+        getattr(make_net(TWO_OUTPUTS), what)(*arguments)
 
 
-@pytest.mark.parametrize("solver", ["SGDSolver", "AdamSolver", "get_solver"])
-def test_solvers_are_refused(solver):
-    with pytest.raises(UnsupportedError, match=f"{solver} is for training"):
-        getattr(caffe, solver)("solver.prototxt")
+@pytest.mark.parametrize(
+    ("what", "argument"),
+    [("SGDSolver", "solver.prototxt"), ("AdamSolver", "solver.prototxt"), ("get_solver", "solver.prototxt"),
+     ("set_solver_count", 2), ("set_solver_rank", 1), ("set_multiprocess", True)],
+)  # fmt: skip
+def test_solvers_are_refused(what, argument):
+    with pytest.raises(UnsupportedError, match=f"{what} is for training"):
+        getattr(caffe, what)(argument)
+    assert not caffe.has_nccl()
 
 
 def test_a_file_that_is_not_there(tmp_path):

@@ -6,7 +6,7 @@
 - `int8`: the integers of `net.int8_init`; `darknet`: what `yolo` changes
 - `state`: device, random numbers and `yolo` of the process
 - `io`, `resize`, `transformer`: images, messages and arrays; `classifier`, `detector`: Nets with preprocessing
-- `net_spec`: networks written in Python; `draw`: networks as pictures
+- `net_spec`: networks written in Python; `coord_map`: where their tops lie in each other; `draw`: pictures of networks
 - `training`: what is not there
 """
 
@@ -25,6 +25,10 @@ from calib8.pycaffe.training import (
     RMSPropSolver,
     SGDSolver,
     get_solver,
+    has_nccl,
+    set_multiprocess,
+    set_solver_count,
+    set_solver_rank,
 )
 from calib8.python_layers import Layer
 
@@ -43,13 +47,17 @@ __all__ = [
     "RMSPropSolver",
     "SGDSolver",
     "get_solver",
+    "has_nccl",
     "layer_type_list",
     "layers",
     "params",
     "set_device",
     "set_mode_cpu",
     "set_mode_gpu",
+    "set_multiprocess",
     "set_random_seed",
+    "set_solver_count",
+    "set_solver_rank",
     "to_proto",
     "yolo",
 ]

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ from calib8.pycaffe.definition import read_definition
 from calib8.pycaffe.feeds import MemoryFeed
 from calib8.pycaffe.int8 import how_to_quantize, looks_real, read_int8_mode
 from calib8.pycaffe.passes import ForwardPasses, settled_weights
-from calib8.pycaffe.training import refuse_training
+from calib8.pycaffe.training import TrainingMethods
 from calib8.pycaffe.weights import (
     copy_weights,
     make_params,
@@ -54,7 +54,7 @@ class NetLayer:
     blobs: BlobVec
 
 
-class Net:
+class Net(TrainingMethods):
     """A network in one phase.
 
         net = caffe.Net("deploy.prototxt", caffe.TEST, weights="custom.caffemodel")
@@ -322,18 +322,6 @@ class Net:
                 f"the first is {self._layer_names[0]!r} ({self.layers[0].type})"
             )
         feed.set_arrays(data, labels[:, None, None, None] if labels.ndim == 1 else labels)
-
-    def backward(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not there: calib8 is for inference only."""
-        refuse_training("Net.backward")
-
-    def forward_backward_all(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not there: calib8 is for inference only."""
-        refuse_training("Net.forward_backward_all")
-
-    def clear_param_diffs(self) -> NoReturn:
-        """Not there: calib8 is for inference only."""
-        refuse_training("Net.clear_param_diffs")
 
     def _warn_of_real_inputs(self) -> None:
         """An input that should come quantised, and does not look so: the classic silent mistake. Said once."""
