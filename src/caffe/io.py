@@ -1,6 +1,6 @@
 """See calib8.pycaffe.io."""
 
-from calib8.proto import caffe_pb2
+from calib8.proto import caffe_pb2  # noqa: F401 - scripts say caffe.io.caffe_pb2
 from calib8.pycaffe.io import (
     Transformer,
     array_to_blobproto,
@@ -21,7 +21,6 @@ __all__ = [
     "arraylist_to_blobprotovector_str",
     "blobproto_to_array",
     "blobprotovector_str_to_arraylist",
-    "caffe_pb2",
     "datum_to_array",
     "load_image",
     "oversample",
