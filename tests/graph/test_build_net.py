@@ -46,7 +46,9 @@ def test_a_value_s_name_never_meets_a_blob_s():
 def test_phases(phase, expected):
     text = INPUT + layer("a", "data", "y", rest="include { phase: TRAIN }")
     text += layer("b", "data", "y", rest="exclude { phase: TRAIN }")
-    assert [x.name for x in net(text, phase=phase).layers] == expected
+    found = net(text, phase=phase)
+    assert [x.name for x in found.layers] == expected
+    assert {*found.absent} == {"a", "b"} - {*expected}
 
 
 def test_stages_and_levels():

@@ -195,6 +195,19 @@ layer { name: "silence" type: "Silence" bottom: "loss" }
 """
 
 
+def test_layers_of_another_phase_can_be_named(calibrated, images):
+    """The guide's loop names every layer of the file."""
+    folder, _ = calibrated
+    train = 'layer { name: "late" type: "Power" bottom: "prob" top: "late" include { phase: TRAIN } }\n'
+    (folder / "phases.prototxt").write_text((folder / "real.prototxt").read_text() + train)
+    found = []
+    for layers in ("pool3", "pool3, late"):
+        net = net_of(folder, "phases")
+        int8_init(net, folder, layers, name="phases")
+        found.append(values_of(net, images)["prob"])
+    assert np.array_equal(*found)
+
+
 def test_measures_are_computed_in_int8_too(tmp_path, caplog):
     """They have no rows in the table. The data layer gives real values: the factor that is missing is said."""
     folder = tmp_path / "digits"

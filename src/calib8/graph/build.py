@@ -50,7 +50,8 @@ def draft_net(
         measures: types of layers that only measure, and stay in nevertheless.
     """
     everything = [_Placed(x, p, prototxt.source) for x, p in zip(prototxt.net.layer, prototxt.places, strict=True)]
-    present = [everything[index] for index in layers_taking_part(prototxt.net, phase, level, stages)]
+    taking_part = layers_taking_part(prototxt.net, phase, level, stages)
+    present = [everything[index] for index in taking_part]
     kept, notes = _without_losses(present, measures)
     problems = (
         _name_problems(kept) + _rule_problems(everything) + _order_problems(kept, _absent_writers(everything, present))
@@ -68,6 +69,7 @@ def draft_net(
         notes=(*prototxt.notes, *unknown, *notes),
         values_of_blob=values,
         left_out=tuple(x.param.name for x in present if x.param.name not in names),
+        absent=tuple(x.param.name for index, x in enumerate(everything) if index not in taking_part),
     )
     return net, problems
 

@@ -54,6 +54,7 @@ class Net:
         notes: what was changed or left out while building, one sentence each.
         has_weights: whether a caffemodel was bound.
         left_out: names of layers that only measure, which are not in `layers`.
+        absent: names of layers of the file that take no part in this state.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Net:
     has_weights: bool = False
     values_of_blob: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
 
     @cached_property
     def layer_by_name(self) -> dict[str, Layer]:

@@ -26,8 +26,9 @@ def parse_layer_list(text: str) -> tuple[str, ...]:
 def integer_setup(model: Model, plan: QuantPlan, int8_layer: str = "", *, accumulator_bits: int = 16) -> IntegerSetup:
     """What of the network runs in integers.
 
-    Layers that are named and have no integer rule run in FP32 (`fp32_layers` says which). An input that an INT8 layer
-    reads comes quantised (x * 128 / threshold), unless its Input layer sets `enable_quantize`.
+    Layers that are named and have no integer rule run in FP32 (`fp32_layers` says which); those of another phase do
+    nothing, as the guide's loop names every layer of the file. An input that an INT8 layer reads comes quantised
+    (x * 128 / threshold), unless its Input layer sets `enable_quantize`.
 
     Args:
         int8_layer: names of layers, comma-separated; "" for all that can.
@@ -57,7 +58,7 @@ def fp32_layers(model: Model, setup: IntegerSetup) -> tuple[str, ...]:
 
 
 def _check(model: Model, names: Sequence[str]) -> None:
-    known = {*model.net.layer_by_name, *model.net.layers_by_caffe_name, *model.net.left_out}
+    known = {*model.net.layer_by_name, *model.net.layers_by_caffe_name, *model.net.left_out, *model.net.absent}
     problems = [f"there is no layer {name!r}" for name in names if name not in known]
     chosen = set(names)
     for batch_norm, scale in batch_norm_pairs(model).items() if names else ():
