@@ -250,7 +250,15 @@ def test_input_that_the_user_quantises(calibrated, images):
             assert np.array_equal(expected[name], found[name]), name
 
 
-@pytest.mark.parametrize(("scale", "reason"), [(1, "no value is larger than"), (1000, "far outside")])
+@pytest.mark.parametrize(
+    ("scale", "reason"),
+    [
+        (1, "no value is larger than"),
+        (3, "no value is larger than 3"),
+        (1000, "far outside"),
+        (200, "of the values are outside"),
+    ],
+)
 def test_real_input_that_should_be_quantised_is_warned_of_once(calibrated, images, caplog, scale, reason):
     folder, _ = calibrated
     net = net_of(folder, "codes")
@@ -262,13 +270,19 @@ def test_real_input_that_should_be_quantised_is_warned_of_once(calibrated, image
     assert caplog.text.count("enable_quantize") == 1 and reason in caplog.text
 
 
-@pytest.mark.parametrize("values", ["whole", "unrounded"])
+@pytest.mark.parametrize("values", ["whole", "unrounded", "unclipped", "nothing", "dark"])
 def test_quantised_input_is_not_warned_of(calibrated, images, caplog, values):
     folder, _ = calibrated
     net = net_of(folder, "codes")
     int8_init(net, folder, name="codes")
     with caplog.at_level(logging.WARNING):
-        net.blobs["data"].data[...] = np.rint(images * 128) if values == "whole" else images * 127.3
+        net.blobs["data"].data[...] = {
+            "whole": np.rint(images * 128),
+            "unrounded": images * 127.3,
+            "unclipped": images * 131,  # one value in fifty is clipped
+            "nothing": 0,
+            "dark": np.rint(images * 3),
+        }[values]
         net.forward()
     assert "enable_quantize" not in caplog.text
 

@@ -23,6 +23,8 @@ from calib8.quantize import QuantPlan, fp32_layers, integer_setup
 
 _log = logging.getLogger(__name__)
 _FAR = 2 * 128.0
+_SMALL = 4.0  # images in units of their standard deviation
+_FEW = 0.05
 _MOSTLY = 0.9
 
 
@@ -116,17 +118,25 @@ def _check_same_network(model: Model, proto_path: str | os.PathLike[str]) -> Non
 def looks_real(values: NDArray[np.float32]) -> str:
     """Why values of an input that should come quantised (x * 128 / threshold) seem to be real ones; "" if not.
 
-    Codes are whole numbers within [-128, 127], or near them when the user did not round.
+    Codes are whole numbers within [-128, 127], or near them when the user did not round. Where he did not clip, a few
+    lie beyond: those that the threshold clips. Zeros alone say nothing.
     """
-    if not values.size:
+    if not values.any():
         return ""
     largest = float(np.abs(values).max())
     if largest > _FAR:
         return f"values up to {largest:.6g} are far outside [-128, 127]"
+    outside = float(np.mean((values < -INT8_LEVELS) | (values > INT8_LEVELS)))
+    if outside > _FEW:
+        return f"{outside:.0%} of the values are outside [-128, 127]"
+    if largest <= 1 or (largest <= _SMALL and not _are_whole(values)):
+        return f"no value is larger than {largest:.6g}"
     inside = float(np.mean((values >= 0) & (values < 1)))
-    if largest <= 1 or (inside >= _MOSTLY and bool((values != np.floor(values)).any())):
-        return f"{inside:.0%} of the values are in [0, 1)" if largest > 1 else f"no value is larger than {largest:.6g}"
-    return ""
+    return f"{inside:.0%} of the values are in [0, 1)" if inside >= _MOSTLY and not _are_whole(values) else ""
+
+
+def _are_whole(values: NDArray[np.float32]) -> bool:
+    return bool((values == np.floor(values)).all())
 
 
 def how_to_quantize(net: Net, name: str, threshold: float) -> str:
