@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from google.protobuf.message import DecodeError
 
 from calib8.arithmetic import MAX_RSHIFT
@@ -219,5 +220,5 @@ def unequal(thresholds: Mapping[str, float], plan: QuantPlan, model: Model) -> t
         for layer, op in zip(model.net.layers, model.ops, strict=True)
         if op.passive
         for top in layer.tops
-        if thresholds[top] != plan.thresholds[top]
+        if np.float32(thresholds[top]) != plan.thresholds[top]  # a plan has them in float32
     )
