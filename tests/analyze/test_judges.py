@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
-from calib8.analyze.judges import QualityDrop, SquaredDifference, compared_values, top1
+from calib8.analyze.judges import (
+    QualityDrop,
+    ScoreDifference,
+    SquaredDifference,
+    compared_values,
+    score_difference,
+    top1,
+)
 from calib8.errors import OptionError
 
 INPUT = 'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 4, 2, 2] } } }\n'
@@ -104,3 +113,44 @@ def test_what_stands_for_outputs(tmp_path, monkeypatch, random_model):
     model = random_model(text)
     assert compared_values(model) == ("r", "s", "t")
     assert compared_values(model, before_softmax=True) == ("r", "c", "t")
+    judge = score_difference(model)
+    assert judge.values == ("r", "c", "t") and judge.key == ScoreDifference(["r", "c", "t"], {"c": 1}).key
+
+
+def naive_scores(x, y, axis):
+    """Position by position, class by class."""
+    x, y = np.moveaxis(x, axis, 0), np.moveaxis(y, axis, 0)
+    classes, total, positions = len(x), 0.0, list(np.ndindex(x.shape[1:]))
+    for at in positions:
+        shares = [math.exp(float(x[(c, *at)]) / 2) for c in range(classes)]
+        for c in range(classes):
+            weight = (shares[c] / sum(shares) + 1 / classes) / 2
+            total += weight * (float(x[(c, *at)]) - float(y[(c, *at)])) ** 2
+    return total / len(positions)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((1, 5), 1), ((2, 3, 2, 4), 1), ((1, 6, 3), 2), ((1, 6, 3), -1)])
+def test_scores(shape, axis):
+    rng = np.random.default_rng(0)
+    x, y, z, w = (rng.standard_normal(shape).astype(np.float32) for _ in range(4))
+    judge = ScoreDifference(["s", "o"], {"s": axis})
+    found = judge.part({"s": x, "o": z, "other": x}, {"s": y, "o": w, "other": z})
+    expected = naive_scores(x, y, axis) + SquaredDifference(["o"]).part({"o": z}, {"o": w})
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert judge.part({"s": x, "o": z}, {"s": x, "o": z}) == 0
+
+
+def test_the_best_class_weighs_most():
+    x = np.zeros((1, 1000), np.float32)
+    x[0, 7] = 20
+    losses = []
+    for wrong in (7, 8):
+        y = x.copy()
+        y[0, wrong] -= 1
+        losses.append(ScoreDifference(["s"], {"s": 1}).part({"s": x}, {"s": y}))
+    assert losses[0] > 100 * losses[1] > 0
+
+
+def test_scores_far_apart():
+    x = np.array([[-1e4, 0.0, 1e4]], np.float32)
+    assert ScoreDifference(["s"], {"s": 1}).part({"s": x}, {"s": x + 1}) == pytest.approx(1)

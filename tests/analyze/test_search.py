@@ -9,7 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calib8.analyze.search import (
+    LOCAL,
+    LOCAL_AROUND,
     Accept,
+    Alone,
     Damage,
     SearchOptions,
     Step,
@@ -20,8 +23,11 @@ from calib8.analyze.search import (
 )
 
 
-def answered(search, thresholds, loss, held_out_loss=None, damage=None):
-    """All events of a search whose losses are functions of all thresholds; and the thresholds that it ends with."""
+def answered(search, thresholds, loss, held_out_loss=None, damage=None, alone=None):
+    """All events of a search whose losses are functions of all thresholds; and the thresholds that it ends with.
+
+    A group alone has the loss `alone(group, thresholds)`, by default one that is the same for all thresholds.
+    """
     current, events, answer = dict(thresholds), [], None
     try:
         while True:
@@ -31,14 +37,16 @@ def answered(search, thresholds, loss, held_out_loss=None, damage=None):
             if isinstance(event, Accept):
                 current.update(event.thresholds)
             elif isinstance(event, tuple):
-                answer = [_loss(one, current, loss, held_out_loss, damage) for one in event]
+                answer = [_loss(one, current, loss, held_out_loss, damage, alone) for one in event]
     except StopIteration:
         return events, current
 
 
-def _loss(asked, current, loss, held_out_loss, damage):
+def _loss(asked, current, loss, held_out_loss, damage, alone):
     if isinstance(asked, Damage):
         return damage[asked.group] if damage else 0.0
+    if isinstance(asked, Alone):
+        return alone(asked.group, {**current, **asked.thresholds, asked.group: asked.threshold}) if alone else 0.0
     if isinstance(asked, Together):
         changed = asked.thresholds
     else:
@@ -104,8 +112,9 @@ def test_groups_are_gone_through_in_the_order_of_their_damage():
     start = dict.fromkeys("abc", 1.0)
     search = candidate_search(dict.fromkeys("abc", (2.0,)), start, SearchOptions(sweeps=1, held_out=False))
     events, _ = answered(search, start, lambda c: 1.0, damage={"a": 3.0, "b": 1.0, "c": 2.0})
-    tried = [t.group for t in trials(events) if isinstance(t, Trial) and t.threshold is not None]
-    assert list(dict.fromkeys(tried)) == ["b", "c", "a"]
+    for kind in (Alone, Trial):
+        tried = [t.group for t in trials(events) if isinstance(t, kind) and t.threshold is not None]
+        assert list(dict.fromkeys(tried)) == ["b", "c", "a"]
 
 
 def test_it_begins_with_the_best_method_that_the_held_out_samples_confirm():
@@ -148,7 +157,41 @@ def test_sweeps_end_when_they_do_not_pay():
     events, _ = answered(search, start, lambda c: 1.0)
     asked = [t.threshold for t in trials(events) if isinstance(t, Trial) and t.threshold is not None]
     assert len(asked) == 5  # the candidate, and four around: one sweep
-    assert [e for e in events if isinstance(e, Step)][-1].done == 5
+    assert [e for e in events if isinstance(e, Step)][-1].done == 1 + len(LOCAL_AROUND) + SearchOptions().sweeps
+
+
+def deviation(group, optimum, current):
+    return math.log(current[group] / optimum) ** 2
+
+
+def test_groups_alone_are_accepted_together():
+    """The losses of the whole network are too rough for a single change to be seen."""
+    optima = {"a": 3.0, "b": 0.4}
+    start = {"a": 1.0, "b": 1.0}
+
+    def rough(current):
+        return math.floor(convex(optima, current))
+
+    def alone(group, current):
+        return deviation(group, optima[group], current)
+
+    search = candidate_search({"a": (2.0, 4.0), "b": (0.5,)}, start, SearchOptions(sweeps=0))
+    events, found = answered(search, start, rough, rough, alone=alone)
+    accepted = [event for event in events if isinstance(event, Accept)]
+    assert [step.method for step in accepted] == [LOCAL] and set(accepted[0].thresholds) == {"a", "b"}
+    assert found == {"a": 4.0, "b": 0.5}  # the second sweep's are finer than the losses
+    other = next(one for one in trials(events) if isinstance(one, Alone) and one.group == "b")
+    assert other.thresholds["a"] == 4.0  # what is found counts for the groups behind
+
+
+def test_what_groups_alone_gain_is_refused_where_the_network_loses():
+    start = {"a": 1.0}
+    search = candidate_search({"a": (2.0,)}, start, SearchOptions(sweeps=0))
+    events, found = answered(
+        search, start, lambda c: c["a"], lambda c: c["a"], alone=lambda group, c: deviation(group, 2.0, c)
+    )
+    assert found == start and not any(isinstance(event, Accept) for event in events)
+    assert any(isinstance(one, Together) and one.method == LOCAL for one in trials(events))
 
 
 def test_near_candidates_are_tried_once():

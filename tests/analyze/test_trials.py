@@ -8,8 +8,8 @@ import pytest
 
 from calib8.analyze.candidates import candidates_of, method_thresholds, original_targets
 from calib8.analyze.experiment import Experiment, ExperimentOptions
-from calib8.analyze.judges import SquaredDifference
-from calib8.analyze.search import Accept, Damage, Together, Trial
+from calib8.analyze.judges import QualityDrop, SquaredDifference, top1
+from calib8.analyze.search import Accept, Alone, Damage, Together, Trial
 from calib8.analyze.trials import Trials
 from calib8.analyze.units import setup_of
 from calib8.calibrate.thresholds import find_threshold
@@ -107,6 +107,25 @@ def test_damage_is_the_loss_without_the_layers_that_write_the_group(digits, expe
         writers |= {name for pair in pairs if writers & set(pair) for name in pair}
         assert touched.writers == writers & everything
         assert trials.losses([Damage(group)]) == [naive.loss({}, TUNED, ("prob",), everything - writers)]
+
+
+@pytest.mark.parametrize("judge", [SquaredDifference(["prob"]), QualityDrop("top1", top1, ["prob"])])
+def test_a_group_alone(digits, experiment, tmp_path, judge):
+    """With other thresholds changed, too; a quality is replaced by the difference of what it looks at."""
+    trials = Trials(experiment, digits.plan, judge, TUNED, HELD_OUT)
+    naive, layers = Naive(digits, tmp_path), digits.model.net.layers
+    everything = setup_of(digits.plan).int8_layers
+    others = {group: t * 1.1 for group, t in trials.thresholds.items()}
+    for group, touched in trials.touched.items():
+        members = set(touched.group.members)
+        near = {x.name for x in layers if members & {*x.bottoms, *x.tops}}
+        pairs = [(name, scale.name) for name, scale in batch_norm_pairs(digits.model).items()]
+        near |= {name for pair in pairs if near & set(pair) for name in pair}
+        changes = {v: t for g, t in others.items() for v in trials.touched[g].group.members}
+        threshold = trials.thresholds[group] * 0.9
+        found = trials.losses([Alone(group, threshold, others)])
+        changes.update(dict.fromkeys(members, threshold))
+        assert found == [naive.loss(changes, TUNED, ("prob",), near & everything)], group
 
 
 def test_all_groups_together(digits, experiment, tmp_path):

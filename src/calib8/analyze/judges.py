@@ -1,10 +1,11 @@
 """What says how much worse the INT8 outputs are than the FP32 ones: one number, 0 for equal ones, less is better.
 
 - `SquaredDifference`: the original tool's: per output the mean squared difference, summed over outputs
+- `ScoreDifference`: the same before a Softmax, where the best classes count most
 - `calib8.analyze.yolo`: the original's second one: decoded boxes and scores in the place of raw outputs
 - `QualityDrop`: by how much a measure of quality falls, such as top-1 accuracy or a function of the user's
 
-The first two are means over samples.
+All but the last are means over samples.
 """
 
 from __future__ import annotations
@@ -71,6 +72,51 @@ class SquaredDifference(MeanJudge):
     def part(self, reference: Outputs, result: Outputs) -> float:
         """In squared real units."""
         return sum(mean_squared_error(reference[value], result[value]) for value in self.values)
+
+
+class ScoreDifference(SquaredDifference):
+    """Squared differences of what goes into a Softmax, weighted by class; those of other values as they are.
+
+    With the scores x in FP32 and y in INT8 of C classes: `sum_c (p_c + 1/C)/2 * (x_c - y_c)^2`, p = softmax(x / 2), as
+    a mean over positions. What happens to the few best classes decides which of them is best. A plain mean hardly sees
+    it among many classes, and prefers thresholds that clip the best.
+
+    Args:
+        axes: the class axis of the values that are scores.
+    """
+
+    def __init__(self, values: Sequence[str], axes: Mapping[str, int]) -> None:
+        super().__init__(values)
+        self._axes = dict(axes)
+
+    @property
+    def key(self) -> str:
+        """With the axes."""
+        return repr((self.name, self.values, self._axes))
+
+    def part(self, reference: Outputs, result: Outputs) -> float:
+        """In squared real units."""
+        return sum(self._difference(value, reference[value], result[value]) for value in self.values)
+
+    def _difference(self, value: str, x: Array, y: Array) -> float:
+        if value not in self._axes:
+            return mean_squared_error(x, y)
+        x, y = (np.moveaxis(scores, self._axes[value], -1).astype(np.float64) for scores in (x, y))
+        shares = np.exp((x - x.max(axis=-1, keepdims=True)) / _TEMPERATURE)
+        shares /= shares.sum(axis=-1, keepdims=True)
+        weights = (shares + 1 / x.shape[-1]) / 2
+        return float((weights * (x - y) ** 2).sum(axis=-1).mean())
+
+
+_TEMPERATURE = 2.0
+
+
+def score_difference(model: Model) -> ScoreDifference:
+    """The judge for a network's outputs, before their Softmax where they have one."""
+    values = compared_values(model, before_softmax=True)
+    readers = {value: [model.op_of[x.name] for x in model.net.consumers[value]] for value in values}
+    axes = {value: op.axis for value, ops in readers.items() for op in ops if isinstance(op, Softmax)}
+    return ScoreDifference(values, axes)
 
 
 Quality = Callable[[Outputs, Outputs, Any], float]

@@ -47,6 +47,7 @@ class MixedPrecision:
         int8_layers: names of all layers in INT8, in the order of the network.
         fp32_layers: names of those that could run in INT8 and do not: the kept ones, and layers between them that only
             hand values on.
+        data_layers: names of the layers that give the inputs.
     """
 
     kept: tuple[KeptUnit, ...]
@@ -54,11 +55,15 @@ class MixedPrecision:
     drop_after: float
     int8_layers: tuple[str, ...]
     fp32_layers: tuple[str, ...]
+    data_layers: tuple[str, ...] = ()
 
     @property
     def int8_layer(self) -> str:
-        """The string for int8_init; "" for a network whose layers all run in INT8, which means just that."""
-        return ",".join(self.int8_layers) if self.kept else ""
+        """The string for int8_init; "" for a network whose layers all run in INT8, which means just that.
+
+        Where no layer is left in INT8 it names the data layers, which have no integers.
+        """
+        return ",".join(self.int8_layers or self.data_layers) if self.kept else ""
 
 
 def propose_mixed_precision(
@@ -108,12 +113,14 @@ class _Proposal:
         after, _ = self._result(kept)
         ordered = sorted(kept, key=lambda unit: unit.start)
         bought = tuple(KeptUnit(u, self._result([k for k in kept if k is not u])[0] - after) for u in ordered)
-        layers = self._experiment.model.net.layers
+        experiment = self._experiment
+        layers = experiment.model.net.layers
         everything, chosen = setup_of(self._plan).int8_layers, self._in_int8(kept)
         return MixedPrecision(
             bought, before, after,
             tuple(x.name for x in layers if x.name in chosen),
             tuple(x.name for x in layers if x.name in everything - chosen),
+            tuple(x.name for x in layers if experiment.model.op_of[x.name].kind == "source"),
         )  # fmt: skip
 
     def _in_int8(self, kept: Collection[Unit]) -> frozenset[str]:

@@ -11,7 +11,7 @@ A group of values with one threshold (`quantize.FoldGroup`) goes by the name of 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -49,11 +49,26 @@ class Damage:
 
 
 @dataclass(frozen=True)
-class Together:
-    """Wants the loss with the thresholds of one method in all groups.
+class Alone:
+    """Wants the loss with only those layers in INT8 that read or write the group's values.
 
     Attributes:
-        method: its name.
+        group: whose threshold.
+        threshold: in real units.
+        thresholds: by group, of the others; groups that are not in it have the accepted ones.
+    """
+
+    group: str
+    threshold: float
+    thresholds: Thresholds
+
+
+@dataclass(frozen=True)
+class Together:
+    """Wants the loss with the thresholds of many groups changed.
+
+    Attributes:
+        method: where they come from: a threshold method, or `LOCAL`.
         thresholds: by group; groups that are not in it stay as they are.
         held_out: as in `Trial`.
     """
@@ -72,7 +87,7 @@ class Accept:
         before, after: the loss on the samples that are tuned on.
         held_out_before, held_out_after: the same on the others; None where none decide.
         target: the layer that was tuned, whose losses these are; None for those of all layers in INT8.
-        method: whose thresholds they are; None for one of a search's own.
+        method: as in `Together`; None for a single threshold.
     """
 
     thresholds: Thresholds
@@ -93,7 +108,7 @@ class Step:
     what: str
 
 
-Question = Trial | Damage | Together
+Question = Trial | Damage | Alone | Together
 Asked = tuple[Question, ...]
 Event = Asked | Accept | Step
 Losses = Sequence[float]
@@ -164,6 +179,10 @@ AROUND = (
 )
 """Factors around the best candidate, finer from sweep to sweep."""
 
+LOCAL = "each alone"
+LOCAL_AROUND = ((0.63, 0.71, 0.8, 0.9, 1.1, 1.25, 1.41, 1.6), (0.8, 0.9, 0.95, 1.05, 1.1, 1.25))
+"""Factors around the threshold in the sweeps in which each group is judged alone."""
+
 
 def candidate_search(
     candidates: Mapping[str, Sequence[float]],
@@ -172,7 +191,11 @@ def candidate_search(
     methods: Mapping[str, Thresholds] = MappingProxyType({}),
 ) -> Search:
     """Begins with the best of all methods; then tries the thresholds of every method for each group, and some around
-    the best of them, the groups in the order of their damage.
+    the best of them, the groups in the order of their damage: first each group alone, then in the whole network.
+
+    Alone means that only the layers that the threshold touches run in INT8. The noise of the others would hide what
+    it does: with it, the best of many trials on few samples is mostly the luckiest. All that is found in a sweep is
+    accepted together or not at all.
 
     Thresholds are accepted if the loss falls on the samples that are tuned on, and does not rise on those held out. So
     neither ever rises. After a sweep the groups are gone through again, as long as that pays.
@@ -186,6 +209,7 @@ def candidate_search(
     yield from walk.start()
     yield from walk.choose_method(methods)
     yield from walk.order_groups()
+    yield from walk.improve_alone()
     for sweep in range(options.sweeps):
         before = walk.loss
         for group in walk.order:
@@ -202,7 +226,7 @@ class _CandidateWalk:
         self._candidates, self._options = candidates, options
         self._current = dict(thresholds)
         self.order = list(candidates)
-        self.steps = len(self.order) * (1 + options.sweeps)
+        self.steps = len(self.order) * (1 + len(LOCAL_AROUND) + options.sweeps)
         self._done = 0
         self.loss = math.inf
         self._held_out: float | None = None
@@ -234,6 +258,22 @@ class _CandidateWalk:
             (without[group],) = yield (Damage(group),)
         self.order.sort(key=lambda group: without[group])
 
+    def improve_alone(self) -> Search:
+        """All groups, each alone, in as many sweeps as there are `LOCAL_AROUND`."""
+        found = dict(self._current)
+        for sweep, factors in enumerate(LOCAL_AROUND):
+            for group in self.order:
+                yield self._step(group)
+                new = [*(self._candidates[group] if sweep == 0 else ()), *(found[group] * f for f in factors)]
+                candidates = [found[group], *_distinct(new, [found[group]])]
+                losses = yield tuple(Alone(group, candidate, dict(found)) for candidate in candidates)
+                found[group] = candidates[losses.index(min(losses))]
+            changed = {group: t for group, t in found.items() if t != self._current[group]}
+            if changed:
+                (loss,) = yield (Together(LOCAL, changed),)
+                if loss < self.loss:
+                    yield from self._accepted(changed, loss, Together(LOCAL, changed, held_out=True), LOCAL)
+
     def improve(self, group: str, sweep: int) -> Search:
         """One group in one sweep."""
         yield self._step(group)
@@ -250,10 +290,7 @@ class _CandidateWalk:
 
     def _try(self, group: str, candidates: Sequence[float], tried: dict[float, float]) -> Search:
         """All that are not as good as tried already."""
-        new: list[float] = []
-        for candidate in candidates:
-            if all(abs(candidate - t) > _SAME * t for t in (*tried, *new)):
-                new.append(candidate)
+        new = _distinct(candidates, tried)
         if new:
             losses = yield tuple(Trial(group, candidate) for candidate in new)
             tried.update(zip(new, losses, strict=True))
@@ -275,3 +312,12 @@ class _CandidateWalk:
     def _step(self, group: str) -> Step:
         self._done += 1
         return Step(self._done - 1, self.steps, group)
+
+
+def _distinct(candidates: Iterable[float], tried: Collection[float]) -> list[float]:
+    """Candidates that are not as good as tried already, nor as good as another one."""
+    new: list[float] = []
+    for candidate in candidates:
+        if all(abs(candidate - t) > _SAME * t for t in (*tried, *new)):
+            new.append(candidate)
+    return new

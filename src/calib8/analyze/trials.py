@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from calib8.analyze.experiment import Experiment, Lane, Variant, lasting
-from calib8.analyze.judges import Judge, Outputs, SquaredDifference
-from calib8.analyze.search import Accept, Damage, Question, Thresholds, Together, Trial
+from calib8.analyze.judges import Judge, MeanJudge, Outputs, SquaredDifference
+from calib8.analyze.search import Accept, Alone, Damage, Question, Thresholds, Together, Trial
 from calib8.analyze.units import Unit, setup_of, units_of
 from calib8.errors import QuantizationError
 from calib8.lowering import Model
@@ -23,11 +23,13 @@ class Touched:
     Attributes:
         group: the values.
         writers: layers in INT8 that write them, with those that switch together with them.
+        neighbours: layers in INT8 that read or write them, likewise.
         start, stop: positions in the network: of the first layer that reads or writes one of them, behind the last.
     """
 
     group: FoldGroup
     writers: frozenset[str]
+    neighbours: frozenset[str]
     start: int
     stop: int
 
@@ -39,10 +41,13 @@ def touched_of(model: Model, plan: QuantPlan, needed: frozenset[str]) -> dict[st
     for group in fold_groups(model, plan.enable_concat_quantize):
         members = set(group.members)
         names = {x.name for x in model.net.layers if not members.isdisjoint((*x.bottoms, *x.tops))}
-        names |= {n for u in units if not names.isdisjoint(u.layers) for n in u.layers}
+        neighbours = frozenset(n for u in units if not names.isdisjoint(u.layers) for n in u.layers)
+        names |= neighbours
         near = [at for at, layer in enumerate(model.net.layers) if layer.name in names & needed]
         if any(plan.plans.get(model.net.layers[index].name) is not None for index in near):
-            found[group.observed] = Touched(group, _writers(model, units, members), near[0], near[-1] + 1)
+            found[group.observed] = Touched(
+                group, _writers(model, units, members), neighbours, near[0], near[-1] + 1
+            )  # fmt: skip
     return found
 
 
@@ -108,8 +113,12 @@ class Trials:
         if isinstance(asked, Damage):
             left = setup_of(self.plan).int8_layers - self.touched[asked.group].writers
             return self.experiment.variant(setup_of(self.plan, left))
-        changes = asked.thresholds if isinstance(asked, Together) else {asked.group: asked.threshold}
+        changes: dict[str, float | None] = {} if isinstance(asked, Trial) else dict(asked.thresholds)
+        if not isinstance(asked, Together):
+            changes[asked.group] = asked.threshold
         layers = self._layers_up_to(asked.target if isinstance(asked, Trial) else None)
+        if isinstance(asked, Alone):
+            layers = self.touched[asked.group].neighbours
         try:
             plan = self._planned({group: t for group, t in changes.items() if t is not None}, layers)
         except QuantizationError:
@@ -132,11 +141,13 @@ class Trials:
 
     def _run(self, variants: Sequence[Variant], asked: Question) -> list[float]:
         target = asked.target if isinstance(asked, Trial) else None
-        chosen = self._held_out if not isinstance(asked, Damage) and asked.held_out else self._tuned
+        chosen = self._held_out if isinstance(asked, Trial | Together) and asked.held_out else self._tuned
         keep, split = [], []
         if not isinstance(asked, Together):
             keep, split = [self.touched[asked.group].start], [self.touched[asked.group].stop]
         judge, names = self._judge, self._judge.values
+        if isinstance(asked, Alone) and not isinstance(judge, MeanJudge):
+            judge = SquaredDifference(names)  # a quality moves in steps, which one layer alone hardly ever reaches
         references: Mapping[int, Outputs] = dict(enumerate(self.experiment.references))
         if target is not None and self._at_layer:
             names = self.experiment.model.net.layer_by_name[target].tops

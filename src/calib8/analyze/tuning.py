@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from calib8.analyze.journal import Journal
-from calib8.analyze.search import Accept, Asked, Event, Question, Search, Step, Together, Trial
+from calib8.analyze.search import Accept, Alone, Asked, Event, Question, Search, Step, Together, Trial
 from calib8.analyze.trials import Trials
 from calib8.quantize import QuantPlan
 
@@ -84,7 +84,7 @@ def run_search(
     run = _Run(trials, journal, seconds, watch)
     before = run.losses()
     finished = run.through(search)
-    after = run.losses(at_any_cost=True)
+    after = run.losses(at_the_end=True)
     return TuningResult(trials.plan, before, after, tuple(run.accepted), run.asked, finished, dict(run.differences))
 
 
@@ -137,16 +137,16 @@ class _Run:
             search.close()
             return False
 
-    def losses(self, *, at_any_cost: bool = False) -> Losses:
-        """Of the network as it is now."""
+    def losses(self, *, at_the_end: bool = False) -> Losses:
+        """Of the network as it is now, whether there is time or not."""
         group = next(iter(self.trials.touched), None)
         if group is None:
             return Losses(0.0, None)
-        (tuned,) = self._losses((Trial(group, None),), at_any_cost=at_any_cost)
+        (tuned,) = self._losses((Trial(group, None),), record=not at_the_end)
         self._first = tuned if self._first is None else self._first
         if not self.trials.has_held_out:
             return Losses(tuned, None)
-        (held_out,) = self._losses((Trial(group, None, held_out=True),), at_any_cost=at_any_cost)
+        (held_out,) = self._losses((Trial(group, None, held_out=True),), record=not at_the_end)
         return Losses(tuned, held_out)
 
     def _answer(self, event: Event) -> list[float] | None:
@@ -159,25 +159,25 @@ class _Run:
             if event.target is not None:
                 self.differences[event.target] = event.after
             return None
-        losses = self._losses(event)
+        losses = self._losses(event, in_time=True)
         for asked, loss in zip(event, losses, strict=True):
             if isinstance(asked, Trial) and asked.target is not None and asked.threshold is None:
                 self.differences[asked.target] = loss
         return losses
 
-    def _losses(self, asked: Asked, *, at_any_cost: bool = False) -> list[float]:
-        """From the journal as far as it goes, then from the trials."""
+    def _losses(self, asked: Asked, *, in_time: bool = False, record: bool = True) -> list[float]:
+        """From the journal as far as it goes, then from the trials: those of a search only while there is time."""
         self.asked += len(asked)
         known = [] if self.journal is None else self.journal.recall([_described(one) for one in asked])
         new = asked[len(known) :]
         if not new:
             return known
-        if self._elapsed() >= self.seconds and not at_any_cost:
+        if in_time and self._elapsed() >= self.seconds:
             raise _OutOfTimeError
         first = new[0]
         self._show(first)
         found = self.trials.losses(new)
-        if self.journal is not None and not at_any_cost:
+        if self.journal is not None and record:
             for one, loss in zip(new, found, strict=True):
                 self.journal.record(_described(one), loss, self._elapsed())
         return known + found
@@ -187,7 +187,7 @@ class _Run:
 
     def _show(self, asked: Question) -> None:
         what = f"all by {asked.method}" if isinstance(asked, Together) else self._step.what
-        threshold = asked.threshold if isinstance(asked, Trial) else None
+        threshold = asked.threshold if isinstance(asked, Trial | Alone) else None
         self.watch(Status(self._step.done, self._step.steps, what, threshold, self._change()))
 
     def _change(self) -> float | None:

@@ -11,6 +11,7 @@ from calib8.analyze.judges import Judge, QualityDrop, SquaredDifference, top1
 from calib8.analyze.user_metric import user_metric
 from calib8.analyze.yolo import Anchors, yolo_difference
 from calib8.cli.samples import Samples, read_labels
+from calib8.errors import OptionError
 from calib8.lowering import Model
 
 METRICS = """\
@@ -40,6 +41,16 @@ def add_judge_options(parser: argparse.ArgumentParser) -> Any:
         help="for yolo: the anchors in pixels, from the finest map to the coarsest (default: those of YOLOv3)",
     )  # fmt: skip
     return group
+
+
+def check_judge_options(options: argparse.Namespace, metrics: Sequence[str]) -> None:
+    """Raises OptionError for options that none of these metrics reads."""
+    if options.labels is not None and all(metric in ("difference", "yolo") for metric in metrics):
+        raise OptionError(
+            f"--labels are not read by --metric {metrics[0]}; they are for top1 and for functions of yours"
+        )
+    if options.anchors and "yolo" not in metrics:
+        raise OptionError(f"--anchors are not read by --metric {metrics[0]}; they are for yolo")
 
 
 def make_judge(name: str, options: argparse.Namespace, model: Model, samples: Samples, values: Sequence[str]) -> Judge:

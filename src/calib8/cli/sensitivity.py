@@ -14,10 +14,11 @@ from calib8.analyze.pictures import sensitivity_picture, shown_tops
 from calib8.analyze.report import SENSITIVITY_HEADER, sensitivity_csv, sensitivity_json, sensitivity_rows
 from calib8.analyze.sensitivity import Sensitivity, measure_sensitivity
 from calib8.atomic import write_atomically, write_together
-from calib8.cli.judging import METRICS, add_judge_options, make_judge
+from calib8.cli.judging import METRICS, add_judge_options, check_judge_options, make_judge
 from calib8.cli.progress import ProgressLine
 from calib8.cli.start import Start, add_start_options, histograms_of, open_start
 from calib8.cli.table import aligned
+from calib8.errors import OptionError
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +77,9 @@ def run(options: argparse.Namespace) -> int:
     Returns:
         The exit code.
     """
+    if options.output is not None and not options.output.is_dir():
+        raise OptionError(f"{options.output}: no such folder; the results would go there")
+    check_judge_options(options, [options.metric])
     start = open_start(options, with_histograms=False)
     samples = start.samples(options.samples)
     compared = compared_values(start.model)

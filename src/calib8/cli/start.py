@@ -116,8 +116,14 @@ class Start:
         """The first samples.
 
         Raises:
+            OptionError: a count below 1.
             DataError: there are fewer, or they do not fit the network.
         """
+        if count < 1:
+            raise OptionError(f"--samples is {count}; it must be at least 1")
+        size = self.source.size
+        if size is not None and count > size:
+            raise DataError(f"--samples asks for {count} images, and the data have {size}")
         return read_samples(self.model, self.source, count)
 
 
@@ -127,7 +133,7 @@ def open_start(options: argparse.Namespace, *, with_histograms: bool) -> Start:
     Raises:
         Calib8Error: whatever is wrong with any of them.
     """
-    check_folders(options)
+    check_start(options)
     proto = options.proto or options.path / "deploy.prototxt"
     prototxt = read_prototxt(proto)
     source = _source(options, prototxt)
@@ -158,12 +164,16 @@ def open_start(options: argparse.Namespace, *, with_histograms: bool) -> Start:
     return Start(prototxt, source, single or calibration.model, plan, origin, histograms, calibration.model)
 
 
-def check_folders(options: argparse.Namespace) -> None:
-    """Raises OptionError for folders that are not there."""
+def check_start(options: argparse.Namespace) -> None:
+    """What would be found out too late.
+
+    Raises:
+        OptionError: no such folder, less memory than none.
+    """
     if not options.path.is_dir():
         raise OptionError(f"{options.path}: no such folder; it holds deploy.prototxt and custom.caffemodel")
-    if options.output is not None and not options.output.is_dir():
-        raise OptionError(f"{options.output}: no such folder; the results would go there")
+    if options.budget < 0:
+        raise OptionError(f"--budget is {options.budget}; it must be 0 or more")
 
 
 def histograms_of(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
-from calib8.cli.judging import METRICS, add_judge_options
-from calib8.cli.start import add_start_options, check_folders, open_start, spellings
-from calib8.cli.tuning import TuneRun
+from calib8.cli.judging import METRICS, add_judge_options, check_judge_options
+from calib8.cli.start import add_start_options, open_start, spellings
+from calib8.cli.tuning import TuneRun, drop_metric
 from calib8.errors import OptionError
 
 _DESCRIPTION = """\
@@ -31,11 +32,13 @@ _EPILOG = f"""\
 
 searches:
   candidates   the best threshold method for the whole network; then for every threshold, in the order of the damage
-               that its layers do, what all methods find, and values around the best; again while it pays. Judged by the
-               metric at the network's outputs (by `difference` at the input of a Softmax, not at its output)
+               that its layers do, what all methods find, and values around the best: first with only the layers in
+               INT8 that the threshold touches, then in the whole network; again while it pays. Judged by the metric at
+               the network's outputs (`difference`: before a Softmax, the best classes weighing most)
   original     that of the BM1880's auto tuning tool: for every layer in order, threshold * 1.01^n until three trials in
                a row do not improve, then * 0.99^n; layers up to it in INT8; judged by the squared difference at its own
-               top, or with --at outputs by the metric at the network's outputs; held-out images decide nothing
+               top, or with --at outputs or a --metric by the metric at the network's outputs; held-out images decide
+               nothing
   none         keep the thresholds, for --max-drop
 
 examples:
@@ -81,8 +84,9 @@ def _add_search_options(parser: argparse.ArgumentParser) -> None:
         help="layers whose thresholds stay: names with commas, or a file with a name a line",
     )  # fmt: skip
     group.add_argument(
-        "--at", choices=("layer", "outputs"), default="layer", help="where --search original judges (default: layer)"
-    )
+        "--at", choices=("layer", "outputs"),
+        help="where --search original judges (default: layer; outputs with another --metric than difference)",
+    )  # fmt: skip
     group.add_argument(
         "--part", choices=PARTS, default="all",
         help="one part of the original tool alone: test (only report.log: the difference of INT8 up to --layer, or of "
@@ -101,10 +105,7 @@ def run(options: argparse.Namespace) -> int:
         The exit code.
     """
     _check(options)
-    if options.output is None:
-        check_folders(options)
-        options.output = options.path / "tuned"
-        options.output.mkdir(exist_ok=True)
+    options.output = options.output or options.path / "tuned"
     searches_candidates = options.part == "all" and options.search == "candidates"
     found = TuneRun(options, open_start(options, with_histograms=searches_candidates), _ignored(options))
     return {"all": found.everything, "test": found.test, "tune": found.one_layer}[options.part]()
@@ -118,6 +119,10 @@ def _check(options: argparse.Namespace) -> None:
         problems.append(f"--held-out is {options.held_out}; it must be 0 or more")
     if options.max_drop is not None and not options.max_drop >= 0:
         problems.append(f"--max-drop is {options.max_drop}; it must be 0 or more")
+    if options.drop_metric is not None and options.max_drop is None:
+        problems.append("--drop-metric belongs to --max-drop")
+    if options.difference is not None and not (math.isfinite(options.difference) and options.difference >= 0):
+        problems.append(f"--difference is {options.difference}; it must be a number, 0 or more")
     if options.search == "none" and options.max_drop is None and options.part == "all":
         problems.append("--search none leaves nothing to do; give --max-drop, or choose a search")
     if options.part == "tune" and not options.layer:
@@ -126,6 +131,7 @@ def _check(options: argparse.Namespace) -> None:
         problems.append("--layer and --difference belong to --part test and --part tune")
     if problems:
         raise OptionError("calib8 tune cannot be run like this", problems)
+    check_judge_options(options, [options.metric, *([] if options.max_drop is None else [drop_metric(options)])])
 
 
 def _ignored(options: argparse.Namespace) -> frozenset[str]:

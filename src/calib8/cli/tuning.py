@@ -11,7 +11,7 @@ from pathlib import Path
 from calib8.analyze.candidates import candidates_of, method_thresholds, original_targets
 from calib8.analyze.experiment import Experiment, ExperimentOptions
 from calib8.analyze.journal import Journal, digest_of
-from calib8.analyze.judges import Judge, compared_values
+from calib8.analyze.judges import Judge, compared_values, score_difference
 from calib8.analyze.mixed import MixedPrecision, propose_mixed_precision
 from calib8.analyze.report import difference_log, mixed_json, tuning_json
 from calib8.analyze.search import Search, SearchOptions, candidate_search, original_search
@@ -44,12 +44,13 @@ class TuneRun:
         if unknown:
             raise OptionError(f"{start.prototxt.source}: there is no layer {unknown[0]!r}")
         self._options, self._start, self._ignored = options, start, ignored
+        self._at = options.at or ("layer" if options.metric == "difference" else "outputs")
         tuned, held_out = _counts(options, start)
         self._samples = start.samples(tuned + held_out)
         runs = len(self._samples.inputs)
         self._tuned, self._held_out = split_samples(runs, round(runs * held_out / (tuned + held_out)))
         self._judge = self._make_judge(options.metric)
-        self._drop = None if options.max_drop is None else self._make_judge(_drop_metric(options))
+        self._drop = None if options.max_drop is None else self._make_judge(drop_metric(options))
         self._compared = compared_values(start.model)
         wanted = (*self._judge.values, *(() if self._drop is None else (*self._drop.values, *self._compared)))
         settings = ExperimentOptions(options.threads, options.budget << 20)
@@ -59,6 +60,7 @@ class TuneRun:
 
     def everything(self) -> int:
         """The search, and mixed precision if it is asked for."""
+        _make_folder(self._options.output)
         plan = self._plan
         if self._options.search != "none":
             plan = self._search()
@@ -70,6 +72,7 @@ class TuneRun:
         """The difference of INT8 up to one layer, or of all layers."""
         trials = self._trials()
         targets = self._targets(trials)
+        _make_folder(self._options.output)
         with ProgressLine("testing", None) as progress:
             found = layer_differences(trials, targets, _shown(progress))
         self._write({"report.log": difference_log(found)})
@@ -83,18 +86,19 @@ class TuneRun:
         """The original's search for one layer."""
         trials = self._trials()
         search = original_search(self._targets(trials), trials.thresholds, self._options.difference)
+        _make_folder(self._options.output)
         self._finish(self._answer(search, trials, "original, one layer"), trials, "original, one layer")
         return 0
 
     def _make_judge(self, metric: str) -> Judge:
         model = self._start.model
         original = self._options.search == "original" or self._options.part != "all"
-        values = compared_values(model, before_softmax=metric == "difference" and not original)
-        return make_judge(metric, self._options, model, self._samples, values)
+        if metric == "difference" and not original:
+            return score_difference(model)
+        return make_judge(metric, self._options, model, self._samples, compared_values(model))
 
     def _trials(self) -> Trials:
-        at_layer = self._options.at == "layer"
-        return Trials(self._experiment, self._plan, self._judge, self._tuned, self._held_out, at_layer)
+        return Trials(self._experiment, self._plan, self._judge, self._tuned, self._held_out, self._at == "layer")
 
     def _targets(self, trials: Trials) -> list[tuple[str, str]]:
         targets = original_targets(trials, self._ignored)
@@ -121,7 +125,7 @@ class TuneRun:
 
     def _answer(self, search: Search, trials: Trials, name: str) -> TuningResult:
         facts = (
-            name, self._judge.key, self._options.at, self._options.difference, sorted(self._ignored),
+            name, self._judge.key, self._at, self._options.difference, sorted(self._ignored),
             self._tuned, self._held_out, sorted(self._plan.thresholds.items()),
             [(v, h.counts.tobytes(), h.width) for v, h in self._start.histograms.items()],
         )  # fmt: skip
@@ -212,7 +216,15 @@ def _counts(options: argparse.Namespace, start: Start) -> tuple[int, int]:
     return tuned, size - tuned
 
 
-def _drop_metric(options: argparse.Namespace) -> str:
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as why:
+        raise OptionError(f"{path}: cannot be made a folder for the results: {why.strerror or why}") from None
+
+
+def drop_metric(options: argparse.Namespace) -> str:
+    """What may drop by --max-drop."""
     if options.drop_metric is not None:
         return str(options.drop_metric)
     return "top1" if options.metric in ("difference", "yolo") else str(options.metric)
@@ -254,4 +266,4 @@ def _print_proposal(found: MixedPrecision, metric: str, allowed: float) -> None:
     rows: list[Sequence[str]] = [("kept in FP32", "buys")]
     rows += [(kept.unit.name, f"{kept.buys:.6g}") for kept in found.kept]
     print(aligned(rows, right=(1,)))
-    print(f"{found.drop_after:.6g} with these in FP32")
+    print(f"{found.drop_after:.6g} with these in FP32" + ("" if found.int8_layers else ": nothing is left in INT8"))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from calib8.cli.main import main
-from calib8.errors import Calib8Error, OptionError, TableError
+from calib8.errors import Calib8Error, TableError
 from calib8.export import table_name
 
 _PARAMETERS = (
@@ -37,11 +37,18 @@ def run_part(part: str, arguments: Sequence[str] | None = None) -> int:
     options, further = _parser(part).parse_known_args(arguments)
     try:
         name = _name(options.calibration_proto)
-        output = _folder(options.output_path)
     except Calib8Error as why:
         print(f"{Path(sys.argv[0]).name}: error: {why}", file=sys.stderr)
         return 1
-    command = ["tune", name, str(options.proto.parent), "--output_path", str(output), "--search", "original"]
+    command = [
+        "tune",
+        name,
+        str(options.proto.parent),
+        "--output_path",
+        str(options.output_path),
+        "--search",
+        "original",
+    ]
     command += ["--part", part, "--held-out", "0", "--data_limit", str(options.data_limit)]
     for parameter, _ in _PARAMETERS[:-1]:
         command += [f"--{parameter}", str(getattr(options, parameter))]
@@ -76,11 +83,3 @@ def _name(table: Path) -> str:
     if Path(name).name != name:
         raise TableError(f"{table}: the network's name {name!r} cannot be part of a file's name")
     return name
-
-
-def _folder(path: Path) -> Path:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as why:
-        raise OptionError(f"output_path {path}: cannot be made a folder: {why.strerror or why}") from None
-    return path
