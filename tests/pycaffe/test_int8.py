@@ -17,7 +17,9 @@ from calib8 import Calibration
 from calib8.engine import Executor
 from calib8.errors import CaffemodelError, OptionError, TableError
 from calib8.lowering.integer import codes_of, lower_int8
+from calib8.pycaffe import net as net_module
 from calib8.pycaffe import state
+from calib8.pycaffe.int8 import looks_real
 from calib8.quantize import integer_setup
 
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
@@ -268,6 +270,24 @@ def test_real_input_that_should_be_quantised_is_warned_of_once(calibrated, image
             net.blobs["data"].data[...] = images * scale
             net.forward()
     assert caplog.text.count("enable_quantize") == 1 and reason in caplog.text
+
+
+def test_quantised_input_is_looked_at_in_the_first_passes(calibrated, images, caplog, monkeypatch):
+    folder, _ = calibrated
+    net = net_of(folder, "codes")
+    int8_init(net, folder, name="codes")
+    looked_at = []
+    monkeypatch.setattr(net_module, "looks_real", lambda values: looked_at.append(1) or looks_real(values))
+    for _ in range(50):
+        net.forward(data=np.rint(images * 128))
+    assert len(looked_at) == 50 and not caplog.records
+    for _ in range(100):
+        net.forward()
+    assert len(looked_at) == net_module._CHECKED_PASSES
+    int8_init(net, folder, name="codes")
+    net.forward()
+    net.forward(data=images)
+    assert caplog.text.count("enable_quantize") == 1
 
 
 @pytest.mark.parametrize("values", ["whole", "unrounded", "unclipped", "nothing", "dark"])
