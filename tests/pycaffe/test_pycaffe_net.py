@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections import OrderedDict
 
 import numpy as np
@@ -248,6 +250,12 @@ def test_solvers_are_refused(what, argument):
     with pytest.raises(UnsupportedError, match=f"{what} is for training"):
         getattr(caffe, what)(argument)
     assert not caffe.has_nccl()
+
+
+@pytest.mark.parametrize("duplicate", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_net_is_no_value(make_net, duplicate):
+    with pytest.raises(TypeError, match="cannot be pickled or copied"):
+        duplicate(make_net(TWO_OUTPUTS))
 
 
 def test_a_file_that_is_not_there(tmp_path):

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +69,7 @@ class Net(TrainingMethods):
     Layers that a caffemodel lacks are named in a warning.
 
     A Net is for one thread at a time, and for the process that made it: make one for each thread, and after a fork. It
-    cannot be pickled.
+    can neither be pickled nor copied.
 
     Args:
         network_file: the prototxt.
@@ -117,6 +117,9 @@ class Net(TrainingMethods):
         self._phase = phase
         self._to_check: dict[str, int] = {}  # inputs that should come quantised, and for how many passes yet
         self._passes = ForwardPasses(model, self.blobs, self.params, self._definition.feeds)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Net cannot be pickled or copied; make another one of the same files, or net.save(...) it")
 
     def int8_init(
         self,
