@@ -272,6 +272,22 @@ def test_real_input_that_should_be_quantised_is_warned_of_once(calibrated, image
     assert caplog.text.count("enable_quantize") == 1 and reason in caplog.text
 
 
+def test_what_a_layer_in_place_has_made_of_quantised_input_is_not_warned_of(tmp_path, caplog):
+    proto, weights = tmp_path / "deploy.prototxt", tmp_path / "custom.caffemodel"
+    proto.write_text(
+        'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 4] } } }\n'
+        'layer { name: "leaky" type: "ReLU" bottom: "x" top: "x" relu_param { negative_slope: 0.5 } }\n'
+    )
+    net = caffe.Net(str(proto), caffe.TEST)
+    net.save(str(weights))
+    calibration = Calibration({"model_name": "leaky", "in_prototxt": proto, "in_caffemodel": weights})
+    calibration.tune_tables({"x": 0.5, "leaky": 0.5})
+    net.int8_init(str(proto), *map(str, calibration.export(tmp_path)[::2]), "")
+    net.blobs["x"].data[...] = [[64, -64, 100, 3]]
+    assert net.forward()["x"].tolist() == [[0.25, -0.125, 100 / 256, 3 / 256]]
+    assert not caplog.records
+
+
 def test_quantised_input_is_looked_at_in_the_first_passes(calibrated, images, caplog, monkeypatch):
     folder, _ = calibrated
     net = net_of(folder, "codes")

@@ -157,7 +157,7 @@ class Net(TrainingMethods):
         for name, blob in self.blobs.items():
             blob.threshold = mode.thresholds.get(name)
             blob.holds_codes = model.net.values_of_blob[name][-1] in mode.setup.quantized_inputs
-        self._to_check = {model.net.blob_of[value]: _CHECKED_PASSES for value in mode.setup.quantized_inputs}
+        self._to_check = {name: _CHECKED_PASSES for name, blob in self.blobs.items() if blob.holds_codes}
         lower = partial(_lower_int8, mode.setup)
         self._passes = ForwardPasses(model, self.blobs, self.params, self._definition.feeds, lower)
 
