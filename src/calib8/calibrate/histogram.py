@@ -36,6 +36,7 @@ _MIN_FINE_BINS = 1 << 15
 _MAX_FINE_BINS = 1 << 20
 _FINE_PER_BIN = 16
 _MIN_EXPONENT = -100
+_FLOAT32_ROUNDS_BY = 1 + 2.0**-22
 
 
 def check_bins(bins: int) -> int:
@@ -87,8 +88,12 @@ class BlobHistogram:
         return self.samples == 0 or self.maximum < DEAD_BELOW
 
     def beyond_threshold(self, threshold: float) -> float:
-        """Share of the values, 0 to 1, in bins whose centre lies above `threshold`: what it clips."""
-        first = int(min(np.floor(threshold / self.width) + 1, self.bins)) if self.width > 0 else self.bins
+        """Share of the values, 0 to 1, in bins whose centre lies above `threshold`: what it clips.
+
+        A threshold is rounded to float32 on its way here, a centre is not: what is that near is not above.
+        """
+        place = threshold * _FLOAT32_ROUNDS_BY / self.width if self.width > 0 else np.inf
+        first = int(min(np.floor(place) + 1, self.bins))
         return float(self.counts[first:].sum()) / self.samples if self.samples else 0.0
 
     def without_zeros(self) -> BlobHistogram:
