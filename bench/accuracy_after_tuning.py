@@ -22,7 +22,7 @@ import numpy as np
 
 from calib8.analyze.candidates import candidates_of, method_thresholds
 from calib8.analyze.experiment import Experiment
-from calib8.analyze.judges import SquaredDifference, compared_values
+from calib8.analyze.judges import compared_values, score_difference
 from calib8.analyze.search import SearchOptions, candidate_search
 from calib8.analyze.trials import Trials
 from calib8.analyze.tuning import run_search
@@ -215,10 +215,10 @@ def tuned(case: Case, method: str, seed: int) -> tuple[QuantPlan, QuantPlan, str
     histograms = collect_histograms(case.prototxt, case.model, batches, observed, CollectOptions())
     dead = [v for v, h in histograms.items() if h.dead]
     plan = make_plan(case.model, {v: find_threshold(h, method) for v, h in histograms.items()}, dead=dead)
-    compared = compared_values(case.model, before_softmax=True)
+    judge = score_difference(case.model)
     samples = [{value: case.known[i][None]} for i in chosen]
-    experiment = Experiment(case.model, samples, compared)
-    trials = Trials(experiment, plan, SquaredDifference(compared), range(TUNED), range(TUNED, len(chosen)))
+    experiment = Experiment(case.model, samples, judge.values)
+    trials = Trials(experiment, plan, judge, range(TUNED), range(TUNED, len(chosen)))
     methods = method_thresholds(trials, histograms)
     search = candidate_search(candidates_of(methods), trials.thresholds, SearchOptions(), methods)
     start = time.perf_counter()
