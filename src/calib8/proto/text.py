@@ -76,13 +76,13 @@ def read_text_file(path: str | os.PathLike[str], max_bytes: int, error: type[Mod
     try:
         # A pipe or a device would block, or never end.
         if not stat.S_ISREG(Path(path).stat().st_mode):
-            raise error(f"{path}:1: not a regular file")
+            raise error(f"{path}: not a regular file")
         with Path(path).open("rb") as file:
             data = file.read(max_bytes + 1)
     except (OSError, ValueError) as why:
-        raise error(f"{path}:1: cannot be read: {getattr(why, 'strerror', None) or why}") from None
+        raise error(f"{path}: cannot be read: {getattr(why, 'strerror', None) or why}") from None
     if len(data) > max_bytes:
-        raise error(f"{path}:1: more than {max_bytes} bytes of text, the most that is read")
+        raise error(f"{path}: more than {max_bytes} bytes of text, the most that is read")
     return decode_text(data, str(path), error)
 
 
