@@ -252,6 +252,21 @@ def test_labels_that_nobody_reads_are_not_called_dead(folder, caplog):
     assert calibration.histograms["label"].dead and "is dead" not in caplog.text
 
 
+def test_inputs_that_no_layer_reads_need_no_data(folder, caplog):
+    """Networks that were trained with a data layer of their own for the labels, and DeepLab's data_dim."""
+    prototxt = folder / "deploy.prototxt"
+    expected = Calibration(info_of(folder))
+    expected.calc_tables()
+    label = 'layer { name: "label" type: "Data" top: "label" data_param { source: "nowhere" } }\n'
+    size = 'layer { name: "size" type: "Input" top: "size" input_param { shape { dim: [10, 2] } } }\n'
+    silence = 'layer { name: "silence" type: "Silence" bottom: "size" }\n'
+    prototxt.write_text(prototxt.read_text() + label + size + silence)
+    found = Calibration(info_of(folder))
+    found.calc_tables()
+    assert {v: found.thresholds[v] for v in expected.thresholds} == expected.thresholds
+    assert "is dead" not in caplog.text
+
+
 def test_a_plain_input_needs_images(folder):
     prototxt = folder / "deploy.prototxt"
     text = prototxt.read_text()

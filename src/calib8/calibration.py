@@ -297,6 +297,6 @@ def _log_oddities(model: Model, value: str, histogram: BlobHistogram) -> None:
             "%s has %d NaN and %d infinite values; they take no part in its threshold",
             what, histogram.nans, histogram.infs,
         )  # fmt: skip
-    unread = value in model.inputs and not net.consumers[value]  # labels of 0, where there are none
+    unread = value in model.inputs and not net.is_read(value)  # labels of 0, where there are none
     if histogram.dead and not unread:
         _log.warning("%s is dead: all its values are 0; its threshold has no meaning", what)

@@ -140,9 +140,19 @@ def test_samples_of_several_shapes():
 
 
 def test_missing_inputs_are_named():
-    prototxt, model = network(1)
+    prototxt, model = network(1, 'layer {{ name: "neg" type: "Power" bottom: "label" top: "neg" }}')
     with pytest.raises(DataError, match="'label'"):
         collect_histograms(prototxt, model, lambda: iter([{"data": samples(1)[0]}]), ["c1"])
+
+
+def test_inputs_that_no_layer_reads_need_not_be_given():
+    prototxt, model = network(4, 'layer {{ name: "s" type: "Silence" bottom: "label" }}')
+    images, _ = samples(6)
+    observed = ["c1", "label"]
+    for size in (4, 3):  # the last batch is smaller, or every one
+        parts = [{"data": images[i : i + size]} for i in range(0, 6, size)]
+        found = collect_histograms(prototxt, model, lambda parts=parts: iter(parts), observed)
+        assert found["c1"].samples == 6 * 6 * 12 * 10 and found["label"].dead
 
 
 def test_no_samples_are_an_error():

@@ -169,3 +169,12 @@ def test_a_layer_whose_blobs_are_all_shared_need_not_be_in_the_file():
 def test_misspelt_types(kind, meant):
     (problem,) = texts(INPUT + one("a", kind, "x"))
     assert problem.endswith(f"is not supported; did you mean {meant}?" if meant else "is not supported")
+
+
+def test_data_that_no_layer_reads_need_no_shape():
+    label = 'layer { name: "label" type: "Data" top: "label" }\n'
+    silence = 'layer { name: "s" type: "Silence" bottom: "label" }\n'
+    found = examined(INPUT + label + silence + one("r", "ReLU", "x"), input_shapes={"x": (5, 3, 4, 4)})
+    assert not found.problems and found.shapes["label"] == (5,)
+    (problem,) = texts(INPUT + label + one("r", "ReLU", "label"), input_shapes={"x": (5, 3, 4, 4)})
+    assert "'label'" in problem

@@ -128,14 +128,18 @@ class _Passes:
         self._done += images
 
     def _inputs(self, batch: Mapping[str, Array]) -> dict[str, Array]:
-        missing = [blob for blob in self._values if blob not in batch]
+        net, shapes = self._model.net, self._model.shapes
+        missing = [blob for blob, value in self._values.items() if blob not in batch and net.is_read(value)]
         if missing:
             raise DataError(
-                f"{self._model.net.source}: the data give {', '.join(map(repr, batch))}; "
+                f"{net.source}: the data give {', '.join(map(repr, batch))}; "
                 f"the network also needs {', '.join(map(repr, missing))}; let the data layer give them, or, with "
                 "--images, say --value BLOB=V[,V]"
             )
-        return {value: np.asarray(batch[blob], dtype=np.float32) for blob, value in self._values.items()}
+        return {
+            value: np.asarray(batch[blob] if blob in batch else np.zeros(shapes[value]), dtype=np.float32)
+            for blob, value in self._values.items()
+        }
 
     def _run_for(self, shapes: tuple[Shape, ...]) -> _Run:
         """Shapes differ from sample to sample where a Python layer reshapes its tops."""

@@ -42,7 +42,7 @@ def read_samples(model: Model, source: SampleSource, count: int) -> Samples:
     """
     values = {model.net.blob_of[value]: value for value in model.inputs}
     found = _joined(list(takes(source, count)), model.net.source)
-    missing = [blob for blob, value in values.items() if blob not in found and model.net.consumers[value]]
+    missing = [blob for blob, value in values.items() if blob not in found and model.net.is_read(value)]
     if missing:
         raise DataError(
             f"{model.net.source}: the data give {', '.join(map(repr, found))}; the network also needs {missing[0]!r}; "

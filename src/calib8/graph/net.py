@@ -103,6 +103,10 @@ class Net:
                 found[bottom].append(layer)
         return {value: tuple(readers) for value, readers in found.items()}
 
+    def is_read(self, value: str) -> bool:
+        """Whether a layer makes something of a value; Silence does not."""
+        return any(reader.tops for reader in self.consumers[value])
+
     @cached_property
     def blob_of(self) -> dict[str, str]:
         """The Caffe blob that each value is a version of."""

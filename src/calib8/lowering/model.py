@@ -176,7 +176,7 @@ class _Walk:
         self._phase = phase
         self._input_shapes = input_shapes
         self._bind_weights = bind_weights
-        self._read = {b for layer in net.layers for b in layer.bottoms}
+        self._read = {b for layer in net.layers if layer.tops for b in layer.bottoms}
         self.layers: list[Layer] = []
         self.ops: list[Op | None] = []
         self.shapes: dict[str, Shape] = {}
@@ -212,8 +212,10 @@ class _Walk:
 
     def _tops(self, layer: Layer, op: Op, bottoms: list[Shape]) -> list[Shape]:
         given = [self._input_shapes.get(blob) for blob in layer.top_blobs]
-        if op.kind != "source" or all(shape is None for shape in given):
+        if op.kind != "source":
             return op.top_shapes(bottoms)
+        if all(shape is None for shape in given):
+            return self._tops_without_data(layer, op)
         batch = next((shape[:1] for shape in given if shape), ())
         # A data layer's other tops are labels, one number for each sample; that only counts where nobody reads them.
         known = [
@@ -223,6 +225,16 @@ class _Walk:
         if all(shape is not None for shape in known):
             return [shape for shape in known if shape is not None]
         return [t if k is None else k for k, t in zip(known, op.top_shapes(bottoms), strict=True)]
+
+    def _tops_without_data(self, layer: Layer, op: Op) -> list[Shape]:
+        """Of a data layer whose data nobody has opened: it may be one of labels that no layer reads."""
+        try:
+            return op.top_shapes([])
+        except RefusedError:
+            batch = next((tuple(shape[:1]) for shape in self._input_shapes.values()), ())
+            if not batch or any(top in self._read for top in layer.tops):
+                raise
+            return [batch] * len(layer.tops)
 
     def _set_shapes(self, layer: Layer, tops: Sequence[Shape]) -> None:
         for blob, shape in zip(layer.top_blobs, tops, strict=True):
