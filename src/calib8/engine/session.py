@@ -19,7 +19,7 @@ _INTEGER_NODES = ("QLinearConv", "ConvInteger")
 _CODE_NODES = ("QuantizeLinear", "DequantizeLinear")
 # Puts a Pad into the pooling behind it, which onnxruntime up to 1.24 then refuses where the pad exceeds the window.
 _BROKEN_FUSIONS = ["Pad_Fusion"]
-_ERRORS_ONLY = 3
+_SILENT = 4  # what goes wrong in a run is raised
 
 
 def open_session(step: OnnxStep, options: EngineOptions, *, alone: bool = True) -> Any:
@@ -35,7 +35,7 @@ def open_session(step: OnnxStep, options: EngineOptions, *, alone: bool = True) 
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = options.thread_count
     settings.inter_op_num_threads = 1
-    settings.log_severity_level = _ERRORS_ONLY
+    settings.log_severity_level = _SILENT
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     # An arena keeps for the next run what this one has freed.
     settings.enable_cpu_mem_arena = not options.release_blobs
