@@ -15,6 +15,7 @@ from calib8.proto.text import parse_prototxt
 
 _MODULE = """
     import threading
+    import time
     import numpy as np
     import caffe
 
@@ -59,6 +60,15 @@ _MODULE = """
             assert self.busy.acquire(blocking=False)
             top[0].data[...] = 2 * bottom[0].data
             self.busy.release()
+
+    class Slow(caffe.Layer):
+        started = threading.Event()
+        def reshape(self, bottom, top):
+            top[0].reshape(*bottom[0].shape)
+        def forward(self, bottom, top):
+            self.started.set()
+            time.sleep(0.2)
+            top[0].data[...] = 2 * bottom[0].data
 
     class Broken(caffe.Layer):
         def setup(self, bottom, top):
@@ -159,6 +169,18 @@ def test_one_pass_at_a_time(parse, x):
         results = list(pool.map(run, range(4)))
     for number, y in enumerate(results):
         assert np.array_equal(y, 2 * x * (number + 1))
+
+
+def test_shapes_that_are_asked_for_do_not_disturb_a_pass(parse, x):
+    """Another image may come to the layer with another number of rows meanwhile."""
+    model = build_model(parse(_INPUT + python("a", "x", "y", "Slow")), {})
+    op = model.op_of["a"]
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(op.run, [x], model.call(model.net.layer_by_name["a"]))
+        assert op.instance.started.wait(10)
+        assert op.top_shapes([(7, 3)]) == [(7, 3)]
+        (y,) = running.result()
+    assert np.array_equal(y, 2 * x)
 
 
 def test_all_that_is_wrong_is_told_at_once(parse):

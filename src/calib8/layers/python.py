@@ -44,11 +44,12 @@ class Python(Op):
     def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         if self.kind == "source":
             raise shapes_unknown(self._param.top)
-        if self._instance is not None:
-            return list(self._instance.reshape(bottoms))
-        self._class = UserClass(self._param, self._folder)
-        self._instance = UserLayer(self._class, self._phase, bottoms)
-        return list(self._instance.top_shapes)
+        with self._one_pass:  # what is behind a layer may be lowered again while another image is here
+            if self._instance is not None:
+                return list(self._instance.reshape(bottoms))
+            self._class = UserClass(self._param, self._folder)
+            self._instance = UserLayer(self._class, self._phase, bottoms)
+            return list(self._instance.top_shapes)
 
     @property
     def instance(self) -> Layer | None:
