@@ -74,7 +74,7 @@ class TuneRun:
         targets = self._targets(trials)
         _make_folder(self._options.output)
         with ProgressLine("testing", None) as progress:
-            found = layer_differences(trials, targets, _shown(progress))
+            found = layer_differences(trials, targets, _shown(progress, self._start.model))
         self._write({"report.log": difference_log(found)})
         print(difference_log(found).decode(), end="")
         if not self._options.layer:
@@ -135,7 +135,7 @@ class TuneRun:
         with Journal(path, digest) as journal, ProgressLine("tuning", None) as progress:
             if journal.recorded:
                 _log.warning("%s: goes on behind %d trials of an earlier run", path, journal.recorded)
-            return run_search(search, trials, journal, seconds, _shown(progress))
+            return run_search(search, trials, journal, seconds, _shown(progress, self._start.model))
 
     def _finish(self, found: TuningResult, trials: Trials, name: str) -> None:
         """Write the files and print what changed."""
@@ -230,9 +230,15 @@ def drop_metric(options: argparse.Namespace) -> str:
     return "top1" if options.metric in ("difference", "yolo") else str(options.metric)
 
 
-def _shown(progress: ProgressLine) -> Watch:
+def _shown(progress: ProgressLine, model: Model) -> Watch:
+    producer = model.net.producer
+
     def show(status: Status) -> None:
-        what = status.what if status.threshold is None else f"{status.what} at {status.threshold:.6g}"
+        what = status.what
+        if what in producer and what not in model.net.layer_by_name:
+            what = producer[what].name  # a value that a layer in place overwrites has no name of the user's
+        if status.threshold is not None:
+            what += f" at {status.threshold:.6g}"
         best = "" if status.change is None else f"best so far {status.change:+.1%}, "
         progress(status.done, f"{best}trying {what}", status.steps)
 
