@@ -40,7 +40,7 @@ class CalibrationInfo:
         iteration: how many images are used.
         enable_memory_opt: free every blob behind its last reader. Lower peak, somewhat slower, the same result.
         enable_calibration_opt: one pass over the data instead of two. Maxima are exact; a value can be counted in
-            the bin beside its own if it lies within 1/8 of a bin of the edge between them.
+            the bin beside its own if it lies within 1/4 of a bin of the edge between them.
         histogram_bin_num: bins of a histogram, a multiple of 128.
         enable_concat_quantize: every bottom of a Concat keeps its own threshold.
         math_lib_path: the original's own library; accepted, not needed.

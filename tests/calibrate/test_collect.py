@@ -233,6 +233,6 @@ def test_released_blobs_lower_the_peak():
 
     (kept, expected), (released, found) = peak(), peak(release_blobs=True)
     same(expected, found)
-    tables = 11 * 8 * 32768
+    tables = 11 * 8 * 16384
     assert kept - tables >= 10 * image.nbytes
     assert released - tables <= 4 * image.nbytes

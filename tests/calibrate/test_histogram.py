@@ -176,9 +176,9 @@ def test_one_pass_is_within_its_bound_for_many_bins(bins):
 
 
 @given(blobs(finite=True, least=DEAD_BELOW))
-def test_fine_bins_are_an_eighth_of_a_bin_at_most(values):
+def test_fine_bins_are_a_quarter_of_a_bin_at_most(values):
     histogram = one_pass(values, 2048)
-    assert 0 < histogram.fine_width <= histogram.result().width / 8 * (1 + 2.0**-20)
+    assert 0 < histogram.fine_width <= histogram.result().width / 4 * (1 + 2.0**-20)
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.37, 2.0**-40])

@@ -94,8 +94,9 @@ def test_python_reference_names_what_there_is():
         f"caffe.{name}"
         for name, value in vars(caffe).items()
         if callable(value) and not name.startswith("_") and "olver" not in name and "to_proto" not in name
+        if getattr(value, "__annotations__", {}).get("return") != "NoReturn"  # what is only for training
     }
-    assert inference <= set(targets)
+    assert "caffe.Net" in inference and inference <= set(targets)
 
 
 def test_links_out_of_the_site_become_text(hooks):

@@ -66,7 +66,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--two-pass", action="store_true",
         help="measure maxima first and count in a second pass, exactly by the formula; one pass (the default) may "
-        "count a value one bin beside its own if it lies within 1/8 of a bin of the edge between them",
+        "count a value one bin beside its own if it lies within 1/4 of a bin of the edge between them",
     )  # fmt: skip
     add_gpu_option(group)
     add_common_options(group)
