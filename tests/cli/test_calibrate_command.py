@@ -237,3 +237,10 @@ def test_rows_of_several_tops_name_them(folder, capsys):
     assert main(["calibrate", "digits", str(folder), "-n", "20", "--method", "max"]) == 0
     rows = capsys.readouterr().out.splitlines()
     assert [row.partition(" Data ")[0].strip() for row in rows if " Data " in row] == ["data: data", "data: label"]
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_anything_runs(folder, capsys, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: not (Path(path) == folder and mode == os.W_OK))
+    monkeypatch.setattr("calib8.cli.calibrate.Calibration", None)  # running would fail otherwise
+    assert main(["calibrate", "digits", str(folder)]) == 1
+    assert f"{folder}: you may not write there" in capsys.readouterr().err

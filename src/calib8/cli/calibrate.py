@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,10 @@ def run(options: argparse.Namespace) -> int:
     output = options.output or options.path
     if not output.is_dir():
         raise OptionError(f"{output}: no such folder; the results would go there")
+    if not os.access(output, os.W_OK):
+        raise OptionError(
+            f"{output}: you may not write there, where the results would go; --output names another folder"
+        )
     prototxt = options.path / "deploy.prototxt"
     passes = 2 if options.two_pass else 1
     with ProgressLine("calibrating", options.iteration * passes) as progress:
