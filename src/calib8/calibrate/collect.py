@@ -113,6 +113,7 @@ class _Passes:
         self._done = 0
 
     def over(self, counters: Mapping[str, Counter]) -> None:
+        """One pass over the data; every counter takes in its value of each image."""
         images = 0
         guarded = {value: Guarded(counter) for value, counter in counters.items()}
         for batch in self._batches():

@@ -236,7 +236,7 @@ class AdaptiveHistogram(_Counter):
     A larger |x| doubles the range and adds the fine bins up in pairs. Widths are powers of two, so that
     scaling and pairing are exact and the fine counts depend on the values alone, not on their order. There
     are 8 fine bins for a bin, within [2^14, 2^20]; at least half of them are in use. More of them would not stay in a
-    core's cache: 16 cost a small network a sixth of its time.
+    core's cache.
 
     `result` gives each of the formula's bins the fine bins inside it. A fine bin across an edge is divided in
     proportion, or goes whole to the side of its middle if both its neighbours are empty (discrete data).
