@@ -11,7 +11,7 @@ import pytest
 
 from calib8.engine import run_float
 from calib8.errors import UnsupportedError
-from calib8.layers import base
+from calib8.layer_kit import base
 from calib8.lowering import build_model
 from calib8.proto.text import parse_prototxt
 

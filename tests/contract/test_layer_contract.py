@@ -12,8 +12,8 @@ from layer_cases import CASES, SOURCES, LayerCase
 
 from calib8.engine import Executor, run_float
 from calib8.errors import UnsupportedError
+from calib8.layer_kit.fields import _WITHOUT_EFFECT, Fields
 from calib8.layers import Op, registry
-from calib8.layers.fields import _WITHOUT_EFFECT, Fields
 from calib8.lowering import build_model
 from calib8.lowering.integer import codes_of, lower_int8, value_of
 from calib8.proto.scalars import fields_of

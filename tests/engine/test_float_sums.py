@@ -14,10 +14,10 @@ from oracles.integer_layers import convolution, deconvolution
 from calib8.engine import EngineOptions, Executor, run_float
 from calib8.engine.session import open_session
 from calib8.export import read_plan
-from calib8.layers import codes as nodes
-from calib8.layers.onnx_builder import OnnxBuilder
-from calib8.layers.spatial import Window
-from calib8.layers.subpixel import transposed_weighted_sum
+from calib8.layer_kit import codes as nodes
+from calib8.layer_kit.onnx_builder import OnnxBuilder
+from calib8.layer_kit.spatial import Window
+from calib8.layer_kit.subpixel import transposed_weighted_sum
 from calib8.lowering import OnnxStep, build_model
 from calib8.lowering.integer import IntegerSetup, codes_of, lower_int8
 from calib8.proto.caffemodel import read_caffemodel

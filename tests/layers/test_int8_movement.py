@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from calib8.engine import run_float
-from calib8.layers.base import Op, registry
+from calib8.layer_kit.base import Op, registry
 from calib8.lowering.integer import codes_of
 from calib8.quantize import make_plan
 

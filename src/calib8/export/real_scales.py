@@ -22,10 +22,10 @@ from dataclasses import dataclass, replace
 
 from calib8.arithmetic import average_pooling_constants
 from calib8.graph import Shape
+from calib8.layer_kit.base import count
+from calib8.layer_kit.plan import LeakyReluConstants, PReluRow, shift_of
 from calib8.layers import LayerPlan, Op
-from calib8.layers.base import count
 from calib8.layers.eltwise import Eltwise
-from calib8.layers.plan import LeakyReluConstants, PReluRow, shift_of
 from calib8.layers.pooling import Pooling
 
 SMALLEST_NUDGE = 2.0**-16

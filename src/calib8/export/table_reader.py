@@ -14,8 +14,8 @@ from calib8.arithmetic import MAX_RSHIFT
 from calib8.errors import ModelError, TableError
 from calib8.export.calibration_table import Message
 from calib8.graph import Layer
+from calib8.layer_kit.plan import ConcatRow, LeakyReluConstants, PReluRow
 from calib8.layers import LayerPlan
-from calib8.layers.plan import ConcatRow, LeakyReluConstants, PReluRow
 from calib8.lowering import Model
 from calib8.proto import calibration_pb2
 from calib8.proto.textformat import read_text

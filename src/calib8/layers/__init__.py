@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from calib8.layers.base import Call, Op, QuantizeCall, make_op, register, registry
-from calib8.layers.fields import RefusedError
-from calib8.layers.onnx_builder import OnnxBuilder
-from calib8.layers.plan import LayerPlan
+from calib8.layer_kit.base import Call, Op, QuantizeCall, make_op, register, registry
+from calib8.layer_kit.fields import RefusedError
+from calib8.layer_kit.onnx_builder import OnnxBuilder
+from calib8.layer_kit.plan import LayerPlan
 
 __all__ = ["Call", "LayerPlan", "OnnxBuilder", "Op", "QuantizeCall", "RefusedError", "make_op", "register", "registry"]
 

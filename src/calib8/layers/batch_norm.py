@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from calib8.arithmetic import batch_norm_affine, dead_channels
 from calib8.graph import Shape
-from calib8.layers.base import Call, Op, QuantizeCall, register
-from calib8.layers.codes import affine_codes
-from calib8.layers.fields import Fields, RefusedError
-from calib8.layers.onnx_builder import OnnxBuilder
-from calib8.layers.plan import LayerPlan, shift_of
-from calib8.layers.weighted_sum import channels, quantize_weighted_sum
+from calib8.layer_kit.base import Call, Op, QuantizeCall, register
+from calib8.layer_kit.codes import affine_codes
+from calib8.layer_kit.fields import Fields, RefusedError
+from calib8.layer_kit.onnx_builder import OnnxBuilder
+from calib8.layer_kit.plan import LayerPlan, shift_of
+from calib8.layer_kit.weighted_sum import channels, quantize_weighted_sum
 
 _NVIDIA_EPS = 1e-5
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from calib8.graph import Shape
-from calib8.layers.base import Call, Op, register
-from calib8.layers.broadcast import read_span
-from calib8.layers.fields import Fields
-from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.layer_kit.base import Call, Op, register
+from calib8.layer_kit.broadcast import read_span
+from calib8.layer_kit.fields import Fields
+from calib8.layer_kit.onnx_builder import OnnxBuilder
 
 
 class Bias(Op):

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from calib8.graph import Shape
-from calib8.layers.base import Call, Op, register
+from calib8.layer_kit.base import Call, Op, register
+from calib8.layer_kit.fields import Fields, RefusedError
+from calib8.layer_kit.onnx_builder import OnnxBuilder
 from calib8.layers.batch_norm import lower_affine
-from calib8.layers.fields import Fields, RefusedError
-from calib8.layers.onnx_builder import OnnxBuilder
 
 
 class BN(Op):

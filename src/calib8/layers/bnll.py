@@ -7,10 +7,10 @@ rounded to float32, so y is 0 for x below -17, where Caffe (in double) has exp(x
 
 from __future__ import annotations
 
-from calib8.layers.base import Call, register
-from calib8.layers.fields import Fields
-from calib8.layers.neuron import Neuron
-from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.layer_kit.base import Call, register
+from calib8.layer_kit.fields import Fields
+from calib8.layer_kit.neuron import Neuron
+from calib8.layer_kit.onnx_builder import OnnxBuilder
 
 
 class BNLL(Neuron):

@@ -6,10 +6,10 @@ Source: BVLC/caffe, src/caffe/layers/clip_layer.cpp, ClipLayer::Forward_cpu.
 
 from __future__ import annotations
 
-from calib8.layers.base import Call, register
-from calib8.layers.fields import Fields, RefusedError
-from calib8.layers.neuron import Neuron
-from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.layer_kit.base import Call, register
+from calib8.layer_kit.fields import Fields, RefusedError
+from calib8.layer_kit.neuron import Neuron
+from calib8.layer_kit.onnx_builder import OnnxBuilder
 
 
 class Clip(Neuron):

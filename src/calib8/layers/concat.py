@@ -11,12 +11,12 @@ from dataclasses import replace
 
 from calib8.arithmetic import pooling_multiplier
 from calib8.graph import Shape
-from calib8.layers.base import UNLIMITED, Call, Op, QuantizeCall, canonical_axis, register
-from calib8.layers.codes import scaled_sum
-from calib8.layers.fields import Fields, RefusedError
-from calib8.layers.named_axis import read_axis
-from calib8.layers.onnx_builder import OnnxBuilder
-from calib8.layers.plan import ConcatRow, LayerPlan
+from calib8.layer_kit.base import UNLIMITED, Call, Op, QuantizeCall, canonical_axis, register
+from calib8.layer_kit.codes import scaled_sum
+from calib8.layer_kit.fields import Fields, RefusedError
+from calib8.layer_kit.named_axis import read_axis
+from calib8.layer_kit.onnx_builder import OnnxBuilder
+from calib8.layer_kit.plan import ConcatRow, LayerPlan
 
 
 class Concat(Op):

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from calib8.graph import Shape
-from calib8.layers.base import Call, Op, count, register
-from calib8.layers.constants import check_constant
-from calib8.layers.fields import Fields, RefusedError
-from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.layer_kit.base import Call, Op, count, register
+from calib8.layer_kit.constants import check_constant
+from calib8.layer_kit.fields import Fields, RefusedError
+from calib8.layer_kit.onnx_builder import OnnxBuilder
 
 
 class ContinuationIndicator(Op):

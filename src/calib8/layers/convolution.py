@@ -15,12 +15,12 @@ from __future__ import annotations
 from typing import ClassVar
 
 from calib8.graph import Shape
-from calib8.layers.base import Call, count, register
-from calib8.layers.codes import ConvGeometry, weighted_sum
-from calib8.layers.onnx_builder import OnnxBuilder
-from calib8.layers.plan import LayerPlan, shift_of
-from calib8.layers.spatial import Window, conv_output_shape
-from calib8.layers.weighted_window import WeightedWindow
+from calib8.layer_kit.base import Call, count, register
+from calib8.layer_kit.codes import ConvGeometry, weighted_sum
+from calib8.layer_kit.onnx_builder import OnnxBuilder
+from calib8.layer_kit.plan import LayerPlan, shift_of
+from calib8.layer_kit.spatial import Window, conv_output_shape
+from calib8.layer_kit.weighted_window import WeightedWindow
 
 
 class Convolution(WeightedWindow):

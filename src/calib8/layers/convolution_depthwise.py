@@ -8,9 +8,9 @@ Source: BVLC/caffe, pull request 5665, src/caffe/layers/conv_dw_layer.cpp.
 
 from __future__ import annotations
 
-from calib8.layers.base import register
+from calib8.layer_kit.base import register
+from calib8.layer_kit.fields import RefusedError
 from calib8.layers.convolution import Convolution
-from calib8.layers.fields import RefusedError
 
 
 class ConvolutionDepthwise(Convolution):

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from calib8.graph import Shape
-from calib8.layers.base import UNLIMITED, Op, register
-from calib8.layers.fields import Fields, RefusedError
+from calib8.layer_kit.base import UNLIMITED, Op, register
+from calib8.layer_kit.fields import Fields, RefusedError
 
 SHAPES_ADVICE = "give them (--shape BLOB=N,C,H,W), or replace the layer by an Input layer"
 

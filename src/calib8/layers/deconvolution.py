@@ -11,13 +11,13 @@ foss-for-synopsys-dwc-arc-processors/synopsys-caffe, src/caffe/layers/deconv_lay
 from __future__ import annotations
 
 from calib8.graph import Shape
-from calib8.layers.base import Call, count, register
-from calib8.layers.fields import RefusedError
-from calib8.layers.onnx_builder import OnnxBuilder
-from calib8.layers.plan import LayerPlan, shift_of
-from calib8.layers.spatial import Window
-from calib8.layers.subpixel import transposed_weighted_sum
-from calib8.layers.weighted_window import WeightedWindow
+from calib8.layer_kit.base import Call, count, register
+from calib8.layer_kit.fields import RefusedError
+from calib8.layer_kit.onnx_builder import OnnxBuilder
+from calib8.layer_kit.plan import LayerPlan, shift_of
+from calib8.layer_kit.spatial import Window
+from calib8.layer_kit.subpixel import transposed_weighted_sum
+from calib8.layer_kit.weighted_window import WeightedWindow
 
 
 class Deconvolution(WeightedWindow):

@@ -27,11 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.graph import Shape
-from calib8.layers.base import Call, Op, count, register
-from calib8.layers.boxes import Floats, decode_boxes, jaccard
-from calib8.layers.fields import Fields, Group, RefusedError
-from calib8.layers.std_sort import std_sort_descending
-from calib8.layers.suppression import greedy
+from calib8.layer_kit.base import Call, Op, count, register
+from calib8.layer_kit.boxes import Floats, decode_boxes, jaccard
+from calib8.layer_kit.fields import Fields, Group, RefusedError
+from calib8.layer_kit.std_sort import std_sort_descending
+from calib8.layer_kit.suppression import greedy
 
 Indices = NDArray[np.intp]
 

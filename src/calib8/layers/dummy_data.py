@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from calib8.graph import Shape
-from calib8.layers.base import UNLIMITED, Call, Op, register
-from calib8.layers.fields import Fields, Group, RefusedError
-from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.layer_kit.base import UNLIMITED, Call, Op, register
+from calib8.layer_kit.fields import Fields, Group, RefusedError
+from calib8.layer_kit.onnx_builder import OnnxBuilder
 
 _SIDES = ("num", "channels", "height", "width")
 

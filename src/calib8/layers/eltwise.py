@@ -14,12 +14,12 @@ from collections.abc import Sequence
 
 from calib8.arithmetic import eltwise_multipliers, eltwise_product_multiplier
 from calib8.graph import Shape
-from calib8.layers.base import UNLIMITED, Call, Op, QuantizeCall, register
-from calib8.layers.broadcast import Span
-from calib8.layers.codes import largest_of, scaled_product, scaled_sum
-from calib8.layers.fields import Fields, RefusedError
-from calib8.layers.onnx_builder import OnnxBuilder
-from calib8.layers.plan import LayerPlan, shift_of
+from calib8.layer_kit.base import UNLIMITED, Call, Op, QuantizeCall, register
+from calib8.layer_kit.broadcast import Span
+from calib8.layer_kit.codes import largest_of, scaled_product, scaled_sum
+from calib8.layer_kit.fields import Fields, RefusedError
+from calib8.layer_kit.onnx_builder import OnnxBuilder
+from calib8.layer_kit.plan import LayerPlan, shift_of
 
 _NODES = {"PROD": "Mul", "SUM": "Add", "MAX": "Max", "MIN": "Min", "DIV": "Div"}
 

@@ -9,12 +9,12 @@ Source: BVLC/caffe, src/caffe/layers/elu_layer.cpp, ELULayer::Forward_cpu; Cleve
 from __future__ import annotations
 
 from calib8.arithmetic import elu_codes
-from calib8.layers.base import Call, QuantizeCall, register
-from calib8.layers.codes import look_up
-from calib8.layers.fields import Fields
-from calib8.layers.neuron import Neuron
-from calib8.layers.onnx_builder import OnnxBuilder
-from calib8.layers.plan import LayerPlan, table_of
+from calib8.layer_kit.base import Call, QuantizeCall, register
+from calib8.layer_kit.codes import look_up
+from calib8.layer_kit.fields import Fields
+from calib8.layer_kit.neuron import Neuron
+from calib8.layer_kit.onnx_builder import OnnxBuilder
+from calib8.layer_kit.plan import LayerPlan, table_of
 
 
 class ELU(Neuron):

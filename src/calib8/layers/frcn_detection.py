@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.graph import Shape
-from calib8.layers.base import Call, Op, count, register
-from calib8.layers.boxes import Floats, exp, mixed_jaccard
-from calib8.layers.fields import Fields, RefusedError
-from calib8.layers.suppression import pairwise
+from calib8.layer_kit.base import Call, Op, count, register
+from calib8.layer_kit.boxes import Floats, exp, mixed_jaccard
+from calib8.layer_kit.fields import Fields, RefusedError
+from calib8.layer_kit.suppression import pairwise
 
 
 class FrcnDetection(Op):

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.graph import Shape
-from calib8.layers.base import Call, Op, canonical_axis, count, register
-from calib8.layers.constants import check_constant
-from calib8.layers.fields import Fields, RefusedError
-from calib8.layers.onnx_builder import OnnxBuilder
-from calib8.layers.spatial import Window, conv_output_shape, read_window
+from calib8.layer_kit.base import Call, Op, canonical_axis, count, register
+from calib8.layer_kit.constants import check_constant
+from calib8.layer_kit.fields import Fields, RefusedError
+from calib8.layer_kit.onnx_builder import OnnxBuilder
+from calib8.layer_kit.spatial import Window, conv_output_shape, read_window
 
 
 class Im2col(Op):

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from calib8.graph import Shape
-from calib8.layers.base import Call, Op, QuantizeCall, canonical_axis, count, register
-from calib8.layers.codes import ConvGeometry, weighted_sum
-from calib8.layers.fields import Fields, RefusedError
-from calib8.layers.onnx_builder import OnnxBuilder
-from calib8.layers.plan import LayerPlan, shift_of
-from calib8.layers.weighted_sum import quantize_weighted_sum
+from calib8.layer_kit.base import Call, Op, QuantizeCall, canonical_axis, count, register
+from calib8.layer_kit.codes import ConvGeometry, weighted_sum
+from calib8.layer_kit.fields import Fields, RefusedError
+from calib8.layer_kit.onnx_builder import OnnxBuilder
+from calib8.layer_kit.plan import LayerPlan, shift_of
+from calib8.layer_kit.weighted_sum import quantize_weighted_sum
 
 
 class InnerProduct(Op):

@@ -7,11 +7,11 @@ Source: BVLC/caffe, src/caffe/layers/log_layer.cpp, LogLayer::LayerSetUp and For
 
 from __future__ import annotations
 
-from calib8.layers.affine_argument import log_of_base, lower_argument
-from calib8.layers.base import Call, register
-from calib8.layers.fields import Fields, RefusedError
-from calib8.layers.neuron import Neuron
-from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.layer_kit.affine_argument import log_of_base, lower_argument
+from calib8.layer_kit.base import Call, register
+from calib8.layer_kit.fields import Fields, RefusedError
+from calib8.layer_kit.neuron import Neuron
+from calib8.layer_kit.onnx_builder import OnnxBuilder
 
 
 class Log(Neuron):

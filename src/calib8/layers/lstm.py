@@ -16,9 +16,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from calib8.graph import Shape
-from calib8.layers.base import Call, register
-from calib8.layers.fields import Fields
-from calib8.layers.recurrent import Recurrent, unroll_lstm
+from calib8.layer_kit.base import Call, register
+from calib8.layer_kit.fields import Fields
+from calib8.layer_kit.recurrent import Recurrent, unroll_lstm
 
 
 class LSTM(Recurrent):

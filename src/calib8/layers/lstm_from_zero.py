@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.graph import Shape
-from calib8.layers.base import Call, Op, count, register
-from calib8.layers.fields import Fields, RefusedError
-from calib8.layers.recurrent import unroll_lstm
+from calib8.layer_kit.base import Call, Op, count, register
+from calib8.layer_kit.fields import Fields, RefusedError
+from calib8.layer_kit.recurrent import unroll_lstm
 
 
 class LstmFromZero(Op):

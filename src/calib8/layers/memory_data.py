@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from calib8.graph import Shape
-from calib8.layers.base import Op, register
-from calib8.layers.fields import Fields, RefusedError
+from calib8.layer_kit.base import Op, register
+from calib8.layer_kit.fields import Fields, RefusedError
 
 
 class MemoryData(Op):

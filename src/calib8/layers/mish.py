@@ -7,10 +7,10 @@ same function as x - 2x / ((1 + exp(x))^2 + 1).
 
 from __future__ import annotations
 
-from calib8.layers.base import Call, register
-from calib8.layers.fields import Fields
-from calib8.layers.neuron import Neuron
-from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.layer_kit.base import Call, register
+from calib8.layer_kit.fields import Fields
+from calib8.layer_kit.neuron import Neuron
+from calib8.layer_kit.onnx_builder import OnnxBuilder
 
 _ONE_FROM_HERE = 20.0  # n / (n + 2) is 1 in float32, and n far from overflow
 

@@ -24,13 +24,13 @@ from onnx import TensorProto
 
 from calib8.arithmetic import INT8_LEVELS, average_pooling_constants, pooling_multiplier
 from calib8.graph import Shape
-from calib8.layers.base import Call, Op, QuantizeCall, count, register
-from calib8.layers.codes import code_values, is_exact_in_float32, nudge_to_codes, scaled_sum
-from calib8.layers.constants import check_constant
-from calib8.layers.fields import Fields, Group, RefusedError
-from calib8.layers.onnx_builder import OnnxBuilder
-from calib8.layers.plan import LayerPlan, shift_of
-from calib8.layers.spatial import read_pads, read_pair
+from calib8.layer_kit.base import Call, Op, QuantizeCall, count, register
+from calib8.layer_kit.codes import code_values, is_exact_in_float32, nudge_to_codes, scaled_sum
+from calib8.layer_kit.constants import check_constant
+from calib8.layer_kit.fields import Fields, Group, RefusedError
+from calib8.layer_kit.onnx_builder import OnnxBuilder
+from calib8.layer_kit.plan import LayerPlan, shift_of
+from calib8.layer_kit.spatial import read_pads, read_pair
 
 _LOWEST = float(np.finfo(np.float32).min)
 _EXCLUDES_PAD = ("AVE_EXC_PAD", "AVE_TF")

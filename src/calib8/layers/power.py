@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from calib8.layers.affine_argument import lower_argument
-from calib8.layers.base import Call, register
-from calib8.layers.fields import Fields
-from calib8.layers.neuron import Neuron
-from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.layer_kit.affine_argument import lower_argument
+from calib8.layer_kit.base import Call, register
+from calib8.layer_kit.fields import Fields
+from calib8.layer_kit.neuron import Neuron
+from calib8.layer_kit.onnx_builder import OnnxBuilder
 
 
 class Power(Neuron):

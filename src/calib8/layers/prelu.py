@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 from calib8.arithmetic import prelu_constants
 from calib8.graph import Shape
-from calib8.layers.base import Call, Op, QuantizeCall, register
-from calib8.layers.codes import two_sided
-from calib8.layers.fields import Fields, RefusedError
-from calib8.layers.onnx_builder import OnnxBuilder
-from calib8.layers.plan import LayerPlan, PReluRow, prelu_row_of
+from calib8.layer_kit.base import Call, Op, QuantizeCall, register
+from calib8.layer_kit.codes import two_sided
+from calib8.layer_kit.fields import Fields, RefusedError
+from calib8.layer_kit.onnx_builder import OnnxBuilder
+from calib8.layer_kit.plan import LayerPlan, PReluRow, prelu_row_of
 
 
 class PReLU(Op):

@@ -22,10 +22,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from calib8.graph import Shape
-from calib8.layers.base import Call, Op, register
-from calib8.layers.fields import Fields, Group, RefusedError
-from calib8.layers.onnx_builder import OnnxBuilder
-from calib8.layers.prior_grid import Doubles, read_grid
+from calib8.layer_kit.base import Call, Op, register
+from calib8.layer_kit.fields import Fields, Group, RefusedError
+from calib8.layer_kit.onnx_builder import OnnxBuilder
+from calib8.layer_kit.prior_grid import Doubles, read_grid
 
 _LARGEST_SIDE = 1 << 24  # pixels; float32 counts them up to here
 _SAME = 1e-6  # two aspect ratios that are closer are one

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from calib8.graph import Shape
-from calib8.layers.base import Call, Op, register
-from calib8.layers.fields import Fields, RefusedError
-from calib8.layers.onnx_builder import OnnxBuilder
-from calib8.layers.prior_grid import read_grid
+from calib8.layer_kit.base import Call, Op, register
+from calib8.layer_kit.fields import Fields, RefusedError
+from calib8.layer_kit.onnx_builder import OnnxBuilder
+from calib8.layer_kit.prior_grid import read_grid
 
 
 class PriorBoxClustered(Op):

@@ -31,9 +31,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.graph import Shape
-from calib8.layers.base import Call, Op, count, register
-from calib8.layers.fields import Fields, RefusedError
-from calib8.layers.proposal_rules import BestFirst, Thresholded, py_faster_rcnn_anchors
+from calib8.layer_kit.base import Call, Op, count, register
+from calib8.layer_kit.fields import Fields, RefusedError
+from calib8.layer_kit.proposal_rules import BestFirst, Thresholded, py_faster_rcnn_anchors
 
 _SOPHGO = {"net_input_h", "net_input_w", "rpn_obj_threshold", "rpn_nms_threshold", "rpn_nms_post_top_n"}
 _SYNOPSYS = {"max_rois", "anchor_scale", "anchor_ratio"}

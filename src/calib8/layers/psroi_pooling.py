@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from calib8.errors import Calib8Error
 from calib8.graph import Shape
-from calib8.layers.base import Call, Op, register
-from calib8.layers.boxes import Floats
-from calib8.layers.fields import Fields, RefusedError
-from calib8.layers.regions import region_count
+from calib8.layer_kit.base import Call, Op, register
+from calib8.layer_kit.boxes import Floats
+from calib8.layer_kit.fields import Fields, RefusedError
+from calib8.layer_kit.regions import region_count
 
 
 class PSROIPooling(Op):

@@ -18,9 +18,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from calib8.graph import Shape
-from calib8.layers.base import UNLIMITED, Call, Op, register
+from calib8.layer_kit.base import UNLIMITED, Call, Op, register
+from calib8.layer_kit.fields import Fields
 from calib8.layers.data import shapes_unknown
-from calib8.layers.fields import Fields
 from calib8.python_layers import Layer, UserClass, UserLayer
 
 

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from calib8.arithmetic import leaky_relu_constants
-from calib8.layers.base import Call, QuantizeCall, register
-from calib8.layers.codes import rectified, two_sided
-from calib8.layers.fields import Fields
-from calib8.layers.neuron import Neuron
-from calib8.layers.onnx_builder import OnnxBuilder
-from calib8.layers.plan import LayerPlan, LeakyReluConstants
+from calib8.layer_kit.base import Call, QuantizeCall, register
+from calib8.layer_kit.codes import rectified, two_sided
+from calib8.layer_kit.fields import Fields
+from calib8.layer_kit.neuron import Neuron
+from calib8.layer_kit.onnx_builder import OnnxBuilder
+from calib8.layer_kit.plan import LayerPlan, LeakyReluConstants
 
 _RELU6 = 6.0
 

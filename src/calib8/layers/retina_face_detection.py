@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.graph import Shape
-from calib8.layers.base import Call, Op, register
-from calib8.layers.boxes import Floats, exp, pixel_areas
-from calib8.layers.fields import Fields, RefusedError
-from calib8.layers.std_sort import std_sort_descending
+from calib8.layer_kit.base import Call, Op, register
+from calib8.layer_kit.boxes import Floats, exp, pixel_areas
+from calib8.layer_kit.fields import Fields, RefusedError
+from calib8.layer_kit.std_sort import std_sort_descending
 
 _LEVELS = ((32, (32, 16)), (16, (8, 4)), (8, (2, 1)))  # stride, scales of the anchors
 _BASE = 17  # side of the anchor of scale 1: the fork makes 16 pixels one longer

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.graph import Shape
-from calib8.layers.base import Call, register
-from calib8.layers.recurrent import Recurrent
+from calib8.layer_kit.base import Call, register
+from calib8.layer_kit.recurrent import Recurrent
 
 
 class RNN(Recurrent):

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.graph import Shape
-from calib8.layers.base import Call, Op, QuantizeCall, register
-from calib8.layers.broadcast import read_span
-from calib8.layers.codes import affine_codes
-from calib8.layers.fields import Fields
-from calib8.layers.onnx_builder import OnnxBuilder
-from calib8.layers.plan import LayerPlan, shift_of
-from calib8.layers.weighted_sum import quantize_weighted_sum
+from calib8.layer_kit.base import Call, Op, QuantizeCall, register
+from calib8.layer_kit.broadcast import read_span
+from calib8.layer_kit.codes import affine_codes
+from calib8.layer_kit.fields import Fields
+from calib8.layer_kit.onnx_builder import OnnxBuilder
+from calib8.layer_kit.plan import LayerPlan, shift_of
+from calib8.layer_kit.weighted_sum import quantize_weighted_sum
 
 
 class Scale(Op):

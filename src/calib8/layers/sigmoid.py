@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from calib8.layers.base import Call, register
-from calib8.layers.fields import Fields
-from calib8.layers.neuron import Neuron
-from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.layer_kit.base import Call, register
+from calib8.layer_kit.fields import Fields
+from calib8.layer_kit.neuron import Neuron
+from calib8.layer_kit.onnx_builder import OnnxBuilder
 
 
 class Sigmoid(Neuron):

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from calib8.graph import Shape
-from calib8.layers.base import UNLIMITED, Call, Op, canonical_axis, register
-from calib8.layers.fields import Fields, RefusedError
-from calib8.layers.named_axis import read_axis
-from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.layer_kit.base import UNLIMITED, Call, Op, canonical_axis, register
+from calib8.layer_kit.fields import Fields, RefusedError
+from calib8.layer_kit.named_axis import read_axis
+from calib8.layer_kit.onnx_builder import OnnxBuilder
 
 
 class Slice(Op):

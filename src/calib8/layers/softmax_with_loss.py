@@ -16,9 +16,9 @@ import numpy as np
 from onnx import TensorProto
 
 from calib8.graph import Shape
-from calib8.layers.base import Call, Op, canonical_axis, count, register
-from calib8.layers.fields import Fields, RefusedError
-from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.layer_kit.base import Call, Op, canonical_axis, count, register
+from calib8.layer_kit.fields import Fields, RefusedError
+from calib8.layer_kit.onnx_builder import OnnxBuilder
 
 
 class SoftmaxWithLoss(Op):

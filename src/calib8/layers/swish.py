@@ -6,11 +6,11 @@ Source: BVLC/caffe, src/caffe/layers/swish_layer.cpp, SwishLayer::Forward_cpu; R
 
 from __future__ import annotations
 
-from calib8.layers.affine_argument import lower_argument
-from calib8.layers.base import Call, register
-from calib8.layers.fields import Fields
-from calib8.layers.neuron import Neuron
-from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.layer_kit.affine_argument import lower_argument
+from calib8.layer_kit.base import Call, register
+from calib8.layer_kit.fields import Fields
+from calib8.layer_kit.neuron import Neuron
+from calib8.layer_kit.onnx_builder import OnnxBuilder
 
 
 class Swish(Neuron):

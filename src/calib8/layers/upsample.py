@@ -19,9 +19,9 @@ import numpy as np
 from onnx import TensorProto
 
 from calib8.graph import Shape
-from calib8.layers.base import Call, Op, count, register
-from calib8.layers.fields import Fields, Group, RefusedError
-from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.layer_kit.base import Call, Op, count, register
+from calib8.layer_kit.fields import Fields, Group, RefusedError
+from calib8.layer_kit.onnx_builder import OnnxBuilder
 
 _PAD_OUT_SCALE = 2
 

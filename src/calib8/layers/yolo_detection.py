@@ -23,11 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.graph import Shape
-from calib8.layers.base import UNLIMITED, Call, Op, register
-from calib8.layers.boxes import Floats, centre_jaccard, exp
-from calib8.layers.fields import Fields, Group, RefusedError
-from calib8.layers.suppression import pairwise
-from calib8.layers.yolo_map import check_maps, sigmoid
+from calib8.layer_kit.base import UNLIMITED, Call, Op, register
+from calib8.layer_kit.boxes import Floats, centre_jaccard, exp
+from calib8.layer_kit.fields import Fields, Group, RefusedError
+from calib8.layer_kit.suppression import pairwise
+from calib8.layer_kit.yolo_map import check_maps, sigmoid
 
 _BOXES = 3
 _BENT = np.float32(-100)

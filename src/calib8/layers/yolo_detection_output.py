@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.graph import Shape
-from calib8.layers.base import Call, Op, register
-from calib8.layers.boxes import Floats, exp
-from calib8.layers.fields import Fields, RefusedError
-from calib8.layers.yolo_map import check_maps, detection_rows, sigmoid
+from calib8.layer_kit.base import Call, Op, register
+from calib8.layer_kit.boxes import Floats, exp
+from calib8.layer_kit.fields import Fields, RefusedError
+from calib8.layer_kit.yolo_map import check_maps, detection_rows, sigmoid
 
 
 class YoloDetectionOutput(Op):

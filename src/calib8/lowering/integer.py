@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from calib8.graph import Layer, Shape
+from calib8.layer_kit.codes import dequantize_node, quantize_node, without_nan
 from calib8.layers import LayerPlan, OnnxBuilder, Op
-from calib8.layers.codes import dequantize_node, quantize_node, without_nan
 from calib8.lowering.cuts import Pair, needed_layers, stretches
 from calib8.lowering.model import Model, with_top_shapes
 from calib8.lowering.steps import HostStep, OnnxStep, Port, Step, close_graph

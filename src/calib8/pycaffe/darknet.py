@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from calib8.layers.fields import Fields, RefusedError
-from calib8.layers.spatial import read_pair
+from calib8.layer_kit.fields import Fields, RefusedError
+from calib8.layer_kit.spatial import read_pair
 from calib8.proto import caffe_pb2
 
 _PADS = ("pad", "pad_h", "pad_w", "pad_l", "pad_r", "pad_t", "pad_b")

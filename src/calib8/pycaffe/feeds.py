@@ -14,8 +14,8 @@ from calib8.data import DATA_TYPES, Batch, SampleSource, open_source
 from calib8.data.python_data import BUNDLED
 from calib8.errors import DataError, UnsupportedError
 from calib8.graph import Shape
+from calib8.layer_kit.fields import Fields, RefusedError
 from calib8.layers.dummy_data import DummyData
-from calib8.layers.fields import Fields, RefusedError
 from calib8.proto import caffe_pb2
 from calib8.pycaffe.fillers import fill, is_random
 from calib8.python_layers import UserClass, UserLayer

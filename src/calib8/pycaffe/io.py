@@ -66,7 +66,8 @@ def array_to_blobproto(arr: NDArray[Any], diff: NDArray[Any] | None = None) -> c
 
 def arraylist_to_blobprotovector_str(arraylist: Iterable[NDArray[Any]]) -> bytes:
     """A serialized BlobProtoVector of arrays."""
-    return caffe_pb2.BlobProtoVector(blobs=[array_to_blobproto(arr) for arr in arraylist]).SerializeToString()
+    vector = caffe_pb2.BlobProtoVector(blobs=[array_to_blobproto(arr) for arr in arraylist])
+    return bytes(vector.SerializeToString())
 
 
 def blobprotovector_str_to_arraylist(string: bytes) -> list[NDArray[np.float32]]:

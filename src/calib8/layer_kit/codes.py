@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from calib8.arithmetic import INT8_LEVELS
-from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.layer_kit.onnx_builder import OnnxBuilder
 
 ZERO = 128
 """What a tensor of codes holds for code 0."""

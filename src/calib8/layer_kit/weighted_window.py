@@ -9,12 +9,12 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 
 from calib8.graph import Shape
-from calib8.layers.base import UNLIMITED, Call, Op, QuantizeCall, canonical_axis, count
-from calib8.layers.fields import Fields, Group, RefusedError
-from calib8.layers.onnx_builder import OnnxBuilder
-from calib8.layers.plan import LayerPlan
-from calib8.layers.spatial import Window, read_window
-from calib8.layers.weighted_sum import quantize_weighted_sum
+from calib8.layer_kit.base import UNLIMITED, Call, Op, QuantizeCall, canonical_axis, count
+from calib8.layer_kit.fields import Fields, Group, RefusedError
+from calib8.layer_kit.onnx_builder import OnnxBuilder
+from calib8.layer_kit.plan import LayerPlan
+from calib8.layer_kit.spatial import Window, read_window
+from calib8.layer_kit.weighted_sum import quantize_weighted_sum
 
 _POINT = Window(kernel=(1,), stride=(1,), pad=(0,), pad_end=(0,), dilation=(1,))
 

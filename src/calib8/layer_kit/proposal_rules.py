@@ -9,9 +9,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from calib8.layers.boxes import Floats, exp, mixed_jaccard, pixel_jaccard
-from calib8.layers.fields import RefusedError
-from calib8.layers.suppression import first_come, pairwise
+from calib8.layer_kit.boxes import Floats, exp, mixed_jaccard, pixel_jaccard
+from calib8.layer_kit.fields import RefusedError
+from calib8.layer_kit.suppression import first_come, pairwise
 
 
 @dataclass(frozen=True)

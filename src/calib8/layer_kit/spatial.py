@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from calib8.graph import Shape
-from calib8.layers.fields import Group, RefusedError
+from calib8.layer_kit.fields import Group, RefusedError
 
 
 @dataclass(frozen=True)

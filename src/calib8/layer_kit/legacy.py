@@ -6,7 +6,7 @@ Source: BVLC/caffe, include/caffe/blob.hpp, LegacyShape.
 from __future__ import annotations
 
 from calib8.graph import Shape
-from calib8.layers.fields import RefusedError
+from calib8.layer_kit.fields import RefusedError
 
 
 def four_axes(bottom: Shape) -> Shape:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.arithmetic import quantize_bias, quantize_weight, weight_rshift
-from calib8.layers.plan import LayerPlan
+from calib8.layer_kit.plan import LayerPlan
 
 _SHOWN = 8
 

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.graph import Shape
-from calib8.layers.codes import ConvGeometry, weighted_sum
-from calib8.layers.onnx_builder import OnnxBuilder
-from calib8.layers.spatial import Window
+from calib8.layer_kit.codes import ConvGeometry, weighted_sum
+from calib8.layer_kit.onnx_builder import OnnxBuilder
+from calib8.layer_kit.spatial import Window
 
 
 @dataclass(frozen=True)

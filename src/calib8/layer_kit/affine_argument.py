@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from calib8.layers.fields import RefusedError
-from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.layer_kit.fields import RefusedError
+from calib8.layer_kit.onnx_builder import OnnxBuilder
 
 NATURAL = -1.0
 """The value of `base` that means e."""

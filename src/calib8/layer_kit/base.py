@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from calib8.graph import Layer, Shape
 from calib8.graph.build import TEST
-from calib8.layers.fields import Fields, RefusedError
-from calib8.layers.onnx_builder import OnnxBuilder
-from calib8.layers.plan import LayerPlan
+from calib8.layer_kit.fields import Fields, RefusedError
+from calib8.layer_kit.onnx_builder import OnnxBuilder
+from calib8.layer_kit.plan import LayerPlan
 
 Weights = Sequence[NDArray[np.float32]]
 UNLIMITED = 1 << 30

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from calib8.graph import Shape
-from calib8.layers.boxes import Floats, centre_jaccard, exp, from_centres
-from calib8.layers.fields import RefusedError
-from calib8.layers.std_sort import std_sort_descending
-from calib8.layers.suppression import first_come
+from calib8.layer_kit.boxes import Floats, centre_jaccard, exp, from_centres
+from calib8.layer_kit.fields import RefusedError
+from calib8.layer_kit.std_sort import std_sort_descending
+from calib8.layer_kit.suppression import first_come
 
 
 def check_maps(bottoms: Sequence[Shape], boxes: int, classes: int, *, square: bool) -> None:

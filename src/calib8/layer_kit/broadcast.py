@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from calib8.graph import Shape
-from calib8.layers.base import canonical_axis
-from calib8.layers.fields import Group, RefusedError
+from calib8.layer_kit.base import canonical_axis
+from calib8.layer_kit.fields import Group, RefusedError
 
 
 @dataclass(frozen=True)

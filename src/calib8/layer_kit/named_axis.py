@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from calib8.layers.fields import Group, RefusedError
+from calib8.layer_kit.fields import Group, RefusedError
 
 
 def read_axis(group: Group, old_name: str) -> int:

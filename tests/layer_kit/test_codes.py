@@ -12,8 +12,8 @@ from oracles.integer_layers import quantize
 
 from calib8.engine import EngineOptions
 from calib8.engine.session import open_session
-from calib8.layers import codes as nodes
-from calib8.layers.onnx_builder import OnnxBuilder
+from calib8.layer_kit import codes as nodes
+from calib8.layer_kit.onnx_builder import OnnxBuilder
 from calib8.lowering.steps import OnnxStep
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.graph import Shape
-from calib8.layers.constants import check_constant
-from calib8.layers.fields import Group, RefusedError
+from calib8.layer_kit.constants import check_constant
+from calib8.layer_kit.fields import Group, RefusedError
 
 Doubles = NDArray[np.float64]
 

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.graph import Shape
-from calib8.layers.base import Call, Op, count
-from calib8.layers.fields import Fields, Group, RefusedError
+from calib8.layer_kit.base import Call, Op, count
+from calib8.layer_kit.fields import Fields, Group, RefusedError
 
 Array = NDArray[Any]
 _MOST_STATES = 2

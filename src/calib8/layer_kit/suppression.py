@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.layers.boxes import Floats
+from calib8.layer_kit.boxes import Floats
 
 Overlap = Callable[[Floats, Floats], Floats]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from calib8.layers.fields import RefusedError
+from calib8.layer_kit.fields import RefusedError
 
 MAX_CONSTANT = 1 << 24
 """Largest number of elements of a constant; the largest prior boxes of a known network have 200,000."""

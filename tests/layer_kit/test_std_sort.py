@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calib8.layers import std_sort as module
-from calib8.layers.std_sort import std_sort_descending
+from calib8.layer_kit import std_sort as module
+from calib8.layer_kit.std_sort import std_sort_descending
 
 _PROGRAM = """
 #include <algorithm>

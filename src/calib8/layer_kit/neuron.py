@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from calib8.graph import Shape
-from calib8.layers.base import Op
+from calib8.layer_kit.base import Op
 
 
 class Neuron(Op):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from calib8.graph import Shape
-from calib8.layers.base import count
-from calib8.layers.fields import RefusedError
+from calib8.layer_kit.base import count
+from calib8.layer_kit.fields import RefusedError
 
 
 def region_count(bottoms: Sequence[Shape]) -> int:
