@@ -1,78 +1,224 @@
-"""Public models with their own preprocessing and measure of quality, for benches that need real accuracy.
+"""Public networks with their own preprocessing, samples and measure of quality, for benches that need real accuracy.
 
-The folder of models has one folder each with deploy.prototxt and custom.caffemodel; the folder of images has
-imagenet/calibration and imagenet/evaluation (256x256 photographs, labels.txt), cifar10_1200.npz, mnist/ (t10k files)
-and coco64/ (photographs with YOLO label files). Nothing of them is part of this project.
+    network = find("squeezenet_v1.1", models, images)
+    network.model                          # for one sample
+    network.calibration(draw=1, count=100) # a draw of unlabelled samples; three draws are there
+    network.evaluation                     # samples that no draw has
+
+MODELS has a folder for each network (deploy.prototxt, custom.caffemodel). IMAGES has imagenet/calibration and
+imagenet/evaluation (256x256 photographs, labels.txt), cifar10_1200.npz, mnist/ (t10k files) and coco64/ (photographs
+with YOLO label files). Nothing of them is part of this project; `evaluation.py` measures, `accuracy.py` prints.
+
+Calibration and evaluation never share an image. Where a method chooses between candidates, it holds back a part of its
+calibration samples for that. Pools of calibration images: photographs that the network is not evaluated on.
 """
 
 from __future__ import annotations
 
+import functools
 import gzip
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from boxes import (
+    RETINAFACE_OUTPUTS,
+    YOLO_ANCHORS,
+    f1,
+    mean_average_precision,
+    retinaface_detections,
+    ssd_detections,
+    ultraface_detections,
+    yolo_detections,
+)
+from figures import Figure, ratio
 
-from calib8.analyze.yolo import decode
+from calib8.engine import EngineOptions, Executor
+from calib8.lowering import Model, build_model, lower_float
+from calib8.proto.caffemodel import read_caffemodel
+from calib8.proto.text import read_prototxt
 
 Array = np.ndarray
-Outputs = list[dict[str, Array]]
+Outputs = Mapping[str, Array]
+DRAWS = 3
 CALIBRATION_IMAGES = 100
-# VOC's classes in COCO's numbers.
-_VOC_OF_COCO = {
-    4: 0, 1: 1, 14: 2, 8: 3, 39: 4, 5: 5, 2: 6, 15: 7, 56: 8, 19: 9, 60: 10, 16: 11, 17: 12, 3: 13, 0: 14, 58: 15,
-    18: 16, 57: 17, 6: 18, 62: 19,
-}  # fmt: skip
-_YOLO_ANCHORS = {
-    "layer79-conv": ((26.0, 48.0), (67.0, 84.0), (72.0, 175.0)),
-    "layer69-conv": ((189.0, 126.0), (137.0, 236.0), (265.0, 259.0)),
-}
+
+
+class Samples(Sequence[Array]):
+    """Arrays (1, C, H, W), float32, each made when it is asked for."""
+
+    def __init__(self, items: Sequence[Any], prepare: Callable[[Any], Array]) -> None:
+        self.items, self._prepare = items, prepare
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Samples(self.items[index], self._prepare)
+        return self._prepare(self.items[index])
+
+    def chosen(self, indices: Sequence[int]) -> Samples:
+        """Some of them, in this order."""
+        return Samples([self.items[i] for i in indices], self._prepare)
+
+
+class Task:
+    """What a network is for: what counts of its outputs, and how good it is."""
+
+    outputs: tuple[str, ...]
+    measure: str
+    agreement: str
+    centred = False
+    """Whether each output's mean is taken off before signal and noise are measured: a Softmax does not see it."""
+
+    def seen(self, outputs: Outputs) -> Any:
+        """All that is kept of one sample."""
+        raise NotImplementedError
+
+    def quality(self, seen: Sequence[Any], reference: Sequence[Any]) -> Figure:
+        """Against labels where there are any, else against FP32."""
+        raise NotImplementedError
+
+    def agrees(self, seen: Sequence[Any], reference: Sequence[Any]) -> Figure:
+        """Against FP32."""
+        raise NotImplementedError
+
+
+class Classes(Task):
+    """One class for each sample: that of the largest probability. Of equals, which INT8 often has, the first one is
+    taken, as numpy's and Caffe's ArgMax do; `ties` counts them.
+    """
+
+    measure, agreement, centred = "top-1", "same class", True
+
+    def __init__(self, output: str, labels: Callable[[], Array]) -> None:
+        self.outputs, self._labels = (output,), functools.cache(labels)
+
+    def seen(self, outputs: Outputs) -> tuple[int, int]:
+        values = outputs[self.outputs[0]].reshape(-1)
+        return int(values.argmax()), int((values == values.max()).sum())
+
+    def quality(self, seen: Sequence[Any], reference: Sequence[Any]) -> Figure:
+        return ratio(np.array([s[0] for s in seen]) == self._labels())
+
+    def agrees(self, seen: Sequence[Any], reference: Sequence[Any]) -> Figure:
+        return ratio([s[0] == r[0] for s, r in zip(seen, reference, strict=True)])
+
+    @staticmethod
+    def ties(seen: Sequence[Any]) -> int:
+        """Samples with more than one largest value."""
+        return sum(s[1] > 1 for s in seen)
+
+
+class Boxes(Task):
+    """Detections, against labels or against those of FP32 with a score above `least`."""
+
+    agreement = "F1 to FP32"
+
+    def __init__(
+        self, outputs: tuple[str, ...], decode: Callable[[Outputs], Array], least: float,
+        truth: Callable[[], list[Array]] | None = None,
+    ) -> None:  # fmt: skip
+        self.outputs, self.seen, self._least = outputs, decode, least  # type: ignore[method-assign]
+        self._truth = None if truth is None else functools.cache(truth)
+        self.measure = self.agreement if truth is None else "mAP50"
+
+    def quality(self, seen: Sequence[Any], reference: Sequence[Any]) -> Figure:
+        if self._truth is None:
+            return self.agrees(seen, reference)
+        return mean_average_precision(seen, self._truth())
+
+    def agrees(self, seen: Sequence[Any], reference: Sequence[Any]) -> Figure:
+        return f1(seen, reference, self._least)
+
+
+class FaceOrNot(Task):
+    """A crop is a face when its score is above `least`: F1 of these crops against FP32's."""
+
+    measure = agreement = "F1 to FP32"
+
+    def __init__(self, output: str, least: float) -> None:
+        self.outputs, self._least = (output,), least
+
+    def seen(self, outputs: Outputs) -> bool:
+        return bool(outputs[self.outputs[0]].reshape(-1)[1] > self._least)
+
+    def quality(self, seen: Sequence[Any], reference: Sequence[Any]) -> Figure:
+        return self.agrees(seen, reference)
+
+    def agrees(self, seen: Sequence[Any], reference: Sequence[Any]) -> Figure:
+        a, b = np.array(seen, int), np.array(reference, int)
+        return ratio(2 * (a & b), a + b)
 
 
 @dataclass(frozen=True)
-class RealModel:
-    """A model with its data.
+class Network:
+    """A network with its samples.
 
     Attributes:
-        calibration, evaluation: samples (1, C, H, W), float32.
-        outputs: the blobs that quality is measured on.
-        quality: a number between 0 and 1 from all outputs, and from the FP32 outputs where there are no labels.
-        measure: what that number is.
+        blob: the input, of one sample's shape.
+        pool: unlabelled samples to calibrate with.
+        evaluation: samples that are not in the pool.
     """
 
     name: str
     folder: Path
-    calibration: Callable[[], Iterator[Array]]
-    evaluation: Callable[[], Iterator[Array]]
-    outputs: tuple[str, ...]
-    quality: Callable[[Outputs, Outputs], float]
-    measure: str
+    blob: str
+    shape: tuple[int, ...]
+    pool: Samples
+    evaluation: Samples
+    task: Task = field(repr=False)
+
+    @functools.cached_property
+    def model(self) -> Model:
+        """In FP32, for one sample."""
+        weights = read_caffemodel(self.folder / "custom.caffemodel")
+        return build_model(read_prototxt(self.folder / "deploy.prototxt"), weights, {self.blob: self.shape})
+
+    def calibration(self, draw: int = 0, count: int = CALIBRATION_IMAGES) -> Samples:
+        """The first `count` samples of the pool for draw 0; for the others disjoint ones if there are enough, else
+        random ones.
+        """
+        if not 0 <= draw < DRAWS or count > len(self.pool):
+            raise ValueError(f"{self.name}: draws 0 to {DRAWS - 1} of up to {len(self.pool)} samples")
+        if draw == 0 or (draw + 1) * count <= len(self.pool):
+            return self.pool[draw * count : (draw + 1) * count]
+        return self.pool.chosen(np.random.default_rng(draw).permutation(len(self.pool))[:count].tolist())
+
+    def source(self, samples: Sequence[Array]) -> Source:
+        """Samples as `Calibration` takes them."""
+        return Source(self.blob, samples)
 
 
-class Samples:
+class Source:
     """Arrays as a sample source of calib8."""
 
-    def __init__(self, blob: str, samples: Callable[[], Iterator[Array]], size: int) -> None:
+    def __init__(self, blob: str, samples: Sequence[Array]) -> None:
         self._samples, self._blob = samples, blob
-        self.shapes: Mapping[str, tuple[int, ...]] = {blob: next(samples()).shape}
-        self.size: int | None = size
+        self.shapes: Mapping[str, tuple[int, ...]] = {blob: samples[0].shape}
+        self.size: int | None = len(samples)
         self.batch_size = 1
         self.notes: tuple[str, ...] = ()
 
     def batches(self) -> Iterator[dict[str, Array]]:
         """One sample a batch."""
-        for sample in self._samples():
+        for sample in self._samples:
             yield {self._blob: sample}
 
 
-def real_models(models: Path, images: Path) -> list[RealModel]:
-    """Those of the known models that are there."""
-    known = [_squeezenet, _cifar10, _lenet, _yolo, _face]
-    found = [make(models, images) for make in known]
-    return [model for model in found if model.folder.is_dir()]
+def find(name: str, models: Path, images: Path) -> Network:
+    """The network of that name."""
+    return _NETWORKS[name](models / name, images)
+
+
+def real_models(models: Path, images: Path) -> list[Network]:
+    """Those of the known networks that are there."""
+    return [find(name, models, images) for name in _NETWORKS if (models / name).is_dir()]
 
 
 def _bgr(path: Path, size: tuple[int, int], interpolation: int) -> Array:
@@ -83,93 +229,175 @@ def _bgr(path: Path, size: tuple[int, int], interpolation: int) -> Array:
 
 def _sample(image: Array, mean: Any, scale: float) -> Array:
     """(1, C, H, W) from pixels (H, W, C)."""
-    return np.ascontiguousarray(
-        ((image.astype(np.float32) - np.float32(mean)) * np.float32(scale)).transpose(2, 0, 1)[None]
-    )
+    pixels = (image.astype(np.float32) - np.float32(mean)) * np.float32(scale)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
 
 
-def _photographs(folder: Path, prepare: Callable[[Path], Array]) -> Callable[[], Iterator[Array]]:
-    paths = sorted(folder.glob("*.jpg"))
-    return lambda: (prepare(path) for path in paths)
+def _photographs(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.jpg"))
 
 
-def _top1(labels: Callable[[], Array], blob: str) -> Callable[[Outputs, Outputs], float]:
-    return lambda outputs, _: float(np.mean([o[blob].argmax() for o in outputs] == labels()))
+def _imagenet(images: Path) -> list[Path]:
+    return [path for part in ("calibration", "evaluation") for path in _photographs(images / "imagenet" / part)]
 
 
-def _squeezenet(models: Path, images: Path) -> RealModel:
+def _squeezenet(folder: Path, images: Path) -> Network:
     def prepare(path: Path) -> Array:
         return _sample(_bgr(path, (256, 256), cv2.INTER_LINEAR)[14:241, 14:241], (104, 117, 123), 1)
 
     def labels() -> Array:
         lines = (images / "imagenet" / "evaluation" / "labels.txt").read_text().splitlines()
-        return np.array([int(label) for _, label in sorted(line.split()[:2] for line in lines)])
+        return np.array([int(label) for _, label in sorted(line.split()[:2] for line in lines if line.strip())])
 
-    folder = images / "imagenet"
-    return RealModel(
-        "squeezenet_v1.1", models / "squeezenet_v1.1", _photographs(folder / "calibration", prepare),
-        _photographs(folder / "evaluation", prepare), ("prob",), _top1(labels, "prob"), "top-1",
+    pool = [*_photographs(images / "imagenet" / "calibration"), *_photographs(images / "coco64")]
+    evaluation = _photographs(images / "imagenet" / "evaluation")
+    return Network(
+        folder.name, folder, "data", (1, 3, 227, 227), Samples(pool, prepare), Samples(evaluation, prepare),
+        Classes("prob", labels),
     )  # fmt: skip
 
 
-def _cifar10(models: Path, images: Path) -> RealModel:
-    def samples(first: int, last: int) -> Iterator[Array]:
-        with np.load(images / "cifar10_1200.npz") as file:
-            rgb = file["rgb"]
-        for index in range(first, last):
-            yield _sample(rgb[index].transpose(1, 2, 0), (125.3, 122.9, 113.8), 0.00390625)
+_CIFAR_POOL = MNIST_POOL = 300
 
-    def labels() -> Array:
-        with np.load(images / "cifar10_1200.npz") as file:
-            return file["label"][CALIBRATION_IMAGES:]
 
-    return RealModel(
-        "cifar10_resnet20", models / "cifar10_resnet20", lambda: samples(0, CALIBRATION_IMAGES),
-        lambda: samples(CALIBRATION_IMAGES, 1200), ("prob",), _top1(labels, "prob"), "top-1",
+def _cifar10(folder: Path, images: Path) -> Network:
+    @functools.cache
+    def data() -> tuple[Array, Array]:
+        with np.load(images / "cifar10_1200.npz") as file:
+            return file["rgb"].transpose(0, 2, 3, 1), file["label"]
+
+    def prepare(index: int) -> Array:
+        return _sample(data()[0][index], (125.3, 122.9, 113.8), 0.00390625)
+
+    return Network(
+        folder.name, folder, "data", (1, 3, 32, 32), Samples(range(_CIFAR_POOL), prepare),
+        Samples(range(_CIFAR_POOL, 1200), prepare), Classes("prob", lambda: data()[1][_CIFAR_POOL:]),
     )  # fmt: skip
 
 
-def _lenet(models: Path, images: Path) -> RealModel:
+def _lenet(folder: Path, images: Path) -> Network:
+    @functools.cache
     def read(name: str, header: int) -> Array:
         return np.frombuffer(gzip.decompress((images / "mnist" / name).read_bytes()), np.uint8, offset=header)
 
-    def samples(first: int, last: int) -> Iterator[Array]:
-        digits = read("t10k-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28, 1)
-        for index in range(first, last):
-            yield _sample(digits[index], 0, 1 / 256)
+    def prepare(index: int) -> Array:
+        return _sample(read("t10k-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28, 1)[index], 0, 1 / 256)
 
     def labels() -> Array:
-        return read("t10k-labels-idx1-ubyte.gz", 8)[CALIBRATION_IMAGES:]
+        return read("t10k-labels-idx1-ubyte.gz", 8)[MNIST_POOL:]
 
-    return RealModel(
-        "lenet_mnist", models / "lenet_mnist", lambda: samples(0, CALIBRATION_IMAGES),
-        lambda: samples(CALIBRATION_IMAGES, 10_000), ("prob",), _top1(labels, "prob"), "top-1",
+    return Network(
+        folder.name, folder, "data", (1, 1, 28, 28), Samples(range(MNIST_POOL), prepare),
+        Samples(range(MNIST_POOL, 10_000), prepare), Classes("prob", labels),
     )  # fmt: skip
 
 
-def _yolo(models: Path, images: Path) -> RealModel:
+def _yolo(folder: Path, images: Path) -> Network:
     def prepare(path: Path) -> Array:
         return _sample(_bgr(path, (320, 320), cv2.INTER_AREA)[:, :, ::-1], 0, 1 / 256)
 
-    def quality(outputs: Outputs, _: Outputs) -> float:
-        truth = [_truth(path.with_suffix(".txt")) for path in sorted((images / "coco64").glob("*.jpg"))]
-        return mean_average_precision([yolo_detections(o) for o in outputs], truth)
-
-    return RealModel(
-        "mobilenetv2_yolov3_nano_voc", models / "mobilenetv2_yolov3_nano_voc",
-        _photographs(images / "imagenet" / "calibration", prepare), _photographs(images / "coco64", prepare),
-        tuple(_YOLO_ANCHORS), quality, "mAP50",
-    )  # fmt: skip
+    truth = lambda: [_truth(path.with_suffix(".txt")) for path in _photographs(images / "coco64")]  # noqa: E731
+    return _detector(
+        folder, images, (1, 3, 320, 320), prepare, Boxes(tuple(YOLO_ANCHORS), yolo_detections, 0.25, truth)
+    )
 
 
-def _face(models: Path, images: Path) -> RealModel:
+def _ssd(folder: Path, images: Path) -> Network:
     def prepare(path: Path) -> Array:
         return _sample(_bgr(path, (300, 300), cv2.INTER_LINEAR), (104, 177, 123), 1)
 
-    return RealModel(
-        "res10_ssd_face", models / "res10_ssd_face", _photographs(images / "imagenet" / "calibration", prepare),
-        _photographs(images / "coco64", prepare), ("detection_out",), _matching_faces, "F1 to FP32",
+    return _detector(folder, images, (1, 3, 300, 300), prepare, Boxes(("detection_out",), ssd_detections, 0.5))
+
+
+def _retinaface(folder: Path, images: Path) -> Network:
+    def prepare(path: Path) -> Array:
+        return _sample(_bgr(path, (640, 640), cv2.INTER_LINEAR)[:, :, ::-1], 0, 1)
+
+    return _detector(folder, images, (1, 3, 640, 640), prepare, Boxes(RETINAFACE_OUTPUTS, retinaface_detections, 0.5))
+
+
+def _ultraface(folder: Path, images: Path) -> Network:
+    def prepare(path: Path) -> Array:
+        return _sample(_bgr(path, (240, 320), cv2.INTER_LINEAR)[:, :, ::-1], 127, 1 / 128)
+
+    task = Boxes(("scores", "boxes"), ultraface_detections, 0.5)
+    return _detector(folder, images, (1, 3, 240, 320), prepare, task, "input")
+
+
+def _detector(
+    folder: Path, images: Path, shape: tuple[int, ...], prepare: Callable[[Path], Array], task: Task, blob: str = "data"
+) -> Network:
+    pool, evaluation = Samples(_imagenet(images), prepare), Samples(_photographs(images / "coco64"), prepare)
+    return Network(folder.name, folder, blob, shape, pool, evaluation, task)
+
+
+def _mtcnn(folder: Path, images: Path) -> Network:
+    """Its samples are what a stage before it proposes: squares of photographs, half of them those that look most like
+    a face to the network itself, the others as they come.
+    """
+    crops = _Crops(folder)
+    return Network(
+        folder.name, folder, "data", (1, 3, 24, 24), Samples(_Squares(crops, _imagenet(images), 2), _as_is),
+        Samples(_Squares(crops, _photographs(images / "coco64"), 16), _as_is), FaceOrNot("prob1", 0.6),
     )  # fmt: skip
+
+
+def _as_is(sample: Array) -> Array:
+    return sample
+
+
+class _Squares(Sequence[Array]):
+    """Squares of photographs, so many of each, cut when they are first asked for."""
+
+    def __init__(self, crops: _Crops, photographs: Sequence[Path], each: int) -> None:
+        self._crops, self._photographs, self._each = crops, photographs, each
+
+    def __len__(self) -> int:
+        return len(self._photographs) * self._each
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self._crops.of(self._photographs[index // self._each], self._each)[index % self._each]
+
+
+class _Crops:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.of = functools.cache(self._of)
+
+    def _of(self, path: Path, count: int) -> list[Array]:
+        image, random = cv2.imread(str(path))[:, :, ::-1], np.random.default_rng(zlib.crc32(path.name.encode()))
+        squares = [_square(image, random) for _ in range(8 * count)]
+        best = np.argsort([-self._score(square) for square in squares], kind="stable")[: count // 2]
+        return [squares[i] for i in best] + squares[: count - len(best)]
+
+    def _score(self, square: Array) -> float:
+        found: dict[str, float] = {}
+        self._executor.run({"data": square}, lambda name, array: found.__setitem__(name, float(array.reshape(-1)[1])))
+        return found["prob1"]
+
+    @functools.cached_property
+    def _executor(self) -> Executor:
+        prototxt = read_prototxt(self._folder / "deploy.prototxt")
+        model = build_model(prototxt, read_caffemodel(self._folder / "custom.caffemodel"))
+        return Executor(lower_float(model, ("prob1",)), ("prob1",), EngineOptions(threads=1))
+
+
+def _square(image: Array, random: np.random.Generator) -> Array:
+    side = int(np.exp(random.uniform(np.log(24), np.log(min(image.shape[:2])))))
+    top, left = (int(random.integers(0, whole - side + 1)) for whole in image.shape[:2])
+    cut = cv2.resize(image[top : top + side, left : left + side], (24, 24), interpolation=cv2.INTER_AREA)
+    return _sample(cut, 127.5, 1 / 128)
+
+
+# VOC's classes in COCO's numbers.
+_VOC_OF_COCO = {
+    4: 0, 1: 1, 14: 2, 8: 3, 39: 4, 5: 5, 2: 6, 15: 7, 56: 8, 19: 9, 60: 10, 16: 11, 17: 12, 3: 13, 0: 14, 58: 15,
+    18: 16, 57: 17, 6: 18, 62: 19,
+}  # fmt: skip
 
 
 def _truth(path: Path) -> Array:
@@ -187,75 +415,13 @@ def _corners(x: float, y: float, w: float, h: float) -> tuple[float, float, floa
     return x - w / 2, y - h / 2, x + w / 2, y + h / 2
 
 
-def yolo_detections(outputs: Mapping[str, Array], least: float = 0.005, overlap: float = 0.45) -> Array:
-    """Rows class, score, x0, y0, x1, y1 after non-maximum suppression for each class."""
-    parts = []
-    for name, anchors in _YOLO_ANCHORS.items():
-        found = decode(outputs[name], anchors, (320, 320))
-        boxes, scores = found.boxes.reshape(-1, 4), found.scores.reshape(-1, found.scores.shape[-1])
-        index, kind = np.nonzero(scores > least)
-        centre, size = boxes[index, :2], boxes[index, 2:]
-        parts.append(np.column_stack([kind, scores[index, kind], centre - size / 2, centre + size / 2]))
-    rows = np.concatenate(parts)
-    kept = [_suppressed(rows[rows[:, 0] == kind], overlap) for kind in np.unique(rows[:, 0])]
-    return np.concatenate(kept) if kept else np.empty((0, 6))
-
-
-def _suppressed(rows: Array, overlap: float) -> Array:
-    rows = rows[np.argsort(-rows[:, 1], kind="stable")]
-    kept: list[Array] = []
-    while len(rows):
-        kept.append(rows[0])
-        rows = rows[1:][overlaps(rows[0, 2:], rows[1:, 2:]) <= overlap]
-    return np.array(kept)
-
-
-def overlaps(box: Array, boxes: Array) -> Array:
-    """Intersection over union of one box and others; x0, y0, x1, y1."""
-    low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
-    inner = np.prod(np.clip(high - low, 0, None), axis=1)
-    return inner / (np.prod(box[2:] - box[:2]) + np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) - inner + 1e-12)
-
-
-def mean_average_precision(detections: list[Array], truth: list[Array], overlap: float = 0.5) -> float:
-    """The mean over classes of the average precision, sampled at 101 recalls."""
-    classes = np.unique(np.concatenate([t[:, 0] for t in truth]))
-    return float(np.mean([_average_precision(int(c), detections, truth, overlap) for c in classes]))
-
-
-def _average_precision(kind: int, detections: list[Array], truth: list[Array], overlap: float) -> float:
-    wanted = [t[t[:, 0] == kind, 1:] for t in truth]
-    found = [(row[1], image, row[2:]) for image, rows in enumerate(detections) for row in rows[rows[:, 0] == kind]]
-    taken = [np.zeros(len(t), bool) for t in wanted]
-    hits = []
-    for _, image, box in sorted(found, key=lambda item: -item[0]):
-        shared = overlaps(box, wanted[image]) if len(wanted[image]) else np.zeros(0)
-        best = int(shared.argmax()) if len(shared) else -1
-        hit = best >= 0 and shared[best] >= overlap and not taken[image][best]
-        if hit:
-            taken[image][best] = True
-        hits.append(hit)
-    right = np.cumsum(hits)
-    recall = right / max(sum(len(t) for t in wanted), 1)
-    precision = right / np.arange(1, len(hits) + 1)
-    return float(np.mean([precision[recall >= r].max(initial=0) for r in np.linspace(0, 1, 101)]))
-
-
-def _matching_faces(outputs: Outputs, reference: Outputs, least: float = 0.5, overlap: float = 0.5) -> float:
-    """F1 of detections with a score over 0.5, against those of FP32."""
-    both = found = wanted = 0
-    for ours, theirs in zip(outputs, reference, strict=True):
-        a, b = (_faces(o["detection_out"], least) for o in (ours, theirs))
-        free = np.ones(len(b), bool)
-        for box in a:
-            shared = np.where(free, overlaps(box, b), 0) if len(b) else np.zeros(0)
-            if len(shared) and shared.max() >= overlap:
-                free[shared.argmax()] = False
-                both += 1
-        found, wanted = found + len(a), wanted + len(b)
-    return 2 * both / max(found + wanted, 1)
-
-
-def _faces(rows: Array, least: float) -> Array:
-    rows = rows.reshape(-1, 7)
-    return rows[rows[:, 2] > least, 3:]
+_NETWORKS: dict[str, Callable[[Path, Path], Network]] = {
+    "squeezenet_v1.1": _squeezenet,
+    "cifar10_resnet20": _cifar10,
+    "mobilenetv2_yolov3_nano_voc": _yolo,
+    "res10_ssd_face": _ssd,
+    "retinaface_mnet25": _retinaface,
+    "ultraface_rfb320": _ultraface,
+    "mtcnn_det2": _mtcnn,
+    "lenet_mnist": _lenet,
+}
