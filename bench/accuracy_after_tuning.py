@@ -43,7 +43,6 @@ TUNED, HELD_OUT = 10, 30
 class Case:
     """A network with its images: those to calibrate and tune on, those to evaluate, and what accuracy means."""
 
-    prototxt: object
     model: Model
     output: tuple[str, ...]
     known: np.ndarray
@@ -51,9 +50,10 @@ class Case:
     accuracy: Callable[[list[dict[str, np.ndarray]]], float]
 
 
-def read_network(folder: Path, shape: tuple[int, ...]) -> tuple[object, Model]:
-    prototxt = read_prototxt(folder / "deploy.prototxt")
-    return prototxt, build_model(prototxt, read_caffemodel(folder / "custom.caffemodel"), {"data": shape})
+def read_network(folder: Path, shape: tuple[int, ...]) -> Model:
+    return build_model(
+        read_prototxt(folder / "deploy.prototxt"), read_caffemodel(folder / "custom.caffemodel"), {"data": shape}
+    )
 
 
 def images_of(listing: Path, size: int, preprocess: Preprocess) -> tuple[np.ndarray, list[str]]:
@@ -68,23 +68,21 @@ def top1(output: str, labels: np.ndarray) -> Callable[[list[dict[str, np.ndarray
 
 
 def squeezenet(models: Path, images: Path) -> Case:
-    prototxt, model = read_network(models / "squeezenet_v1.1", (1, 3, 227, 227))
+    model = read_network(models / "squeezenet_v1.1", (1, 3, 227, 227))
     preprocess = Preprocess(resize="crop", short_side=256, mean=(104.0, 117.0, 123.0))
     known, _ = images_of(images / "imagenet" / "calibration", 227, preprocess)
     unseen, names = images_of(images / "imagenet" / "evaluation", 227, preprocess)
     lines = (images / "imagenet" / "evaluation" / "labels.txt").read_text().splitlines()
     label_of = {line.split()[0]: int(line.split()[1]) for line in lines if line.strip()}
-    return Case(prototxt, model, ("prob",), known, unseen, top1("prob", np.array([label_of[n] for n in names])))
+    return Case(model, ("prob",), known, unseen, top1("prob", np.array([label_of[n] for n in names])))
 
 
 def resnet(models: Path, images: Path) -> Case:
-    prototxt, model = read_network(models / "cifar10_resnet20", (1, 3, 32, 32))
+    model = read_network(models / "cifar10_resnet20", (1, 3, 32, 32))
     data = np.load(images / "cifar10_1200.npz")
     mean = np.array([125.3, 122.9, 113.8], np.float32)[:, None, None]
     pixels = (data["rgb"].astype(np.float32) - mean) * np.float32(0.00390625)
-    return Case(
-        prototxt, model, model.net.outputs, pixels[:100], pixels[100:], top1(model.net.outputs[0], data["label"][100:])
-    )
+    return Case(model, model.net.outputs, pixels[:100], pixels[100:], top1(model.net.outputs[0], data["label"][100:]))
 
 
 VOC_OF_COCO = {
@@ -100,12 +98,11 @@ YOLO_SIZE = 320
 
 
 def yolo(models: Path, images: Path) -> Case:
-    prototxt, model = read_network(models / "mobilenetv2_yolov3_nano_voc", (1, 3, YOLO_SIZE, YOLO_SIZE))
+    model = read_network(models / "mobilenetv2_yolov3_nano_voc", (1, 3, YOLO_SIZE, YOLO_SIZE))
     paths = sorted((images / "coco64").glob("*.jpg"))
     pixels = np.stack([yolo_input(path) for path in paths])
     truth = [boxes_of(path.with_suffix(".txt")) for path in paths]
     return Case(
-        prototxt,
         model,
         tuple(ANCHORS),
         pixels[:24],
@@ -212,7 +209,7 @@ def tuned(case: Case, method: str, seed: int) -> tuple[QuantPlan, QuantPlan, str
     chosen = np.random.default_rng(seed).permutation(len(case.known))[: TUNED + HELD_OUT]
     observed = observed_values(case.model)
     batches = lambda: iter([{"data": case.known}])  # noqa: E731
-    histograms = collect_histograms(case.prototxt, case.model, batches, observed, CollectOptions())
+    histograms = collect_histograms(case.model, batches, observed, CollectOptions())
     dead = [v for v, h in histograms.items() if h.dead]
     plan = make_plan(case.model, {v: find_threshold(h, method) for v, h in histograms.items()}, dead=dead)
     judge = score_difference(case.model)

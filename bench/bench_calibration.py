@@ -25,7 +25,6 @@ from calib8.cli.images import images_source
 from calib8.data import open_source
 from calib8.engine import EngineOptions, Executor
 from calib8.lowering import build_model, lower_float
-from calib8.lowering.batch import batch_of_one
 from calib8.proto.caffemodel import read_caffemodel
 from calib8.proto.text import read_prototxt
 
@@ -40,7 +39,7 @@ def plain_forward(folder: Path, images: int) -> float:
     own = data_layer(prototxt)
     shapes = open_source(own, folder).shapes if own is not None else {}
     model = build_model(prototxt, read_caffemodel(folder / "custom.caffemodel"), shapes)
-    model = batch_of_one(prototxt, model) or model
+    model = model.batch_of_one() or model
     inputs = {v: np.random.default_rng(0).standard_normal(model.shapes[v], np.float32) for v in model.inputs}
     executor = Executor(lower_float(model, model.net.outputs), model.net.outputs, EngineOptions(threads=THREADS))
     executor.run(inputs, lambda name, array: None)  # opened and warm, as what calc_tables is given is loaded

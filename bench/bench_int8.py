@@ -20,7 +20,6 @@ from calib8.calibration import data_layer
 from calib8.data import open_source
 from calib8.engine import EngineOptions, Executor
 from calib8.lowering import Model, build_model, lower_float
-from calib8.lowering.batch import batch_of_one
 from calib8.lowering.integer import lower_int8
 from calib8.proto.caffemodel import read_caffemodel
 from calib8.proto.text import read_prototxt
@@ -34,7 +33,7 @@ def load(folder: Path) -> Model:
     own = data_layer(prototxt)
     shapes = open_source(own, folder).shapes if own is not None else {}
     model = build_model(prototxt, read_caffemodel(folder / "custom.caffemodel"), shapes)
-    return batch_of_one(prototxt, model) or model
+    return model.batch_of_one() or model
 
 
 def random_input(model: Model, seed: int) -> Mapping[str, np.ndarray]:

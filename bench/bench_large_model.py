@@ -101,7 +101,7 @@ else:
     from calib8.engine import EngineOptions
     observed = [v for v in model.shapes if "@" not in v]
     options = CollectOptions(engine=EngineOptions(release_blobs=release))
-    collect_histograms(prototxt, model, lambda: iter([{"data": image}] * images), observed, options)
+    collect_histograms(model, lambda: iter([{"data": image}] * images), observed, options)
 print(json.dumps({"seconds": time.perf_counter() - start, "peak": peak()}))
 """
 

@@ -32,7 +32,6 @@ from calib8.data import open_source, takes
 from calib8.engine import EngineOptions, Executor
 from calib8.export import read_plan, write_calibration_files
 from calib8.lowering import Model, build_model, lower_float
-from calib8.lowering.batch import batch_of_one
 from calib8.lowering.integer import lower_int8
 from calib8.proto.caffemodel import read_caffemodel
 from calib8.proto.text import read_prototxt
@@ -155,7 +154,7 @@ def main() -> None:
     info = {"model_name": "bench", "iteration": IMAGES, **files}
     calibration = Calibration(info, source=source, method=options.method, threads=THREADS)
     calibration.calc_tables()
-    model = batch_of_one(prototxt, calibration.model)
+    model = calibration.model.batch_of_one()
     assert model is not None, "the images of a batch depend on each other in this network"
     (value,) = model.inputs
     images = np.concatenate([batch[model.net.blob_of[value]] for batch in takes(source, IMAGES)])

@@ -31,7 +31,6 @@ from calib8.lowering import Model, lower_float
 from calib8.lowering.integer import lower_int8
 from calib8.lowering.steps import Step
 from calib8.quantize import QuantPlan
-from calib8.quantize.pairs import batch_norm_pairs
 
 Array = np.ndarray
 Outputs = Mapping[str, Array]
@@ -181,7 +180,7 @@ def quantised_values(model: Model, plan: QuantPlan) -> tuple[Model, dict[str, fl
 
     A BatchNorm that a Scale follows is one step with it: only the Scale's top is rounded.
     """
-    inside = set(batch_norm_pairs(model))
+    inside = set(model.batch_norm_pairs)
     integers = {name for name, own in plan.plans.items() if own is not None}
     ops = tuple(
         _Rounding(op, [plan.thresholds[t] for t in layer.tops])

@@ -23,7 +23,7 @@ from layer_cases import CASES, LayerCase
 from calib8.cli.main import main
 from calib8.errors import Calib8Error
 from calib8.lowering import build_model, lower_float
-from calib8.lowering.model import examine_model
+from calib8.lowering.examine import examine_model
 from calib8.proto import caffe_pb2
 from calib8.proto.caffemodel import read_caffemodel, write_caffemodel
 from calib8.proto.scalars import fields_of

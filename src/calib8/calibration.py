@@ -180,7 +180,7 @@ class Calibration:
             engine=self._engine,
         )
         self.histograms = collect_histograms(
-            prototxt, model, self._batches(source), observed_values(model, self.info.enable_concat_quantize),
+            model, self._batches(source), observed_values(model, self.info.enable_concat_quantize),
             options, self._progress,
         )  # fmt: skip
         for value, histogram in self.histograms.items():

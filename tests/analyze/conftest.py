@@ -12,7 +12,6 @@ import pytest
 from calib8.calibration import Calibration, data_layer
 from calib8.data import open_source, takes
 from calib8.lowering import Model
-from calib8.lowering.batch import batch_of_one
 from calib8.proto.text import read_prototxt
 from calib8.quantize import QuantPlan, make_plan
 
@@ -36,7 +35,7 @@ def digits() -> Digits:
     files = {"in_prototxt": DIGITS / "deploy.prototxt", "in_caffemodel": DIGITS / "custom.caffemodel"}
     calibration = Calibration({"model_name": "digits", "iteration": 40, **files}, threads=1)
     calibration.calc_tables()
-    model = batch_of_one(prototxt, calibration.model)
+    model = calibration.model.batch_of_one()
     data = data_layer(prototxt)
     data.top.append("label")
     data.data_param.source = "evaluation_lmdb"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from calib8.analyze import overview_of
-from calib8.lowering.model import examine_model
+from calib8.lowering.examine import examine_model
 from calib8.proto.text import parse_prototxt
 from calib8.quantize import fp32_reasons, make_plan, observed_values
 

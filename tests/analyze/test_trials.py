@@ -16,7 +16,7 @@ from calib8.calibrate.thresholds import find_threshold
 from calib8.engine import EngineOptions, Executor
 from calib8.export import read_plan, write_calibration_files
 from calib8.lowering.integer import lower_int8
-from calib8.quantize import batch_norm_pairs, make_plan, replan
+from calib8.quantize import make_plan, replan
 
 TUNED, HELD_OUT = (0, 2, 3), (1, 4)
 
@@ -61,7 +61,7 @@ def up_to(model, target):
     """Names of the layers as far as the target; a BatchNorm only with its Scale."""
     names = [layer.name for layer in model.net.layers]
     names = names[: names.index(target) + 1]
-    return [n for n in names if n not in (pairs := batch_norm_pairs(model)) or pairs[n].name in names]
+    return [n for n in names if n not in (pairs := model.batch_norm_pairs) or pairs[n].name in names]
 
 
 @pytest.mark.parametrize("at_layer", [True, False])
@@ -103,7 +103,7 @@ def test_damage_is_the_loss_without_the_layers_that_write_the_group(digits, expe
     everything = setup_of(digits.plan).int8_layers
     for group, touched in trials.touched.items():
         writers = {digits.model.net.producer[v].name for v in touched.group.members}
-        pairs = [(name, scale.name) for name, scale in batch_norm_pairs(digits.model).items()]
+        pairs = [(name, scale.name) for name, scale in digits.model.batch_norm_pairs.items()]
         writers |= {name for pair in pairs if writers & set(pair) for name in pair}
         assert touched.writers == writers & everything
         assert trials.losses([Damage(group)]) == [naive.loss({}, TUNED, ("prob",), everything - writers)]
@@ -119,7 +119,7 @@ def test_a_group_alone(digits, experiment, tmp_path, judge):
     for group, touched in trials.touched.items():
         members = set(touched.group.members)
         near = {x.name for x in layers if members & {*x.bottoms, *x.tops}}
-        pairs = [(name, scale.name) for name, scale in batch_norm_pairs(digits.model).items()]
+        pairs = [(name, scale.name) for name, scale in digits.model.batch_norm_pairs.items()]
         near |= {name for pair in pairs if near & set(pair) for name in pair}
         changes = {v: t for g, t in others.items() for v in trials.touched[g].group.members}
         threshold = trials.thresholds[group] * 0.9

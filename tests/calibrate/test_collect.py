@@ -56,7 +56,7 @@ def random_weights(prototxt):
 
 def network(batch, extra=""):
     prototxt = parse_prototxt((NET + extra).format(n=batch))
-    return prototxt, build_model(prototxt, random_weights(prototxt))
+    return build_model(prototxt, random_weights(prototxt))
 
 
 def samples(count):
@@ -70,11 +70,11 @@ def batches_of(size, count=12):
 
 
 def collect(batch=1, observed=None, *, extra="", count=12, **options):
-    prototxt, model = network(batch, extra)
+    model = network(batch, extra)
     values = observed or list(model.shapes)
     engine = {k: options.pop(k) for k in ("threads", "release_blobs") if k in options}
     return collect_histograms(
-        prototxt, model, batches_of(batch, count), values, CollectOptions(engine=EngineOptions(**engine), **options)
+        model, batches_of(batch, count), values, CollectOptions(engine=EngineOptions(**engine), **options)
     )
 
 
@@ -94,7 +94,7 @@ def test_nothing_changes_the_histograms(options, two_passes):
 
 
 def test_counts_are_those_of_the_network_s_own_values():
-    _, model = network(12)
+    model = network(12)
     images, labels = samples(12)
     values = run_float(model, {"data": images, "label": labels}, list(model.shapes))
     for value, histogram in collect(two_passes=True).items():
@@ -129,66 +129,64 @@ def test_only_what_is_observed_is_computed():
 
 
 def test_samples_of_several_shapes():
-    prototxt, model = network(1, "")
+    model = network(1, "")
     rng = np.random.default_rng(0)
     images = [rng.standard_normal((1, 3, 12, w)).astype(np.float32) for w in (10, 10, 14, 12, 18, 16, 20, 10)]
     values = ["data", "c1", "p1"]
-    found = collect_histograms(
-        prototxt, model, lambda: ({"data": x, "label": np.zeros(1, np.float32)} for x in images), values
-    )
+    found = collect_histograms(model, lambda: ({"data": x, "label": np.zeros(1, np.float32)} for x in images), values)
     assert found["data"].samples == sum(x.size for x in images)
 
 
 def test_missing_inputs_are_named():
-    prototxt, model = network(1, 'layer {{ name: "neg" type: "Power" bottom: "label" top: "neg" }}')
+    model = network(1, 'layer {{ name: "neg" type: "Power" bottom: "label" top: "neg" }}')
     with pytest.raises(DataError, match="'label'"):
-        collect_histograms(prototxt, model, lambda: iter([{"data": samples(1)[0]}]), ["c1"])
+        collect_histograms(model, lambda: iter([{"data": samples(1)[0]}]), ["c1"])
 
 
 def test_inputs_that_no_layer_reads_need_not_be_given():
-    prototxt, model = network(4, 'layer {{ name: "s" type: "Silence" bottom: "label" }}')
+    model = network(4, 'layer {{ name: "s" type: "Silence" bottom: "label" }}')
     images, _ = samples(6)
     observed = ["c1", "label"]
     for size in (4, 3):  # the last batch is smaller, or every one
         parts = [{"data": images[i : i + size]} for i in range(0, 6, size)]
-        found = collect_histograms(prototxt, model, lambda parts=parts: iter(parts), observed)
+        found = collect_histograms(model, lambda parts=parts: iter(parts), observed)
         assert found["c1"].samples == 6 * 6 * 12 * 10 and found["label"].dead
 
 
 def test_no_samples_are_an_error():
-    prototxt, model = network(1)
+    model = network(1)
     with pytest.raises(DataError, match="no sample"):
-        collect_histograms(prototxt, model, lambda: iter([]), ["c1"])
+        collect_histograms(model, lambda: iter([]), ["c1"])
 
 
 def test_values_that_are_not_finite_are_counted_apart():
-    prototxt, model = network(1)
+    model = network(1)
     images, labels = samples(4)
     images[1, 0, 3, 4] = np.nan
     images[2, 1, 0, 0] = np.inf
     found = collect_histograms(
-        prototxt, model, lambda: ({"data": images[i : i + 1], "label": labels[i : i + 1]} for i in range(4)), ["data"]
+        model, lambda: ({"data": images[i : i + 1], "label": labels[i : i + 1]} for i in range(4)), ["data"]
     )["data"]
     assert (found.nans, found.infs, found.samples) == (1, 1, images.size - 2)
     assert np.isfinite(found.maximum)
 
 
 def test_errors_of_the_data_come_through_from_any_thread():
-    prototxt, model = network(1)
+    model = network(1)
 
     def broken():
         yield {"data": samples(1)[0], "label": np.zeros(1, np.float32)}
         raise DataError("sample 2 is broken")
 
     with pytest.raises(DataError, match="sample 2"):
-        collect_histograms(prototxt, model, broken, ["c1"], CollectOptions(engine=EngineOptions(threads=3)))
+        collect_histograms(model, broken, ["c1"], CollectOptions(engine=EngineOptions(threads=3)))
 
 
 def test_progress_counts_images_of_all_passes():
-    prototxt, model = network(4)
+    model = network(4)
     seen = []
     options = CollectOptions(two_passes=True, engine=EngineOptions(threads=1))
-    collect_histograms(prototxt, model, batches_of(4), ["c1"], options, seen.append)
+    collect_histograms(model, batches_of(4), ["c1"], options, seen.append)
     assert seen == list(range(1, 25))
 
 
@@ -196,10 +194,9 @@ def test_memory_does_not_grow_with_the_samples():
     def peak(count):
         collect(count=2, threads=2)  # warm
         images, labels = samples(4)
-        prototxt, model = network(1)
+        model = network(1)
         tracemalloc.start()
         collect_histograms(
-            prototxt,
             model,
             lambda: ({"data": images[i % 4][None], "label": labels[i % 4][None]} for i in range(count)),
             list(model.shapes),
@@ -226,7 +223,7 @@ def test_released_blobs_lower_the_peak():
     def peak(**engine):
         options = CollectOptions(bins=128, engine=EngineOptions(threads=1, **engine))
         tracemalloc.start()
-        found = collect_histograms(prototxt, model, lambda: iter([{"data": image}] * 3), list(model.shapes), options)
+        found = collect_histograms(model, lambda: iter([{"data": image}] * 3), list(model.shapes), options)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return peak, found

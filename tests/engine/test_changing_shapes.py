@@ -49,8 +49,7 @@ def network(tmp_path):
 
     def make(text=NET):
         (tmp_path / "deploy.prototxt").write_text(text)
-        prototxt = read_prototxt(tmp_path / "deploy.prototxt")
-        return prototxt, build_model(prototxt, WEIGHTS)
+        return build_model(read_prototxt(tmp_path / "deploy.prototxt"), WEIGHTS)
 
     return make
 
@@ -62,7 +61,7 @@ def expected(x):
 
 
 def test_any_number_of_rows_one_after_another(network):
-    model = network()[1]
+    model = network()
     executor = Executor(lower_float(model, ["rows", "ip", "out"]), ["rows", "ip", "out"])
     for seed in (*range(12), *range(3)):
         x = np.random.default_rng(seed).standard_normal((6, 3)).astype(np.float32)
@@ -74,7 +73,7 @@ def test_any_number_of_rows_one_after_another(network):
 
 
 def test_an_executor_that_nobody_has_is_gone_at_once(network):
-    _, model = network()
+    model = network()
     executor = Executor(lower_float(model, ["out"]), ["out"])
     for rows in (2, 3):
         x = np.zeros((6, 3), np.float32)
@@ -90,9 +89,9 @@ def test_an_executor_that_nobody_has_is_gone_at_once(network):
 
 
 def test_histograms_count_the_rows_that_there_are(network):
-    prototxt, model = network()
+    model = network()
     samples = [np.random.default_rng(seed).standard_normal((6, 3)).astype(np.float32) for seed in range(5)]
-    found = collect_histograms(prototxt, model, lambda: ({"x": x} for x in samples), ["rows", "ip", "out"])
+    found = collect_histograms(model, lambda: ({"x": x} for x in samples), ["rows", "ip", "out"])
     for name in ("rows", "ip", "out"):
         assert found[name].samples == sum(expected(x)[name].size for x in samples)
 
@@ -105,7 +104,7 @@ def test_a_layer_that_cannot_take_them_is_named(network, tmp_path):
     module = LAYER + LAYER.replace("Positive", "Six").replace("reshape(1, ", "reshape(6, ").replace("import caffe", "")
     prototxt_text = text.replace('layer { name: "sum"', six + '\nlayer { name: "sum"')
     (tmp_path / "positive.py").write_text(module)
-    model = network(prototxt_text)[1]
+    model = network(prototxt_text)
     x = -np.ones((6, 3), np.float32)
     x[0] = 1
     with pytest.raises(UnsupportedError, match="layer 'sum'"):

@@ -20,7 +20,6 @@ from calib8.engine.even_pads import with_even_pads
 from calib8.errors import DeviceError
 from calib8.export import read_plan
 from calib8.lowering import build_model, lower_float
-from calib8.lowering.batch import batch_of_one
 from calib8.lowering.integer import IntegerSetup, codes_of, lower_int8
 from calib8.proto.caffemodel import read_caffemodel
 from calib8.proto.text import read_prototxt
@@ -186,9 +185,8 @@ def test_lenet_gives_the_chip_s_integers(shared):
 def test_real_networks(name, shared):
     folder = shared / "models" / name
     (prototxt,), (weights,) = folder.glob("*.prototxt"), folder.glob("*.caffemodel")
-    text = read_prototxt(prototxt)
-    model = build_model(text, read_caffemodel(weights))
-    model = batch_of_one(text, model) or model
+    model = build_model(read_prototxt(prototxt), read_caffemodel(weights))
+    model = model.batch_of_one() or model
     inputs = images_of(model)
     names = [v for v in observed_values(model) if v not in model.inputs]
     close(*on_both(lambda _: lower_float(model, names), inputs, names))

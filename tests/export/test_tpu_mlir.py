@@ -31,7 +31,7 @@ def layer(kind, bottom, top, param="", name=None):
 
 
 def table_of(text, model, thresholds, name="net"):
-    return tpu_mlir_files(name, model, parse_prototxt(text), thresholds).calibration_table.decode()
+    return tpu_mlir_files(name, model, thresholds).calibration_table.decode()
 
 
 def rows_of(table):
@@ -63,7 +63,7 @@ def test_names_are_those_of_the_vendors_converter(random_model, chains):
             text += layer(kind, blob, blob, IN_PLACE[kind], f"{kind}{number}_{place}")
         bottom = blob
     model = random_model(text)
-    assert list(tpu_mlir_names(model, parse_prototxt(text)).values()) == vendors_names(text)
+    assert list(tpu_mlir_names(model).values()) == vendors_names(text)
 
 
 def test_layers_of_other_phases_count_in_names(random_model):
@@ -72,7 +72,7 @@ def test_layers_of_other_phases_count_in_names(random_model):
     for phase in ("TRAIN", "TEST"):
         text += layer("BatchNorm", "x", "x", f"include {{ phase: {phase} }}", f"bn_{phase}")
     text += layer("ReLU", "x", "x")
-    found = tpu_mlir_names(random_model(text), parse_prototxt(text))
+    found = tpu_mlir_names(random_model(text))
     assert list(found.values()) == ["data", "x/3", "x/2", "x/1"]
 
 
@@ -86,7 +86,7 @@ def test_dropouts_count_in_names_of_v1(random_model):
             ("DROPOUT", "x", ""),
         )
     )
-    found = tpu_mlir_names(random_model(text), parse_prototxt(text))
+    found = tpu_mlir_names(random_model(text))
     assert list(found.values()) == ["data", "x/2", "x/1"]
 
 
@@ -107,13 +107,13 @@ def test_parts_of_a_normalize_stay_out_of_int8(random_model):
     """Names as tpu-mlir 1.30 gives them, seen in an SSD's .mlir."""
     text = DATA + layer("Normalize", "data", "n", "norm_param { across_spatial: false }")
     model = random_model(text)
-    files = tpu_mlir_files("net", model, parse_prototxt(text), {"data": 3.0, "n": 7.0})
+    files = tpu_mlir_files("net", model, {"data": 3.0, "n": 7.0})
     rows = rows_of(files.calibration_table.decode())
     assert float(rows["n_scale"][0]) == 7
     lines = [line for line in files.quantize_table.decode().splitlines() if not line.startswith("#")]
     assert lines == [f"n_{part} F32" for part in ("square", "conv", "sqrt", "reciprocal", "mul")]
     assert {line.split()[0] for line in lines} < set(rows)
-    plain = tpu_mlir_files("net", random_model(DATA), parse_prototxt(DATA), {"data": 1.0})
+    plain = tpu_mlir_files("net", random_model(DATA), {"data": 1.0})
     assert plain.quantize_table == b""
 
 

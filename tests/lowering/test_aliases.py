@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from calib8.lowering.model import examine_model
+from calib8.lowering.examine import examine_model
 from calib8.proto.text import parse_prototxt
 
 INPUT = 'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [2, 4, 6, 6] } } }\n'

@@ -7,7 +7,7 @@ import pytest
 
 from calib8.errors import CaffemodelError, ModelError, PrototxtError, UnsupportedError
 from calib8.lowering import build_model
-from calib8.lowering.model import examine_model
+from calib8.lowering.examine import examine_model
 from calib8.proto.text import parse_prototxt
 
 INPUT = 'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [2, 3, 8, 8] } } }\n'

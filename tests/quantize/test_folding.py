@@ -15,7 +15,6 @@ from calib8.lowering import build_model
 from calib8.proto.caffemodel import read_caffemodel
 from calib8.proto.text import parse_prototxt, read_prototxt
 from calib8.quantize import (
-    batch_norm_pairs,
     fold_groups,
     fold_thresholds,
     make_plan,
@@ -103,7 +102,7 @@ def test_in_place_the_convolution_keeps_its_own_threshold():
 def test_a_pair_is_read_off_its_blobs_not_off_the_order_of_the_layers():
     text = INPUT + conv("c", "x") + BATCH_NORM + layer("ReLU", "other", "x", "o") + SCALE
     model = build_model(parse_prototxt(text))
-    assert {name: scale.name for name, scale in batch_norm_pairs(model).items()} == {"bn": "sc"}
+    assert {name: scale.name for name, scale in model.batch_norm_pairs.items()} == {"bn": "sc"}
 
 
 @pytest.mark.parametrize(
@@ -120,7 +119,7 @@ def test_a_pair_is_read_off_its_blobs_not_off_the_order_of_the_layers():
 )
 def test_what_is_no_pair(follower):
     model = build_model(parse_prototxt(INPUT + conv("c", "x") + BATCH_NORM + follower))
-    assert batch_norm_pairs(model) == {}
+    assert model.batch_norm_pairs == {}
 
 
 CONCAT = conv("a", "x") + conv("b", "x") + layer("Concat", "k", "a b", "k")

@@ -29,7 +29,6 @@ from calib8.graph import Layer, Shape
 from calib8.lowering import Model
 from calib8.lowering.cuts import needed_layers
 from calib8.lowering.integer import IntegerSetup, codes_of, lower_stretch, value_of
-from calib8.lowering.model import with_top_shapes
 
 Array = NDArray[Any]
 Values = Mapping[str, Array]
@@ -162,7 +161,7 @@ class Experiment:
             if executors.first is None:
                 layers = self.model.net.layers[start:stop]
                 setup = replace(variant.setup, integer_kernels=self._engine.integer_kernels)
-                model = with_top_shapes(self.model, {value_of(name): shape for name, shape in available.items()})
+                model = self.model.with_shapes({value_of(name): shape for name, shape in available.items()})
                 steps = lower_stretch(model, setup, layers, (*self.model.inputs, *available), wanted)
                 executors.first = Executor(steps, wanted, self._engine)
             return executors.of_lane(lane, executors.first)

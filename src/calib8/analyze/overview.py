@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from calib8.graph import Layer, Net, Shape
 from calib8.layers import Call, Op
-from calib8.lowering.model import Examination
+from calib8.lowering.examine import Examination
 from calib8.quantize import fp32_reasons
 
 INT8, FP32 = "INT8", "FP32"

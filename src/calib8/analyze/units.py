@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from calib8.lowering import Model
 from calib8.lowering.integer import IntegerSetup
-from calib8.quantize import QuantPlan, batch_norm_pairs
+from calib8.quantize import QuantPlan
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Unit:
 def units_of(model: Model, plan: QuantPlan, needed: Collection[str]) -> tuple[Unit, ...]:
     """All units of `needed` layers that have integers, in the order of the network."""
     place = {layer.name: index for index, layer in enumerate(model.net.layers)}
-    scale_of = {name: scale.name for name, scale in batch_norm_pairs(model).items()}
+    scale_of = {name: scale.name for name, scale in model.batch_norm_pairs.items()}
     scales = set(scale_of.values())
     units = []
     for layer in model.net.layers:

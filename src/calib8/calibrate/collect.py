@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from calib8.calibrate.histogram import DEFAULT_BINS, AbsMax, AdaptiveHistogram, BlobHistogram, Histogram, check_bins
@@ -20,9 +19,6 @@ from calib8.engine import EngineOptions, Executor
 from calib8.errors import DataError
 from calib8.graph import Shape
 from calib8.lowering import Model, lower_float
-from calib8.lowering.batch import batch_of_one
-from calib8.lowering.model import reshaped
-from calib8.proto.text import Prototxt
 
 Array = NDArray[Any]
 Batches = Callable[[], Iterator[Mapping[str, Array]]]
@@ -66,7 +62,6 @@ class CollectOptions:
 
 
 def collect_histograms(
-    prototxt: Prototxt,
     model: Model,
     batches: Batches,
     observed: Sequence[str],
@@ -80,7 +75,7 @@ def collect_histograms(
         Calib8Error: what the data or a layer in Python raises.
     """
     with Workers(options.workers) as workers:
-        run = _Passes(prototxt, model, batches, tuple(observed), options, workers, progress)
+        run = _Passes(model, batches, tuple(observed), options, workers, progress)
         counters: dict[str, AdaptiveHistogram | Histogram]
         if options.two_passes:
             largest = {value: AbsMax() for value in observed}
@@ -97,7 +92,6 @@ class _Passes:
 
     def __init__(
         self,
-        prototxt: Prototxt,
         model: Model,
         batches: Batches,
         observed: tuple[str, ...],
@@ -105,9 +99,8 @@ class _Passes:
         workers: Workers,
         progress: Progress,
     ) -> None:
-        self._prototxt, self._model, self._batches, self._observed = prototxt, model, batches, observed
+        self._model, self._batches, self._observed = model, batches, observed
         self._options, self._workers, self._progress = options, workers, progress
-        self._values = {model.net.blob_of[value]: value for value in model.inputs}
         self._runs: dict[tuple[Shape, ...], _Run] = {}
         self._crews: dict[tuple[Shape, ...], Crew] = {}
         self._done = 0
@@ -117,7 +110,7 @@ class _Passes:
         images = 0
         guarded = {value: Guarded(counter) for value, counter in counters.items()}
         for batch in self._batches():
-            inputs = self._inputs(batch)
+            inputs = self._model.inputs_of(batch)
             run = self._run_for(tuple(array.shape for array in inputs.values()))
             for image in run.images(inputs):
                 self._workers.submit(run.crew, image, guarded)
@@ -128,33 +121,19 @@ class _Passes:
             raise DataError(f"{self._model.net.source}: the calibration data give no sample")
         self._done += images
 
-    def _inputs(self, batch: Mapping[str, Array]) -> dict[str, Array]:
-        net, shapes = self._model.net, self._model.shapes
-        missing = [blob for blob, value in self._values.items() if blob not in batch and net.is_read(value)]
-        if missing:
-            raise DataError(
-                f"{net.source}: the data give {', '.join(map(repr, batch))}; "
-                f"the network also needs {', '.join(map(repr, missing))}; let the data layer give them, or, with "
-                "--images, say --value BLOB=V[,V]"
-            )
-        return {
-            value: np.asarray(batch[blob] if blob in batch else np.zeros(shapes[value]), dtype=np.float32)
-            for blob, value in self._values.items()
-        }
-
     def _run_for(self, shapes: tuple[Shape, ...]) -> _Run:
         """Shapes differ from sample to sample where a Python layer reshapes its tops."""
         if shapes not in self._runs:
             while len(self._runs) >= _SHAPES_KEPT:
                 del self._runs[next(iter(self._runs))]
-            self._runs[shapes] = self._new_run(dict(zip(self._values, shapes, strict=True)))
+            self._runs[shapes] = self._new_run(dict(zip(self._model.value_of_input, shapes, strict=True)))
         return self._runs[shapes]
 
     def _new_run(self, shapes: Mapping[str, Shape]) -> _Run:
         model = self._model
-        if any(model.shapes[self._values[blob]] != shape for blob, shape in shapes.items()):
-            model = reshaped(self._prototxt, model, shapes)
-        single = batch_of_one(self._prototxt, model)
+        if any(model.shapes[model.value_of_input[blob]] != shape for blob, shape in shapes.items()):
+            model = model.reshaped(shapes)
+        single = model.batch_of_one()
         if single is None:
             return _Run(self._crew(model), 1 if not shapes else next(iter(shapes.values()))[0], split=False)
         return _Run(self._crew(single), 1, split=True)

@@ -18,7 +18,7 @@ from calib8.errors import CaffemodelError, Calib8Error, DataError, UserLayerErro
 from calib8.graph import Shape
 from calib8.graph.build import PHASE_NAMES, TEST, TRAIN
 from calib8.layers.data import SHAPES_ADVICE
-from calib8.lowering.model import examine_model
+from calib8.lowering.examine import examine_model
 from calib8.proto.caffemodel import Caffemodel, read_caffemodel
 from calib8.proto.text import Prototxt, read_prototxt
 

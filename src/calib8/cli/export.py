@@ -17,7 +17,6 @@ from calib8.errors import OptionError
 from calib8.export import onnx_export, read_plan, tpu_mlir_files
 from calib8.graph import Shape
 from calib8.lowering import Model, build_model
-from calib8.lowering.model import reshaped
 from calib8.proto.caffemodel import read_caffemodel
 from calib8.proto.text import Prototxt, read_prototxt
 from calib8.quantize import QuantPlan
@@ -73,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
             raise OptionError(f"{folder}: no such folder")
     prototxt = read_prototxt(options.path / "deploy.prototxt")
     model = _model(options.path, prototxt, dict(options.shape), options.batch)
-    job = _Job(options.name, options.path, prototxt, model, _plan(options.name, options.path, model))
+    job = _Job(options.name, options.path, model, _plan(options.name, options.path, model))
     paths = []
     with write_together():
         for name, data in _FORMATS[options.format](job):
@@ -90,7 +89,6 @@ class _Job:
 
     name: str
     path: Path
-    prototxt: Prototxt
     model: Model
     plan: QuantPlan | None
 
@@ -109,7 +107,7 @@ def _table(path: Path, name: str) -> Path:
 def _tpu_mlir(job: _Job) -> Files:
     if job.plan is None:
         raise OptionError(job.not_calibrated)
-    files = tpu_mlir_files(job.name, job.model, job.prototxt, job.plan.thresholds)
+    files = tpu_mlir_files(job.name, job.model, job.plan.thresholds)
     yield f"{job.name}_cali_table", files.calibration_table
     if files.quantize_table:
         yield f"{job.name}_qtable", files.quantize_table
@@ -143,7 +141,7 @@ def _model(path: Path, prototxt: Prototxt, shapes: dict[str, Shape], batch: int 
     if batch < 1:
         raise OptionError(f"batch is {batch}; it must be at least 1")
     sizes = {model.net.blob_of[v]: (batch, *model.shapes[v][1:]) for v in model.inputs if model.shapes[v]}
-    return reshaped(prototxt, model, sizes)
+    return model.reshaped(sizes)
 
 
 def _data_shapes(prototxt: Prototxt, given: dict[str, Shape]) -> dict[str, Shape]:

@@ -111,7 +111,7 @@ def _write(options: argparse.Namespace, start: Start, found: Sensitivity) -> lis
     contents = {".json": sensitivity_json(options.name, start.origin, found), ".csv": sensitivity_csv(found)}
     if not options.no_picture and _can_draw():
         values = dict.fromkeys(shown_tops(found))
-        histograms = histograms_of(options, start.prototxt, start.whole, start.source, values, lambda done: None)
+        histograms = histograms_of(options, start.whole, start.source, values, lambda done: None)
         contents[".png"] = sensitivity_picture(options.name, found, histograms)
     with write_together():
         for suffix, data in contents.items():

@@ -27,7 +27,6 @@ from calib8.errors import DataError, OptionError, QuantizationError
 from calib8.export import read_plan
 from calib8.layers import LayerPlan
 from calib8.lowering import Model
-from calib8.lowering.batch import batch_of_one
 from calib8.proto.text import Prototxt, read_prototxt
 from calib8.quantize import QuantPlan, make_plan, observed_values
 
@@ -155,12 +154,12 @@ def open_start(options: argparse.Namespace, *, with_histograms: bool) -> Start:
         histograms = calibration.histograms
         if with_histograms and not histograms:
             observed = observed_values(calibration.model, plan.enable_concat_quantize)
-            histograms = histograms_of(options, prototxt, calibration.model, source, observed, progress)
+            histograms = histograms_of(options, calibration.model, source, observed, progress)
     if all(own is None for own in plan.plans.values()):
         raise QuantizationError(
             f"{proto}: no layer of this network runs in INT8, so there is nothing to judge or to tune"
         )
-    single = batch_of_one(prototxt, calibration.model)
+    single = calibration.model.batch_of_one()
     return Start(prototxt, source, single or calibration.model, plan, origin, histograms, calibration.model)
 
 
@@ -177,7 +176,7 @@ def check_start(options: argparse.Namespace) -> None:
 
 
 def histograms_of(
-    options: argparse.Namespace, prototxt: Prototxt, model: Model, source: SampleSource, values: Any, progress: Any
+    options: argparse.Namespace, model: Model, source: SampleSource, values: Any, progress: Any
 ) -> dict[str, BlobHistogram]:
     """Histograms of any values, over the images that thresholds are measured on."""
     engine = EngineOptions(threads=options.threads)
@@ -186,9 +185,7 @@ def histograms_of(
     def batches() -> Iterator[Mapping[str, Any]]:
         return takes(source, count)
 
-    return collect_histograms(
-        prototxt, model, batches, tuple(values), CollectOptions(options.bins, engine=engine), progress
-    )
+    return collect_histograms(model, batches, tuple(values), CollectOptions(options.bins, engine=engine), progress)
 
 
 def requantized(start: Start) -> QuantPlan:

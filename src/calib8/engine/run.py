@@ -38,9 +38,8 @@ def run_float(
         raise OptionError(f"{model.net.source}: there is no blob {unknown[0]!r}")
     found: dict[str, NDArray[np.float32]] = {}
     executor = Executor(lower_float(model, names), names, options)
-    value_of = {model.net.blob_of[value]: value for value in model.inputs}
     executor.run(
-        {value_of.get(blob, blob): array for blob, array in inputs.items()},
+        {model.value_of_input.get(blob, blob): array for blob, array in inputs.items()},
         lambda name, array: found.__setitem__(name, array.copy()),
     )
     return found

@@ -29,7 +29,6 @@ from calib8.layers.concat import Concat
 from calib8.layers.normalize import Normalize
 from calib8.layers.relu import ReLU
 from calib8.lowering import Model
-from calib8.proto.text import Prototxt
 
 _DECIMALS = 7
 _SIGNIFICANT = 6  # digits that a threshold below 1 keeps
@@ -54,18 +53,17 @@ class _Row:
     fp32: bool = False
 
 
-def tpu_mlir_files(name: str, model: Model, prototxt: Prototxt, thresholds: Mapping[str, float]) -> TpuMlirFiles:
+def tpu_mlir_files(name: str, model: Model, thresholds: Mapping[str, float]) -> TpuMlirFiles:
     """The files' bytes.
 
     Args:
         name: the network's name, for the headers.
-        prototxt: that of the model; its layers of other phases count in names.
         thresholds: of every value, in real units.
 
     Raises:
         TableError: names that the table cannot hold; all of them.
     """
-    names = tpu_mlir_names(model, prototxt)
+    names = tpu_mlir_names(model)
     unsigned = non_negative_values(model)
     rows = [_Row(entry, thresholds[value], value in unsigned) for value, entry in names.items()]
     rows += [row for layer in model.net.layers for row in _inserted(model, layer, names, thresholds)]
@@ -79,14 +77,17 @@ def tpu_mlir_files(name: str, model: Model, prototxt: Prototxt, thresholds: Mapp
     return TpuMlirFiles(_bytes(table + list(map(_line, rows))), _bytes(header + in_fp32) if in_fp32 else b"")
 
 
-def tpu_mlir_names(model: Model, prototxt: Prototxt) -> dict[str, str]:
+def tpu_mlir_names(model: Model) -> dict[str, str]:
     """tpu-mlir's name of every value that it has, in the order of the layers.
 
     Dropouts make no values. Its count of a blob's writers has layers of all phases, and Dropouts where the prototxt has
     the layers of V1. Source: sophgo/tpu-mlir, python/transform/CaffeConverter.py, resolve_alias and get_loc.
     """
-    counted = [layer for layer in prototxt.net.layer if prototxt.is_old or layer.type != "Dropout"]
-    to_come = Counter(top for layer in counted for top in layer.top)
+    net = model.net
+    to_come = {
+        blob: sum(net.is_old or layer_type != "Dropout" for layer_type in types)
+        for blob, types in net.writers_in_file.items()
+    }
     names: dict[str, str] = {}
     for layer in model.net.layers:
         if layer.type != "Dropout":

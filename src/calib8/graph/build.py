@@ -70,6 +70,8 @@ def draft_net(
         values_of_blob=values,
         left_out=tuple(x.param.name for x in present if x.param.name not in names),
         absent=tuple(x.param.name for index, x in enumerate(everything) if index not in taking_part),
+        writers_in_file=_writers(everything),
+        is_old=prototxt.is_old,
     )
     return net, problems
 
@@ -184,6 +186,15 @@ def _missing(reader: _Placed, writer: _Placed | None, absent: _Placed | None) ->
     if writer is None:
         return "no layer writes"
     return "only it itself writes" if writer is reader else f"is written later, by layer {writer.param.name!r}"
+
+
+def _writers(layers: Iterable[_Placed]) -> dict[str, tuple[str, ...]]:
+    """The types of the layers that write each blob."""
+    found: dict[str, tuple[str, ...]] = {}
+    for x in layers:
+        for top in x.param.top:
+            found[top] = (*found.get(top, ()), x.param.type)
+    return found
 
 
 def _rename_in_place(everything: Sequence[_Placed]) -> tuple[tuple[Layer, ...], dict[str, tuple[str, ...]]]:

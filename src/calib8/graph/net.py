@@ -55,6 +55,8 @@ class Net:
         has_weights: whether a caffemodel was bound.
         left_out: names of layers that only measure, which are not in `layers`.
         absent: names of layers of the file that take no part in this state.
+        writers_in_file: by blob, the types of all layers of the file that write it, in whatever state.
+        is_old: whether the file has the layers of V1 or V0.
     """
 
     name: str
@@ -65,6 +67,8 @@ class Net:
     values_of_blob: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
+    writers_in_file: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    is_old: bool = False
 
     @cached_property
     def layer_by_name(self) -> dict[str, Layer]:

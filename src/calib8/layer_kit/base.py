@@ -91,6 +91,10 @@ class Op(ABC):
     def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         """Shapes of the tops. Raises RefusedError when the bottoms do not fit."""
 
+    def renewed(self) -> Op:
+        """The same layer for a network with other shapes: itself, but for types that remember what they have seen."""
+        return self
+
     def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         """Shapes of the weights, in the order of the caffemodel."""
         return []

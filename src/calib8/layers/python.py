@@ -11,6 +11,7 @@ that keeps something from pass to pass sees it in another order.
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -50,6 +51,11 @@ class Python(Op):
             self._class = UserClass(self._param, self._folder)
             self._instance = UserLayer(self._class, self._phase, bottoms)
             return list(self._instance.top_shapes)
+
+    def renewed(self) -> Python:
+        twin = copy.copy(self)
+        twin._instance, twin._has_weights, twin._one_pass = None, False, threading.Lock()
+        return twin
 
     @property
     def instance(self) -> Layer | None:

@@ -1,12 +1,15 @@
 """The two walks over a network that call its layers: shapes and weights first, then ONNX.
 
-- `model`: `build_model`, a Net whose layers are read, whose values have shapes and whose weights fit
-- `weights`: the blobs of a caffemodel bound to the layers of a prototxt
+- `model`: `Model`, a Net whose layers are read, whose values have shapes and whose weights fit; other shapes of it
+- `examine`: `build_model`, a Model from a prototxt and a caffemodel; `examine_model`, all that is wrong with them
+- `shapes`, `weights`: the inference of shapes, and the blobs of a caffemodel bound to the layers of a prototxt
+- `pairs`: a BatchNorm and the Scale behind it
 - `floating`: `lower_float`, the network in FP32 as steps: ONNX graphs, and layers that run in Python between them
 """
 
+from calib8.lowering.examine import build_model
 from calib8.lowering.floating import lower_float
-from calib8.lowering.model import Model, build_model
+from calib8.lowering.model import Model
 from calib8.lowering.steps import HostStep, OnnxStep, Step
 
 __all__ = ["HostStep", "Model", "OnnxStep", "Step", "build_model", "lower_float"]

@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Sequence
 
-from calib8.graph import Layer
-from calib8.layers import Op
 from calib8.lowering.model import Model
-
-Pair = tuple[Layer, Op]
+from calib8.lowering.shapes import Pair
 
 
 def needed_layers(model: Model, outputs: Collection[str]) -> list[Pair]:
     """The layers that the outputs depend on, in order, without the sources."""
     wanted = set(outputs)
     needed: list[Pair] = []
-    for layer, op in reversed(list(zip(model.net.layers, model.ops, strict=True))):
+    for layer, op in reversed(model.pairs):
         if wanted.intersection(layer.tops) and op.kind != "source":
             needed.append((layer, op))
             wanted.update(layer.bottoms)

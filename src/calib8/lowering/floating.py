@@ -7,8 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from calib8.errors import CaffemodelError
 from calib8.graph import Shape
 from calib8.layers import OnnxBuilder
-from calib8.lowering.cuts import Pair, needed_layers, stretches
-from calib8.lowering.model import Model, with_top_shapes
+from calib8.lowering.cuts import needed_layers, stretches
+from calib8.lowering.model import Model
+from calib8.lowering.shapes import Pair
 from calib8.lowering.steps import HostStep, OnnxStep, Port, Step, close_graph
 
 
@@ -24,7 +25,7 @@ def lower_float(model: Model, outputs: Collection[str], *, max_output_bytes: int
     """
 
     def again(shapes: Mapping[str, Shape]) -> tuple[Step, ...]:
-        return lower_float(with_top_shapes(model, shapes), outputs, max_output_bytes=max_output_bytes)
+        return lower_float(model.with_shapes(shapes), outputs, max_output_bytes=max_output_bytes)
 
     needed = needed_layers(model, outputs)
     _check_weights(model, needed)

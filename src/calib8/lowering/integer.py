@@ -16,8 +16,9 @@ import numpy as np
 from calib8.graph import Layer, Shape
 from calib8.layer_kit.codes import dequantize_node, quantize_node, without_nan
 from calib8.layers import LayerPlan, OnnxBuilder, Op
-from calib8.lowering.cuts import Pair, needed_layers, stretches
-from calib8.lowering.model import Model, with_top_shapes
+from calib8.lowering.cuts import needed_layers, stretches
+from calib8.lowering.model import Model
+from calib8.lowering.shapes import Pair
 from calib8.lowering.steps import HostStep, OnnxStep, Port, Step, close_graph
 
 _REAL = "\1"
@@ -83,7 +84,7 @@ def lower_stretch(
     """
 
     def again(shapes: Mapping[str, Shape]) -> tuple[Step, ...]:
-        return lower_stretch(with_top_shapes(model, shapes), setup, layers, available, outputs)
+        return lower_stretch(model.with_shapes(shapes), setup, layers, available, outputs)
 
     within = {layer.name for layer in layers}
     needed = needed_layers(model, {value_of(name) for name in outputs})

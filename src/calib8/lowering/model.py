@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from calib8.errors import CaffemodelError, Calib8Error, PrototxtError, UnsupportedError, UserLayerError
+from calib8.errors import DataError, ModelError, UnsupportedError, UserLayerError
 from calib8.graph import Layer, Net, Shape
-from calib8.graph.build import TEST, draft_net, located
-from calib8.layers import Call, Op, RefusedError, make_op
-from calib8.lowering.aliases import reads_of_overwritten
-from calib8.lowering.weights import bind_blobs, with_shared_blobs
-from calib8.proto.caffemodel import Caffemodel
-from calib8.proto.text import Prototxt
+from calib8.layers import Call, Op
+from calib8.lowering.pairs import scales_of_batch_norms
+from calib8.lowering.problems import problem_of, raise_problems, titled
+from calib8.lowering.shapes import InputShapes, infer_shapes, unknown_inputs, values_that_are_read
+from calib8.lowering.weights import fit_layers
 
-MAX_ELEMENTS = 2**31 - 1
-"""Largest number of elements of one blob (BVLC/caffe src/caffe/blob.cpp, Blob::Reshape)."""
-
-Weights = Caffemodel | Mapping[str, Sequence[NDArray[Any]]]
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,17 +40,12 @@ class Model:
     @cached_property
     def op_of(self) -> dict[str, Op]:
         """The Op of every layer by the layer's name."""
-        return {layer.name: op for layer, op in zip(self.net.layers, self.ops, strict=True)}
+        return {layer.name: op for layer, op in self.pairs}
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
         """Values that come from outside: tops of Input and data layers."""
-        return tuple(
-            top
-            for layer, op in zip(self.net.layers, self.ops, strict=True)
-            if op.kind == "source"
-            for top in layer.tops
-        )
+        return tuple(top for layer, op in self.pairs if op.kind == "source" for top in layer.tops)
 
     def call(self, layer: Layer, bottoms: Sequence[str] = ()) -> Call:
         """What a layer is called with; `bottoms` are the ONNX names of its bottoms, where there are any yet."""
@@ -66,249 +56,106 @@ class Model:
             blobs=layer.blobs,
         )
 
+    @cached_property
+    def pairs(self) -> tuple[tuple[Layer, Op], ...]:
+        """Every layer with what it computes, in order."""
+        return tuple(zip(self.net.layers, self.ops, strict=True))
 
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong with a network: the class of its error, and a sentence that says where and what."""
+    @cached_property
+    def value_of_input(self) -> dict[str, str]:
+        """The values that come from outside, by the names of their blobs."""
+        return {self.net.blob_of[value]: value for value in self.inputs}
 
-    kind: type[Calib8Error]
-    text: str
+    @cached_property
+    def batch_norm_pairs(self) -> dict[str, Layer]:
+        """The Scale of every BatchNorm that has one, by the BatchNorm's name: the two are one affine step.
 
+        The Scale is the only reader of the BatchNorm's top, has no second bottom, and one gamma per channel. Where the
+        two stand in the file does not matter.
+        """
+        return scales_of_batch_norms(self.net, self.op_of, self.shapes)
 
-@dataclass(frozen=True, eq=False)
-class Examination:
-    """All that can be said of a network, whether it can be used or not.
+    def reshaped(self, input_shapes: Mapping[str, Shape]) -> Model:
+        """The same network for inputs of other shapes; its weights are shared.
 
-    Attributes:
-        net: with problems only good to look at: bottoms may be missing, names may be there twice.
-        ops: what each of net.layers computes; None for a layer that was refused.
-        shapes: of every value, as far as they are known.
-        problems: everything that is wrong, in the order of the layers; empty for a network that can be used.
-    """
+        Args:
+            input_shapes: by blob. Inputs that are not named keep their shapes.
 
-    net: Net
-    ops: tuple[Op | None, ...]
-    shapes: Mapping[str, Shape]
-    problems: tuple[Problem, ...]
-    notes: tuple[str, ...]
+        Raises:
+            PrototxtError: names that are no inputs.
+            UnsupportedError: layers that do not fit together any more; all of them.
+            CaffemodelError: layers that would need weights of other shapes; all of them.
+            UserLayerError: layers in Python that failed.
+        """
+        source, ops = self.net.source, tuple(op.renewed() for op in self.ops)
+        pairs = list(zip(self.net.layers, ops, strict=True))
+        given = InputShapes(input_shapes, values_that_are_read(self.net.layers), self.shapes)
+        stored = {layer.name: layer.blobs for layer in self.net.layers} if self.net.has_weights else None
+        fitted = fit_layers(pairs, given, stored)
+        problems = [problem_of(source, pairs[index][0], why) for index, why in sorted(fitted.failures.items())]
+        raise_problems(source, problems + unknown_inputs(source, pairs, input_shapes))
+        return replace(self, net=replace(self.net, layers=fitted.layers), ops=ops, shapes=fitted.shapes)
 
-    def model(self) -> Model:
-        """The network, if nothing is wrong with it; else all problems as one error."""
-        kinds = {p.kind for p in self.problems}
-        for kind, what in _MESSAGES.items():
-            if kind in kinds:
-                raise kind(f"{self.net.source}: {what}", [p.text for p in self.problems])
-        return Model(self.net, tuple(op for op in self.ops if op is not None), self.shapes, self.notes)
+    def batch_of_one(self) -> Model | None:
+        """The network with one image in each of its inputs; None where images do not go through it independently.
 
-
-# The class of an error is the first of these that a problem has: what comes first has to be put right first.
-_MESSAGES: dict[type[Calib8Error], str] = {
-    PrototxtError: "the network cannot be built",
-    UnsupportedError: "the network cannot be computed",
-    UserLayerError: "Python layers cannot be used",
-    CaffemodelError: "the weights do not fit the network",
-}
-
-
-def build_model(
-    prototxt: Prototxt,
-    weights: Weights | None = None,
-    input_shapes: Mapping[str, Shape] | None = None,
-    *,
-    phase: int = TEST,
-    level: int = 0,
-    stages: Collection[str] = (),
-    measures: Collection[str] = (),
-) -> Model:
-    """Read every layer, infer every shape and bind the weights.
-
-    Args:
-        weights: a caffemodel, or blobs by layer name; None builds the structure alone.
-        input_shapes: shapes of tops of Input and data layers, instead of those in the prototxt.
-        phase: 0 for TRAIN, 1 for TEST.
-        level, stages: the rest of Caffe's NetState.
-        measures: types of layers that only measure, and stay in nevertheless.
-
-    Raises:
-        PrototxtError: the layers do not make a network, or `input_shapes` names no input.
-        UnsupportedError: layers that calib8 does not compute, or that do not fit together.
-        UserLayerError: Python layers that cannot be found, or that failed.
-        CaffemodelError: layers without weights, or with others than their parameters ask for.
-        Whatever the class: all problems, of all these kinds.
-    """
-    return examine_model(
-        prototxt, weights, input_shapes, phase=phase, level=level, stages=stages, measures=measures
-    ).model()
-
-
-def examine_model(
-    prototxt: Prototxt,
-    weights: Weights | None = None,
-    input_shapes: Mapping[str, Shape] | None = None,
-    *,
-    phase: int = TEST,
-    level: int = 0,
-    stages: Collection[str] = (),
-    measures: Collection[str] = (),
-) -> Examination:
-    """What `build_model` does, and everything that is wrong as a value instead of an error."""
-    net, problems = draft_net(prototxt, phase=phase, level=level, stages=stages, measures=measures)
-    walk = _Walk(net, input_shapes or {}, phase, bind_weights=weights is not None)
-    walk.problems += [Problem(PrototxtError, text) for text in problems]
-    stored = with_shared_blobs(net.layers, _blobs_by_layer(weights))
-    for layer in net.layers:
-        walk.visit(layer, stored)
-    walk.check_input_names()
-    walk.check_memories()
-    unused = [name for name in stored if name not in net.layer_by_name and stored[name]]
-    notes = [*net.notes, *walk.notes]
-    if unused:
-        notes.append(f"weights of layers that the prototxt does not have are ignored: {_some(unused)}")
-    bound = replace(net, layers=tuple(walk.layers), has_weights=weights is not None)
-    return Examination(bound, tuple(walk.ops), walk.shapes, tuple(walk.problems), tuple(notes))
-
-
-class _Walk:
-    """One pass over the layers that collects all problems."""
-
-    def __init__(self, net: Net, input_shapes: Mapping[str, Shape], phase: int, *, bind_weights: bool) -> None:
-        self._net = net
-        self._phase = phase
-        self._input_shapes = input_shapes
-        self._bind_weights = bind_weights
-        self._read = {b for layer in net.layers if layer.tops for b in layer.bottoms}
-        self.layers: list[Layer] = []
-        self.ops: list[Op | None] = []
-        self.shapes: dict[str, Shape] = {}
-        self.problems: list[Problem] = []
-        self.notes: list[str] = []
-
-    def visit(self, layer: Layer, stored: Mapping[str, Sequence[NDArray[Any]]]) -> None:
-        self.layers.append(layer)
-        self.ops.append(None)
-        if not layer.type:
-            return  # reported with the structure of the network
+        They do when every blob keeps its shape but for the first axis, which holds as many images as the inputs do.
+        A Reshape with a fixed first axis does not; blobs without axes are left out. Networks are calibrated one image
+        at a time where that is possible: batches cost memory, and their size must not change a result.
+        """
+        sizes = {self.shapes[v][0] if self.shapes[v] else 0 for v in self.inputs}
+        if len(sizes) != 1:
+            return None
+        batch = sizes.pop()
+        if batch == 1:
+            return self
         try:
-            op = self.ops[-1] = make_op(layer, Path(self._net.source).parent, self._phase)
-            self.notes += [f"layer {layer.name!r} ({layer.type}): {x} is not this type's, ignored" for x in op.foreign]
-            if any(b not in self.shapes for b in layer.bottoms):
-                return  # reported where the bottom's layer was refused
-            bottoms = [self.shapes[b] for b in layer.bottoms]
-            self._set_shapes(layer, self._tops(layer, op, bottoms))
-            wanted = op.blob_shapes(bottoms) if self._bind_weights else []
-        except RefusedError as why:
-            self._problem(UnsupportedError, layer, f"layer {layer.name!r} ({layer.type}): {why}")
-            return
-        except UserLayerError as why:
-            self._problem(UserLayerError, layer, str(why))
-            return
-        try:
-            self.layers[-1] = replace(layer, blobs=bind_blobs(wanted, stored.get(layer.name)))
-        except CaffemodelError as why:
-            self._problem(CaffemodelError, layer, f"layer {layer.name!r} ({layer.type}) {why}")
+            single = self.reshaped({blob: (1, *self.shapes[v][1:]) for blob, v in self.value_of_input.items()})
+        except ModelError:
+            return None
+        same = all(_is_of_one(single.shapes[value], shape, batch) for value, shape in self.shapes.items())
+        return single if same else None
 
-    def _problem(self, kind: type[Calib8Error], layer: Layer, text: str) -> None:
-        self.problems.append(Problem(kind, f"{located(self._net.source, layer.place.line)}: {text}"))
+    def inputs_of(self, sample: Mapping[str, Array]) -> dict[str, Array]:
+        """The network's inputs by value, float32, as one sample or batch of the data gives them by blob.
 
-    def _tops(self, layer: Layer, op: Op, bottoms: list[Shape]) -> list[Shape]:
-        given = [self._input_shapes.get(blob) for blob in layer.top_blobs]
-        if op.kind != "source":
-            return op.top_shapes(bottoms)
-        if all(shape is None for shape in given):
-            return self._tops_without_data(layer, op)
-        batch = next((shape[:1] for shape in given if shape), ())
-        # A data layer's other tops are labels, one number for each sample; that only counts where nobody reads them.
-        known = [
-            tuple(shape) if shape is not None else batch if t not in self._read else None
-            for shape, t in zip(given, layer.tops, strict=True)
-        ]
-        if all(shape is not None for shape in known):
-            return [shape for shape in known if shape is not None]
-        return [t if k is None else k for k, t in zip(known, op.top_shapes(bottoms), strict=True)]
+        An input that no layer reads, a label, may be missing; it is then 0.
 
-    def _tops_without_data(self, layer: Layer, op: Op) -> list[Shape]:
-        """Of a data layer whose data nobody has opened: it may be one of labels that no layer reads."""
-        try:
-            return op.top_shapes([])
-        except RefusedError:
-            batch = next((tuple(shape[:1]) for shape in self._input_shapes.values()), ())
-            if not batch or any(top in self._read for top in layer.tops):
-                raise
-            return [batch] * len(layer.tops)
-
-    def _set_shapes(self, layer: Layer, tops: Sequence[Shape]) -> None:
-        for blob, shape in zip(layer.top_blobs, tops, strict=True):
-            if any(d < 1 for d in shape) or math.prod(shape) > MAX_ELEMENTS:
-                raise RefusedError(
-                    f"top {blob!r} would have the shape {' x '.join(map(str, shape))}; "
-                    f"sizes must be at least 1, and a blob has at most {MAX_ELEMENTS} elements"
-                )
-        self.shapes.update(zip(layer.tops, (tuple(int(d) for d in s) for s in tops), strict=True))
-
-    def check_memories(self) -> None:
-        """No layer reads what Caffe has overwritten under another name."""
-        for layer, text in reads_of_overwritten(self.layers, self.ops):
-            self._problem(UnsupportedError, layer, f"layer {layer.name!r} ({layer.type}): {text}")
-
-    def check_input_names(self) -> None:
-        """Shapes are given for inputs only."""
-        inputs = [
-            blob
-            for layer, op in zip(self.layers, self.ops, strict=True)
-            if op is not None and op.kind == "source"
-            for blob in layer.top_blobs
-        ]
-        unknown = [name for name in self._input_shapes if name not in inputs]
-        if unknown:
-            text = (
-                f"{self._net.source}: no input {_some(unknown)} to give a shape; inputs are {_some(inputs) or 'none'}"
+        Raises:
+            DataError: inputs that layers read are missing; all of them.
+        """
+        missing = [b for b, value in self.value_of_input.items() if b not in sample and self.net.is_read(value)]
+        if missing:
+            raise DataError(
+                f"{self.net.source}: the data give {', '.join(map(repr, sample))}; "
+                f"the network also needs {', '.join(map(repr, missing))}; let the data layer give them, or, with "
+                "--images, say --value BLOB=V[,V]"
             )
-            self.problems.append(Problem(PrototxtError, text))
+        return {
+            value: np.asarray(sample[blob] if blob in sample else np.zeros(self.shapes[value]), dtype=np.float32)
+            for blob, value in self.value_of_input.items()
+        }
+
+    def with_shapes(self, shapes: Mapping[str, Shape]) -> Model:
+        """The same network where some values have other shapes, and with them what depends on them.
+
+        Layers that run in Python may give another number of rows than they announced: a detector's proposals.
+
+        Args:
+            shapes: by value, tops of layers that run in Python.
+
+        Raises:
+            UnsupportedError: a later layer cannot take such a bottom.
+        """
+        outside = {value: shape for value, shape in self.shapes.items() if value not in self.net.producer}
+        found = infer_shapes(self.pairs, {**outside, **shapes}, self.shapes, smallest=0)
+        for index, why in found.failures.items():
+            if isinstance(why, UserLayerError):
+                raise why
+            raise UnsupportedError(f"{self.net.source}: {titled(self.net.layers[index])}: {why}")
+        return replace(self, shapes=found.shapes)
 
 
-def _blobs_by_layer(weights: Weights | None) -> dict[str, Sequence[NDArray[Any]]]:
-    """Blobs by layer name. Caffe copies layer by layer, so the last of several with one name wins."""
-    if weights is None:
-        return {}
-    if isinstance(weights, Caffemodel):
-        return {layer.name: layer.blobs for layer in weights.layers}
-    return dict(weights)
-
-
-def _some(names: Sequence[str], limit: int = 8) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(map(repr, names[:limit])) + more
-
-
-def reshaped(prototxt: Prototxt, model: Model, input_shapes: Mapping[str, Shape]) -> Model:
-    """The same model with inputs of other shapes; its weights are shared.
-
-    Raises:
-        PrototxtError: an input has no such name.
-        UnsupportedError: layers that do not fit together any more.
-    """
-    weights = {layer.name: layer.blobs for layer in model.net.layers} if model.net.has_weights else None
-    return build_model(prototxt, weights, input_shapes)
-
-
-def with_top_shapes(model: Model, shapes: Mapping[str, Shape]) -> Model:
-    """The same model where some values have other shapes, and with them what depends on them.
-
-    Layers that run in Python may give another number of rows than they announced: a detector's proposals.
-
-    Args:
-        shapes: by value, tops of layers that run in Python.
-
-    Raises:
-        UnsupportedError: a later layer cannot take such a bottom.
-    """
-    found = dict(model.shapes)
-    for layer, op in zip(model.net.layers, model.ops, strict=True):
-        tops = [found[top] for top in layer.tops]
-        if any(found[b] != model.shapes[b] for b in layer.bottoms):
-            try:
-                tops = op.top_shapes([found[b] for b in layer.bottoms])
-            except RefusedError as why:
-                raise UnsupportedError(f"{model.net.source}: layer {layer.name!r} ({layer.type}): {why}") from None
-        found.update({top: shapes.get(top, shape) for top, shape in zip(layer.tops, tops, strict=True)})
-    return replace(model, shapes=found)
+def _is_of_one(single: Shape, shape: Shape, batch: int) -> bool:
+    """Whether `single` is a shape with its images, whole multiples of the batch, divided by the batch."""
+    return bool(shape) and shape[0] == batch * single[0] and shape[1:] == single[1:] if single else not shape

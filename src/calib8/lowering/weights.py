@@ -1,15 +1,19 @@
-"""Blobs of a caffemodel for one layer: the right number of them, each in the shape that the layer wants."""
+"""Blobs of a caffemodel for each layer: the right number of them, each in the shape that the layer wants."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.errors import CaffemodelError
+from calib8.errors import CaffemodelError, UserLayerError
 from calib8.graph import Layer, Shape
+from calib8.layers import RefusedError
+from calib8.lowering.problems import Failure
+from calib8.lowering.shapes import InputShapes, MaybePair, infer_shapes
 
 
 def with_shared_blobs(
@@ -35,6 +39,43 @@ def with_shared_blobs(
         if blobs:
             found[layer] = blobs
     return found
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Layers that were fitted together.
+
+    Attributes:
+        layers: with their weights, as far as these fit.
+        shapes: of every value, as far as they are known.
+        failures: why layers cannot be used, by their place; layers behind one of these are not named.
+    """
+
+    layers: tuple[Layer, ...]
+    shapes: Mapping[str, Shape]
+    failures: Mapping[int, Failure]
+
+
+def fit_layers(
+    pairs: Sequence[MaybePair], inputs: InputShapes, stored: Mapping[str, Sequence[NDArray[Any]]] | None
+) -> Fitted:
+    """Infer the shapes of all values, and bind to every layer the weights that it then asks for.
+
+    Args:
+        stored: blobs by layer name; None binds none.
+    """
+    inferred = infer_shapes(pairs, inputs=inputs)
+    layers = [layer for layer, _ in pairs]
+    failures: dict[int, Failure] = {**inferred.failures}
+    for index, (layer, op) in enumerate(pairs):
+        if stored is None or op is None or index in failures or any(b not in inferred.shapes for b in layer.bottoms):
+            continue
+        try:
+            wanted = op.blob_shapes([inferred.shapes[b] for b in layer.bottoms])
+            layers[index] = replace(layer, blobs=bind_blobs(wanted, stored.get(layer.name)))
+        except (RefusedError, UserLayerError, CaffemodelError) as why:
+            failures[index] = why
+    return Fitted(tuple(layers), inferred.shapes, failures)
 
 
 def bind_blobs(wanted: Sequence[Shape], stored: Sequence[NDArray[Any]] | None) -> tuple[NDArray[np.float32], ...]:

@@ -15,7 +15,7 @@ from calib8.errors import UnsupportedError
 from calib8.graph import Layer, Shape
 from calib8.layers import Op, RefusedError
 from calib8.lowering import Model
-from calib8.lowering.model import MAX_ELEMENTS, with_top_shapes
+from calib8.lowering.shapes import MAX_ELEMENTS
 
 Weights = Mapping[str, tuple[NDArray[np.float32], ...]]
 
@@ -65,7 +65,7 @@ class Stretch:
         """The same where layers in Python gave their tops these shapes: detectors find more or less."""
         if all(shape == self.model.shapes[value] for value, shape in shapes.items()):
             return self
-        return replace(self, model=with_top_shapes(self.model, shapes))
+        return replace(self, model=self.model.with_shapes(shapes))
 
     @cached_property
     def bytes(self) -> int:

@@ -1,20 +1,17 @@
 """From measured thresholds to the integers of a network.
 
 - `folding`: values that share one threshold, which of them is measured, and measured thresholds brought to all values
-- `pairs`: a BatchNorm and the Scale that is quantised with it
 - `plan`: `make_plan`, every layer's integers, with all problems in one error
 - `selection`: `integer_setup`, which layers run in INT8
 """
 
 from calib8.quantize.folding import FoldGroup, fold_groups, fold_thresholds, observed_values, set_thresholds
-from calib8.quantize.pairs import batch_norm_pairs
 from calib8.quantize.plan import QuantPlan, fp32_reasons, make_plan, replan
 from calib8.quantize.selection import fp32_layers, integer_setup, parse_layer_list
 
 __all__ = [
     "FoldGroup",
     "QuantPlan",
-    "batch_norm_pairs",
     "fold_groups",
     "fold_thresholds",
     "fp32_layers",

@@ -6,7 +6,7 @@ Steps, in this order:
    `out := in`, then backwards `in := out`: the group has the threshold of its source, the value that comes first.
    Where later layers of the group overwrite the source's blob in place, the source is measured behind the last of
    them: that is what the blob holds after a forward pass.
-2. A BatchNorm with its Scale (`batch_norm_pairs`): the BatchNorm's top takes the threshold of the Scale's top.
+2. A BatchNorm with its Scale (`Model.batch_norm_pairs`): the BatchNorm's top takes the threshold of the Scale's top.
 3. Concat, from the last one to the first, without `enable_concat_quantize`: a bottom takes the top's threshold when
    the Concat is the only layer that reads it, or anything of its group, from outside the group. Other bottoms keep
    their own, and so does every bottom with `enable_concat_quantize`; the Concat then requantises them.
@@ -28,7 +28,6 @@ from calib8.graph import Layer
 from calib8.layers import Op
 from calib8.layers.concat import Concat
 from calib8.lowering import Model
-from calib8.quantize.pairs import batch_norm_pairs
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ class _Walk:
 
     def follow_scales(self) -> None:
         """Step 2."""
-        for name, scale in batch_norm_pairs(self._model).items():
+        for name, scale in self._model.batch_norm_pairs.items():
             top = self._model.net.layer_by_name[name].tops[0]
             self._leader_of[self._group_of[top]] = self._group_of[scale.tops[0]]
 

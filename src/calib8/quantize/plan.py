@@ -12,7 +12,7 @@ from calib8.graph import Layer
 from calib8.layers import LayerPlan, Op, QuantizeCall
 from calib8.lowering import Model
 from calib8.quantize.folding import fold_groups, fold_thresholds
-from calib8.quantize.pairs import batch_norm_pairs, gamma_and_beta
+from calib8.quantize.pairs import gamma_and_beta
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +133,7 @@ class _Walk:
     def __init__(self, model: Model, thresholds: Mapping[str, float], before: QuantPlan) -> None:
         self._model = model
         self._before = before
-        self._scale_of = batch_norm_pairs(model)
+        self._scale_of = model.batch_norm_pairs
         self._batch_norm_of = {scale.name: name for name, scale in self._scale_of.items()}
         self.thresholds = thresholds
         self.plans: dict[str, LayerPlan | None] = {}

@@ -8,7 +8,6 @@ from calib8.errors import OptionError
 from calib8.layers.input import Input
 from calib8.lowering import Model
 from calib8.lowering.integer import IntegerSetup
-from calib8.quantize.pairs import batch_norm_pairs
 from calib8.quantize.plan import QuantPlan
 
 
@@ -61,7 +60,7 @@ def _check(model: Model, names: Sequence[str]) -> None:
     known = {*model.net.layer_by_name, *model.net.layers_by_caffe_name, *model.net.left_out, *model.net.absent}
     problems = [f"there is no layer {name!r}" for name in names if name not in known]
     chosen = set(names)
-    for batch_norm, scale in batch_norm_pairs(model).items() if names else ():
+    for batch_norm, scale in model.batch_norm_pairs.items() if names else ():
         if (batch_norm in chosen) != (scale.name in chosen):
             given, missing = (batch_norm, scale.name) if batch_norm in chosen else (scale.name, batch_norm)
             problems.append(
