@@ -1,4 +1,5 @@
-"""Writing an LMDB: beside its place first, then renamed, so that it is there whole or not at all.
+"""Writing an LMDB: beside its place first, then renamed, so that it is there whole or not at all. A database that is
+replaced is there until the new one takes its place, in one step.
 
 The same records give the same bytes (with one version of LMDB and one size of a memory page). The map grows with the
 data; what is left over in the file is a few pages.
@@ -6,13 +7,12 @@ data; what is left over in the file is a few pages.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import lmdb
 
+from calib8.atomic import write_folder
 from calib8.errors import DataError, OptionError
 
 MAX_KEY_BYTES = 511
@@ -36,31 +36,11 @@ def write_lmdb(path: Path, records: Records, *, force: bool = False) -> None:
         DataError: keys that are not in order; whatever the records raise.
     """
     check_target(path, force=force)
-    try:
-        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-    except OSError as why:
-        raise OptionError(f"cannot write {path}: {why.strerror or why}; choose a folder that exists") from None
-    try:
-        made = scratch / "lmdb"
-        made.mkdir()
-        _fill(made, records)
-        _put_into_place(made, path, scratch / "before")
-    except (lmdb.Error, OSError) as why:
-        raise OptionError(f"cannot write {path}: {getattr(why, 'strerror', None) or why}") from None
-    finally:
-        shutil.rmtree(scratch)
-
-
-def _put_into_place(made: Path, path: Path, before: Path) -> None:
-    """Rename; what was there before comes back if that fails."""
-    if path.exists():
-        path.rename(before)
-    try:
-        made.rename(path)
-    except OSError:
-        if before.exists():
-            before.rename(path)
-        raise
+    with write_folder(path, replace=force) as folder:
+        try:
+            _fill(folder, records)
+        except (lmdb.Error, OSError) as why:
+            raise OptionError(f"cannot write {path}: {getattr(why, 'strerror', None) or why}") from None
 
 
 def check_target(path: Path, *, force: bool) -> None:
