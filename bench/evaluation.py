@@ -181,7 +181,7 @@ def quantised_values(model: Model, plan: QuantPlan) -> tuple[Model, dict[str, fl
     A BatchNorm that a Scale follows is one step with it: only the Scale's top is rounded.
     """
     inside = set(model.batch_norm_pairs)
-    integers = {name for name, own in plan.plans.items() if own is not None}
+    integers = {name for name, own in plan.forms.items() if own is not None}
     ops = tuple(
         _Rounding(op, [plan.thresholds[t] for t in layer.tops])
         if layer.name in integers - inside and op.kind == "onnx" and not op.passive

@@ -69,7 +69,7 @@ def run_int8() -> Callable[..., dict[str, np.ndarray]]:
         threads: int = 1,
         **options: object,
     ) -> dict[str, np.ndarray]:
-        plans = {name: own for name, own in plan.plans.items() if own is not None}
+        plans = {name: own for name, own in plan.forms.items() if own is not None}
         chosen = frozenset(plans if int8_layers is None else int8_layers)
         quantized = frozenset(model.inputs).difference(real_inputs)
         setup = IntegerSetup(chosen, plans, plan.thresholds, quantized, **options)

@@ -118,7 +118,7 @@ def test_concat_quantize_keeps_thresholds_apart(folder):
     bottoms = apart.model.net.layer_by_name["concat3"].bottoms
     assert len({together.plan.thresholds[b] for b in bottoms}) == 1
     assert len({apart.plan.thresholds[b] for b in bottoms}) == 2
-    assert apart.plan.plans["concat3"].concat is not None
+    assert apart.plan.forms["concat3"].rshifts
 
 
 def test_methods_from_one_set_of_histograms(folder):

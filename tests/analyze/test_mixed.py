@@ -75,7 +75,7 @@ def test_the_string_for_int8_init(digits, experiment):
     assert found.kept and set(parse_layer_list(found.int8_layer)) == set(found.int8_layers)
     setup = integer_setup(digits.model, digits.plan, found.int8_layer)
     assert setup.int8_layers == set(found.int8_layers)
-    planned = {name for name, own in digits.plan.plans.items() if own is not None}
+    planned = {name for name, own in digits.plan.forms.items() if own is not None}
     assert planned - setup.int8_layers == set(found.fp32_layers)
     order = [layer.name for layer in digits.model.net.layers]
     assert sorted(found.fp32_layers, key=order.index) == list(found.fp32_layers)

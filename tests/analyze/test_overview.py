@@ -83,7 +83,7 @@ def test_reasons_without_thresholds_are_the_plan_s(random_model):
     thresholds = {v: float(i) for i, v in enumerate(observed_values(model), start=20)}
     plan = make_plan(model, thresholds)
     assert {n: r is None for n, r in reasons.items()} == {
-        n: p is not None for n, p in plan.plans.items() if n in reasons
+        n: p is not None for n, p in plan.forms.items() if n in reasons
     }
     assert reasons["a"] is None and reasons["b"] == "several bottoms with thresholds of their own share its weights"
     assert "x" not in reasons

@@ -148,7 +148,7 @@ def test_a_threshold_that_cannot_be_expressed_is_an_infinite_loss(digits, experi
 def test_plans_of_layers_that_a_threshold_does_not_reach_are_shared(digits, experiment):
     trials = make_trials(digits, experiment)
     trials.accept(Accept({"ip": trials.thresholds["ip"] * 1.1}, 1.0, 0.5))
-    changed = {n for n in digits.plan.plans if digits.plan.plans[n] is not trials.plan.plans[n]}
+    changed = {n for n in digits.plan.forms if digits.plan.forms[n] is not trials.plan.forms[n]}
     assert changed == {"ip"}
     assert trials.plan.thresholds == replan(digits.model, digits.plan, trials.plan.thresholds).thresholds
 

@@ -48,9 +48,9 @@ def test_it_ends_better_than_it_began(digits, experiment):
     assert found.after.tuned < found.before.tuned and found.after.held_out <= found.before.held_out
     assert (found.after.tuned, found.after.held_out) == (found.accepted[-1].after, found.accepted[-1].held_out_after)
     anew = make_plan(digits.model, found.plan.thresholds)
-    for name, own in anew.plans.items():
+    for name, own in anew.forms.items():
         if own is not None:
-            assert [b.tobytes() for b in own.blobs] == [b.tobytes() for b in found.plan.plans[name].blobs]
+            assert [b.tobytes() for b in own.blobs] == [b.tobytes() for b in found.plan.forms[name].blobs]
 
 
 def test_the_losses_that_it_reports_are_those_of_the_network(digits, experiment):

@@ -110,7 +110,7 @@ def test_a_layer_without_a_reason_for_fp32_runs_in_integers(case, random_model):
         pytest.skip("no tops to look at")
     plan = make_plan(model, {value: 4 + i / 64 for i, value in enumerate(observed_values(model))})
     reason = fp32_reasons(model)["l"]
-    assert (plan.plans["l"] is None) == (reason is not None)
+    assert (plan.forms["l"] is None) == (reason is not None)
     if reason is not None:
         assert re.fullmatch(r"[\w ,]+", reason)
         return

@@ -172,7 +172,7 @@ def test_ranges_are_exact_and_few(outputs, inputs, seed, size):
 
 
 def int8_codes(model, plan, inputs, names, **options):
-    plans = {name: own for name, own in plan.plans.items() if own is not None}
+    plans = {name: own for name, own in plan.forms.items() if own is not None}
     setup = IntegerSetup(frozenset(plans), plans, plan.thresholds, frozenset(model.inputs), **options)
     steps = lower_int8(model, setup, names)
     found: dict[str, np.ndarray] = {}
@@ -196,7 +196,7 @@ def test_every_layer_type_with_integers_gives_the_same_codes(random_model):
     for case in CASES:
         model = random_model(case.prototxt())
         plan = make_plan(model, {value: 3 + i / 64 for i, value in enumerate(observed_values(model))})
-        if case.tops and plan.plans["l"] is not None:
+        if case.tops and plan.forms["l"] is not None:
             inputs = {name: array * np.float32(40) for name, array in case.inputs().items()}
             same_codes(model, plan, inputs, [codes_of(t) for t in model.net.layers[-1].tops])
             checked.add(case.type)

@@ -137,7 +137,7 @@ def test_a_network_in_int8(bits, random_model):
     model = random_model(NET)
     inputs = images_of(model)
     plan = plan_of(model, inputs)
-    plans = {name: own for name, own in plan.plans.items() if own is not None}
+    plans = {name: own for name, own in plan.forms.items() if own is not None}
 
     def setup_of(**options):
         return IntegerSetup(frozenset(plans), plans, plan.thresholds, accumulator_bits=bits, **options)
@@ -153,7 +153,7 @@ def test_sums_beyond_float32(random_model):
     """
     model = random_model(text, weights={"ip": [np.ones((7, 20000)), np.arange(7)]})
     plan = make_plan(model, {"x": 100.0, "ip": 2e6})
-    plans = {"ip": plan.plans["ip"]}
+    plans = {"ip": plan.forms["ip"]}
     inputs = {"x": np.random.default_rng(0).uniform(80, 100, (3, 20000)).astype(np.float32)}
     same_codes(model, lambda **options: IntegerSetup(frozenset(plans), plans, plan.thresholds, **options), inputs)
 
@@ -164,7 +164,7 @@ def test_lenet_gives_the_chip_s_integers(shared):
     shapes = {"data": (100, 1, 28, 28), "label": (100,)}
     model = build_model(read_prototxt(golden / "deploy.prototxt"), read_caffemodel(golden / "fp32.caffemodel"), shapes)
     plan = read_plan(model, golden / "bmnet_lenet_calibration_table.pb2", golden / "run.caffemodel")
-    plans = {name: own for name, own in plan.plans.items() if own is not None}
+    plans = {name: own for name, own in plan.forms.items() if own is not None}
     images = np.fromfile(golden / "run_input_100x1x28x28.int8", np.int8).reshape(100, 1, 28, 28).astype(np.float32)
 
     def setup_of(**options):
@@ -191,7 +191,7 @@ def test_real_networks(name, shared):
     names = [v for v in observed_values(model) if v not in model.inputs]
     close(*on_both(lambda _: lower_float(model, names), inputs, names))
     plan = plan_of(model, inputs)
-    plans = {layer: own for layer, own in plan.plans.items() if own is not None}
+    plans = {layer: own for layer, own in plan.forms.items() if own is not None}
     chosen = integer_setup(model, plan).int8_layers
     same_codes(model, lambda **options: IntegerSetup(chosen, plans, plan.thresholds, **options), inputs)
 

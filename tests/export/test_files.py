@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from calib8.errors import CaffemodelError, Calib8Error, OptionError, TableError
 from calib8.export import read_plan, table_message, write_calibration_files, write_calibration_table, write_int8_model
+from calib8.layers import same_integers
 from calib8.lowering import build_model
 from calib8.proto import calibration_pb2
 from calib8.proto.caffemodel import read_caffemodel
@@ -54,26 +55,27 @@ def plan_for(model, concat=False, factor=1.0):
 def assert_same(plan, other):
     assert dict(plan.thresholds) == dict(other.thresholds)
     assert plan.enable_concat_quantize == other.enable_concat_quantize
-    assert list(plan.plans) == list(other.plans)
-    for name, own in plan.plans.items():
-        read = other.plans[name]
+    assert list(plan.forms) == list(other.forms)
+    for name, own in plan.forms.items():
+        read = other.forms[name]
         assert (own is None) == (read is None), name
         if own is None:
             continue
-        for field in fields(own):
-            if field.name not in ("blobs", "warnings"):
-                assert getattr(own, field.name) == getattr(read, field.name), (name, field.name)
+        assert same_integers(own, read), name
         assert [(b.dtype, b.shape, b.tobytes()) for b in own.blobs] == [
             (b.dtype, b.shape, b.tobytes()) for b in read.blobs
         ], name
 
 
 def test_the_network_has_every_kind_of_row(everything):
-    plans = plan_for(everything, concat=True).plans
+    plans = plan_for(everything, concat=True).forms
     assert plans["two"] is None and plans["prob"] is None
-    assert plans["leaky"].leaky and plans["prelu"].prelu and plans["cat"].concat
-    assert plans["scale"].fusion_skipped and plans["sum"].multipliers and plans["pool"].multipliers
-    assert plans["alone"].rshift is not None and plans["ip"].rshift is not None
+    kinds = {name: type(plans[name]).__name__ for name in ("leaky", "prelu", "cat", "scale", "bn", "sum", "pool", "ip")}
+    assert kinds == {
+        "leaky": "LeakyForm", "prelu": "PReluForm", "cat": "ConcatForm", "scale": "Skipped", "bn": "AffineChannels",
+        "sum": "EltwiseForm", "pool": "PoolingForm", "ip": "WeightedSum",
+    }  # fmt: skip
+    assert plans["cat"].rshifts and plans["alone"].rshift is not None
 
 
 @settings(max_examples=15, deadline=None)
@@ -91,9 +93,9 @@ def test_a_plain_table_gives_the_same_integers(everything, tmp_path):
     write_calibration_table(tmp_path / "t", "net", everything, plan)
     read = read_plan(everything, tmp_path / "t")
     assert not [w for w in read.warnings if "for its top" in w]  # decimals are not quite the thresholds
-    for name, own in plan.plans.items():
+    for name, own in plan.forms.items():
         if own is not None:
-            assert [b.tobytes() for b in own.blobs] == [b.tobytes() for b in read.plans[name].blobs], name
+            assert [b.tobytes() for b in own.blobs] == [b.tobytes() for b in read.forms[name].blobs], name
 
 
 def test_rows_of_the_table(everything):
@@ -121,7 +123,7 @@ def test_the_int8_model_holds_the_layers_of_the_prototxt(everything, tmp_path):
     assert [(x.name, x.type) for x in stored.values()] == [(x.name, x.type) for x in everything.net.layers]
     # A layer that stays in FP32 keeps its float weights.
     np.testing.assert_array_equal(stored["two"].blobs[0], everything.net.layer_by_name["two"].blobs[0])
-    shift, scale, one = plan.plans["bn"].blobs
+    shift, scale, one = plan.forms["bn"].blobs
     np.testing.assert_array_equal(stored["bn"].blobs[0], shift)
     np.testing.assert_array_equal(stored["bn"].blobs[1], scale)
     assert one.tolist() == stored["bn"].blobs[2].tolist() == [1.0]
@@ -137,10 +139,9 @@ def test_plain_lines_are_in_the_order_of_the_layers(everything, tmp_path):
     assert [name for name, _, _ in lines] == [layer.name for layer in with_tops]
     for layer, (name, threshold, shift) in zip(with_tops, lines, strict=True):
         assert np.float32(threshold) == np.float32(plan.thresholds[layer.tops[0]])
-        own = plan.plans[name]
-        expected = {"pool": 0, "leaky": own and own.leaky and own.leaky.le_rshift}
-        expected["prelu"] = own and own.prelu and own.prelu.le_rshift
-        assert int(shift) == expected.get(name, (own and own.rshift) or 0)
+        own = plan.forms[name]
+        shifts = {"pool": "zero", "leaky": "le_rshift", "prelu": "le_rshift"}
+        assert int(shift) == getattr(own, shifts.get(name, "rshift"), 0)
 
 
 def table_with(everything, tmp_path, change):
@@ -278,7 +279,7 @@ def test_rows_of_layers_that_only_measure_are_no_strangers(random_model, tmp_pat
     message = table_message("net", model, plan_for(model))
     message.layer.add(name="acc").threshold_y.append(1.0)
     (tmp_path / "t.pb2").write_bytes(message.SerializeToString())
-    assert "ip" in read_plan(model, tmp_path / "t.pb2").plans
+    assert "ip" in read_plan(model, tmp_path / "t.pb2").forms
     message.layer.add(name="acc2").threshold_y.append(1.0)
     (tmp_path / "t.pb2").write_bytes(message.SerializeToString())
     assert problems_of(model, tmp_path / "t.pb2") == "the network has no layer 'acc2'"
@@ -309,7 +310,7 @@ def test_names_with_spaces_survive_the_plain_table(random_model, tmp_path):
 def test_the_fp32_model_is_no_int8_model(everything, tmp_path):
     plan = plan_for(everything)
     write_calibration_table(tmp_path / "t", "net", everything, plan)
-    write_int8_model(tmp_path / "m", everything, replace(plan, plans=dict.fromkeys(plan.plans)))
+    write_int8_model(tmp_path / "m", everything, replace(plan, forms=dict.fromkeys(plan.forms)))
     found = problems_of(everything, tmp_path / "t.pb2", tmp_path / "m")
     assert "layer 'conv' has" in found and "expected integers from -128 to 127" in found
 
@@ -318,10 +319,10 @@ def test_the_fp32_model_is_no_int8_model(everything, tmp_path):
 def test_what_is_no_int8(everything, tmp_path, value):
     plan = plan_for(everything)
     write_calibration_table(tmp_path / "t", "net", everything, plan)
-    blobs = [b.astype(np.float32) for b in plan.plans["conv"].blobs]
+    blobs = [b.astype(np.float32) for b in plan.forms["conv"].blobs]  # weights, bias
     blobs[0].flat[-1] = value
-    damaged = replace(plan.plans["conv"], blobs=tuple(blobs))
-    write_int8_model(tmp_path / "m", everything, replace(plan, plans={**plan.plans, "conv": damaged}))
+    damaged = plan.forms["conv"].with_blobs(blobs)
+    write_int8_model(tmp_path / "m", everything, replace(plan, forms={**plan.forms, "conv": damaged}))
     assert f"layer 'conv' has {value:.6g} in blob 0" in problems_of(everything, tmp_path / "t.pb2", tmp_path / "m")
 
 

@@ -150,7 +150,7 @@ def test_an_fp32_layer_between_int8_ones(random_model, run_int8):
     """What it gives is quantised in float32: next to a tie it may be the neighbouring code."""
     model = random_model(DATA + FP32_WITHIN)
     plan = make_plan(model, measured(model))
-    assert plan.plans["soft"] is None and plan.plans["y"] is not None
+    assert plan.forms["soft"] is None and plan.forms["y"] is not None
     inputs = on_steps(samples(model), plan)
     expected = run_int8(model, plan, inputs, ["y"], real_inputs=model.inputs)["y"]
     found = run(checked(onnx_export("net", model, plan)), inputs)["y"]
@@ -178,7 +178,7 @@ def test_weights_are_those_of_the_plan(random_model):
     model = random_model(DATA + LAYERS["relu in place"])
     plan = make_plan(model, measured(model))
     stored = {x.name: numpy_helper.to_array(x) for x in onnx_export("net", model, plan).proto.graph.initializer}
-    weights, bias = plan.plans["conv"].blobs
+    weights, bias = plan.forms["conv"].blobs
     assert any(x.dtype == np.int8 and np.array_equal(x, weights) for x in stored.values() if x.shape == weights.shape)
     assert any(x.dtype == np.int32 and np.array_equal(x, bias) for x in stored.values() if x.shape == bias.shape)
     assert not any(x.dtype == np.float32 and x.size > 1 for x in stored.values())

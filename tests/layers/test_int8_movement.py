@@ -54,7 +54,7 @@ def network(layer_type: str, param: str, shapes, tops: int) -> str:
 def test_codes_move_as_numbers_do(random_model, run_int8, layer_type, param, shapes, tops):
     model = random_model(network(layer_type, param, shapes, tops))
     plan = make_plan(model, dict.fromkeys(model.shapes, 2.0))
-    assert plan.plans["l"] is not None
+    assert plan.forms["l"] is not None
     rng = np.random.default_rng(0)
     xs = {f"x{i}": rng.integers(-128, 128, shape) for i, shape in enumerate(shapes)}
     names = [f"y{i}" for i in range(tops)]

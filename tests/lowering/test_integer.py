@@ -9,7 +9,7 @@ import pytest
 from oracles import integer_layers as oracle
 
 from calib8.engine import run_float
-from calib8.layers import LayerPlan
+from calib8.layer_kit.form import SameCodes
 from calib8.lowering import HostStep, OnnxStep
 from calib8.lowering.integer import IntegerSetup, codes_of, is_codes, lower_int8, value_of
 from calib8.quantize import fold_thresholds, make_plan, observed_values
@@ -206,7 +206,7 @@ def test_what_is_no_number_between_layers_becomes_0(random_model, run_int8):
         input_layer((1, 4), extra="enable_quantize: true") + layer("Log", "l", "x") + layer("ReLU", "r", "l")
     )
     plan = plan_of(model, l=2.0)
-    plan = replace(plan, plans={**plan.plans, "r": LayerPlan()})
+    plan = replace(plan, forms={**plan.forms, "r": SameCodes()})
     x = np.float32([[-1, 0, np.e, np.e**2]])
     found = run_int8(model, plan, {"x": x}, [codes_of("l"), codes_of("r")], real_inputs=["x"])
     assert found[codes_of("l")].tolist() == [[0, -128, 64, 127]]
@@ -292,7 +292,7 @@ def test_a_layer_in_python_reads_what_the_user_quantised_in_real_units(random_mo
 def test_only_what_is_asked_for_is_computed(random_model, host_layer):
     model = random_model(input_layer() + conv("c", "x") + host_layer("h", "c") + conv("d", "h") + conv("e", "x"))
     plan = plan_of(model)
-    setup = IntegerSetup(frozenset("cde"), dict(plan.plans), plan.thresholds, frozenset("x"))
+    setup = IntegerSetup(frozenset("cde"), dict(plan.forms), plan.thresholds, frozenset("x"))
     steps = lower_int8(model, setup, ["h"])
     assert [type(s) for s in steps] == [OnnxStep, HostStep]
     assert [s.layers for s in lower_int8(model, setup, ["e", codes_of("e")])] == [("e",)]
@@ -333,7 +333,7 @@ def every_kind(random_model):
     models = {batch: build(batch) for batch in (1, 3)}
     folded = fold_thresholds(models[3][0], models[3][1])
     plans = {batch: make_plan(model, folded) for batch, (model, _) in models.items()}
-    assert all(plan.plans[own.name] for batch, plan in plans.items() for own in models[batch][0].net.layers[1:])
+    assert all(plan.forms[own.name] for batch, plan in plans.items() for own in models[batch][0].net.layers[1:])
     return {batch: (models[batch][0], plan) for batch, plan in plans.items()}
 
 

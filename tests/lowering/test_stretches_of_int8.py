@@ -33,7 +33,7 @@ def test_cut_anywhere(random_model, int8):
     model = random_model(CHAIN)
     rng = np.random.default_rng(0)
     plan = make_plan(model, {v: float(rng.uniform(4, 8)) for v in observed_values(model)})
-    setup = IntegerSetup(frozenset(int8), {n: p for n, p in plan.plans.items() if p is not None}, plan.thresholds)
+    setup = IntegerSetup(frozenset(int8), {n: p for n, p in plan.forms.items() if p is not None}, plan.thresholds)
     inputs = {"x": rng.standard_normal((1, 3, 6, 6), np.float32)}
     whole = values_of(lower_int8(model, setup, ["prob"]), ["prob"], inputs)["prob"]
     layers = model.net.layers

@@ -82,7 +82,7 @@ def test_files_give_the_integers_of_the_calibration_in_memory(calibrated, images
     net.blobs["data"].data[...] = images
     net.forward()
     setup = integer_setup(calibration.model, calibration.plan)
-    real = type(setup)(setup.int8_layers, setup.plans, setup.thresholds)
+    real = type(setup)(setup.int8_layers, setup.forms, setup.thresholds)
     values = ["pool1", "sum", "concat3", "ip"]
     expected = {}
     codes = [codes_of(value) for value in values]

@@ -138,8 +138,8 @@ def test_a_bottom_with_another_reader_is_requantised(random_model):
     assert observed_values(model) == ("x", "b", "k", "c")
     plan = make_plan(model, {"x": 1.0, "b": 2.0, "k": 4.0, "c": 8.0})
     assert plan.thresholds == {"x": 1.0, "a": 4.0, "b": 2.0, "k": 4.0, "c": 8.0}
-    assert plan.plans["k"].concat.multipliers == (128, 128)
-    assert plan.plans["k"].concat.rshifts == (7, 8)
+    assert plan.forms["k"].multipliers == (128, 128)
+    assert plan.forms["k"].rshifts == (7, 8)
 
 
 def test_a_reader_behind_a_passive_layer_counts_too():
@@ -221,7 +221,7 @@ def test_a_dead_blob_does_not_make_a_layer_impossible(random_model):
     with pytest.raises(QuantizationError, match="layer 'c'"):
         make_plan(model, {"x": 500.0, "c": 1.0})
     plan = make_plan(model, {"x": 500.0, "c": 1.0}, dead=["c"])
-    assert np.isfinite(plan.plans["c"].blobs[0]).all()
+    assert np.isfinite(plan.forms["c"].blobs[0]).all()
 
 
 def test_a_change_reaches_all_values_of_its_group():

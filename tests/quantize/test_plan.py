@@ -20,8 +20,8 @@ def one(name: str, kind: str, bottoms: str = "x") -> str:
 
 def in_int8(model) -> set[str]:
     plan = make_plan(model, dict.fromkeys(observed_values(model), 4.0))
-    assert tuple(plan.plans) == tuple(layer.name for layer in model.net.layers)
-    return {name for name, found in plan.plans.items() if found is not None}
+    assert tuple(plan.forms) == tuple(layer.name for layer in model.net.layers)
+    return {name for name, found in plan.forms.items() if found is not None}
 
 
 def test_data_layers_and_layers_without_a_rule_have_no_integers(random_model):
@@ -65,5 +65,5 @@ def test_without_weights_there_is_nothing_to_quantise():
 def test_the_same_thresholds_give_the_same_integers(random_model):
     model = random_model(INPUT + f'layer {{ name: "c" bottom: "x" top: "c" {CONV} }}')
     first, second = (make_plan(model, {"x": 1.0, "c": 3.0}) for _ in range(2))
-    assert first.plans["c"].blobs[0].tobytes() == second.plans["c"].blobs[0].tobytes()
+    assert first.forms["c"].blobs[0].tobytes() == second.forms["c"].blobs[0].tobytes()
     assert first.thresholds == second.thresholds

@@ -79,7 +79,7 @@ def _entry(setup: IntegerSetup, layer: Layer, writers: Sequence[Layer]) -> tuple
     """The layer's integers, and the thresholds of bottoms that are quantised or dequantised for it."""
     in_int8 = layer.name in setup.int8_layers
     converted = [b for b, w in zip(layer.bottoms, writers, strict=True) if in_int8 != (w.name in setup.int8_layers)]
-    return (setup.plans[layer.name] if in_int8 else None, *(setup.thresholds[b] for b in converted))
+    return (setup.forms[layer.name] if in_int8 else None, *(setup.thresholds[b] for b in converted))
 
 
 class Experiment:

@@ -44,7 +44,7 @@ def touched_of(model: Model, plan: QuantPlan, needed: frozenset[str]) -> dict[st
         neighbours = frozenset(n for u in units if not names.isdisjoint(u.layers) for n in u.layers)
         names |= neighbours
         near = [at for at, layer in enumerate(model.net.layers) if layer.name in names & needed]
-        if any(plan.plans.get(model.net.layers[index].name) is not None for index in near):
+        if any(plan.forms.get(model.net.layers[index].name) is not None for index in near):
             found[group.observed] = Touched(
                 group, _writers(model, units, members), neighbours, near[0], near[-1] + 1
             )  # fmt: skip

@@ -38,7 +38,7 @@ def units_of(model: Model, plan: QuantPlan, needed: Collection[str]) -> tuple[Un
     scales = set(scale_of.values())
     units = []
     for layer in model.net.layers:
-        if plan.plans.get(layer.name) is None or layer.name in scales or layer.name not in needed:
+        if plan.forms.get(layer.name) is None or layer.name in scales or layer.name not in needed:
             continue
         names = (layer.name, scale_of[layer.name]) if layer.name in scale_of else (layer.name,)
         last = model.net.layer_by_name[names[-1]]
@@ -48,9 +48,9 @@ def units_of(model: Model, plan: QuantPlan, needed: Collection[str]) -> tuple[Un
 
 def setup_of(plan: QuantPlan, int8_layers: Iterable[str] | None = None) -> IntegerSetup:
     """A plan with some of its layers in INT8, as far as they have integers; None for all. Inputs are real numbers."""
-    plans = {name: own for name, own in plan.plans.items() if own is not None}
-    chosen = frozenset(plans) if int8_layers is None else frozenset(plans).intersection(int8_layers)
-    return IntegerSetup(chosen, plans, plan.thresholds)
+    forms = {name: own for name, own in plan.forms.items() if own is not None}
+    chosen = frozenset(forms) if int8_layers is None else frozenset(forms).intersection(int8_layers)
+    return IntegerSetup(chosen, forms, plan.thresholds)
 
 
 def without_idle_layers(model: Model, int8_layers: Collection[str]) -> frozenset[str]:

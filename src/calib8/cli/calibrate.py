@@ -127,8 +127,8 @@ def summary(calibration: Calibration) -> str:
     plan, model = calibration.plan, calibration.model
     rows = [("layer", "type", "threshold", "max|x|", "clipped", "rshift")]
     for layer in model.net.layers:
-        own = plan.plans.get(layer.name)
-        shift = "" if own is None or own.rshift is None else str(own.rshift)
+        own = plan.forms.get(layer.name)
+        shift = "" if own is None or own.accumulator_shift is None else str(own.accumulator_shift)
         for top in layer.tops:
             name = layer.name if len(layer.tops) == 1 else f"{layer.name}: {model.net.blob_of[top]}"
             rows.append((name, layer.type, f"{plan.thresholds[top]:.6g}", *_seen(calibration, top), shift))

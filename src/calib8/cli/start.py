@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from calib8.analyze.experiment import DEFAULT_BUDGET
 from calib8.calibrate.collect import CollectOptions, collect_histograms
 from calib8.calibrate.histogram import BlobHistogram
@@ -25,10 +23,9 @@ from calib8.data import SampleSource, open_source, read_image_params, takes
 from calib8.engine import EngineOptions
 from calib8.errors import DataError, OptionError, QuantizationError
 from calib8.export import read_plan
-from calib8.layers import LayerPlan
 from calib8.lowering import Model
 from calib8.proto.text import Prototxt, read_prototxt
-from calib8.quantize import QuantPlan, make_plan, observed_values
+from calib8.quantize import QuantPlan, observed_values, settled
 
 _log = logging.getLogger(__name__)
 _MEGABYTE = 1 << 20
@@ -155,7 +152,7 @@ def open_start(options: argparse.Namespace, *, with_histograms: bool) -> Start:
         if with_histograms and not histograms:
             observed = observed_values(calibration.model, plan.enable_concat_quantize)
             histograms = histograms_of(options, calibration.model, source, observed, progress)
-    if all(own is None for own in plan.plans.values()):
+    if all(own is None for own in plan.forms.values()):
         raise QuantizationError(
             f"{proto}: no layer of this network runs in INT8, so there is nothing to judge or to tune"
         )
@@ -188,24 +185,16 @@ def histograms_of(
     return collect_histograms(model, batches, tuple(values), CollectOptions(options.bins, engine=engine), progress)
 
 
-def requantized(start: Start) -> QuantPlan:
-    """The integers that calib8 computes from the thresholds of a start; says so where they differ from its own."""
-    plan = make_plan(start.model, start.plan.thresholds, start.plan.enable_concat_quantize)
-    other = [name for name, own in plan.plans.items() if not _same(own, start.plan.plans[name])]
-    if other:
+def given_integers(start: Start) -> QuantPlan:
+    """The plan of a start, and a word on integers that do not follow from its thresholds."""
+    plan = settled(start.model, start.plan)
+    if plan.given:
         _log.warning(
-            "%s: the integers of %d layers (%r ..) are not those that follow from its thresholds; tuning computes them "
-            "anew", start.origin, len(other), other[0],
+            "%s: the integers of %d layers (%r ..) are not those that follow from its thresholds; they are kept, but "
+            "where a new threshold of the layer is accepted: there they are rounded anew",
+            start.origin, len(plan.given), next(iter(plan.given)),
         )  # fmt: skip
     return plan
-
-
-def _same(one: LayerPlan | None, other: LayerPlan | None) -> bool:
-    if one is None or other is None or len(one.blobs) != len(other.blobs):
-        return one is other
-    equal = all(np.array_equal(a, b) for a, b in zip(one.blobs, other.blobs, strict=True))
-    numbers = ("rshift", "multipliers", "leaky", "prelu", "concat")
-    return equal and all(getattr(one, field) == getattr(other, field) for field in numbers)
 
 
 def _source(options: argparse.Namespace, prototxt: Prototxt) -> SampleSource:

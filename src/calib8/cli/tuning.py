@@ -20,12 +20,12 @@ from calib8.analyze.tuning import Losses, Status, TuningResult, Watch, layer_dif
 from calib8.atomic import write_atomically, write_together
 from calib8.cli.judging import make_judge
 from calib8.cli.progress import ProgressLine
-from calib8.cli.start import Start, requantized
+from calib8.cli.start import Start, given_integers
 from calib8.cli.table import aligned
 from calib8.errors import DataError, OptionError
 from calib8.export import write_calibration_files
 from calib8.lowering import Model
-from calib8.quantize import QuantPlan, make_plan
+from calib8.quantize import QuantPlan
 
 _log = logging.getLogger(__name__)
 _HELD_OUT_PER_TUNED = 3
@@ -56,7 +56,7 @@ class TuneRun:
         settings = ExperimentOptions(options.threads, options.budget << 20)
         outputs = tuple(dict.fromkeys(wanted))
         self._experiment = Experiment(start.model, self._samples.inputs, outputs, settings)
-        self._plan = requantized(start)
+        self._plan = given_integers(start)
 
     def everything(self) -> int:
         """The search, and mixed precision if it is asked for."""
@@ -144,8 +144,7 @@ class TuneRun:
         counts = len(self._tuned), len(self._held_out)
         report = tuning_json(options.name, name, self._judge.name, counts, self._plan, found, model)
         with write_together():
-            plan = make_plan(self._start.whole, found.plan.thresholds, found.plan.enable_concat_quantize)
-            paths = write_calibration_files(options.output, options.name, self._start.whole, plan)
+            paths = write_calibration_files(options.output, options.name, self._start.whole, found.plan)
             others = self._write(
                 {f"bmnet_{options.name}_tuning.json": report, "report.log": difference_log(differences)}
             )

@@ -4,7 +4,7 @@
 - `calibration_table`: thresholds and shifts for the BM1880 compiler, protobuf in binary and in text form
 - `plain_table`: names, thresholds and shifts, a line each
 - `tpu_mlir`: the tables of the vendor's current toolchain
-- `onnx_model`: the network as an ONNX file, in FP32 or quantised; `real_scales`: what its integers are worth there
+- `onnx_model`: the network as an ONNX file, in FP32 or quantised
 - `files`: all of the first three under the guide's names, whole or not at all; and back into a `QuantPlan`
 """
 

@@ -5,19 +5,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from google.protobuf import text_format
 
 from calib8.errors import OptionError
 from calib8.graph import Layer
-from calib8.layers import LayerPlan
+from calib8.layers import IntegerForm
 from calib8.lowering import Model
 from calib8.proto import calibration_pb2
 from calib8.quantize import QuantPlan
 
-Message = Any
-"""A NetCalibrationParameter."""
+Message = calibration_pb2.NetCalibrationParameter
 
 
 def table_message(name: str, model: Model, plan: QuantPlan) -> Message:
@@ -31,7 +28,7 @@ def table_message(name: str, model: Model, plan: QuantPlan) -> Message:
     except ValueError:
         raise OptionError(f"the model's name {name!r} is not valid Unicode; choose another one") from None
     for layer in model.net.layers:
-        _fill_row(message.layer.add(), layer, [plan.thresholds[t] for t in layer.tops], plan.plans[layer.name])
+        _fill_row(message.layer.add(), layer, [plan.thresholds[t] for t in layer.tops], plan.forms[layer.name])
     return message
 
 
@@ -47,32 +44,14 @@ def table_text(message: Message) -> bytes:
     return text.encode()
 
 
-def _fill_row(row: Any, layer: Layer, thresholds: list[float], plan: LayerPlan | None) -> None:
+def _fill_row(
+    row: calibration_pb2.LayerCalibrationParameter, layer: Layer, thresholds: list[float], form: IntegerForm | None
+) -> None:
     row.name = layer.name
     row.threshold_y.extend(thresholds)
     for blob, threshold in zip(layer.top_blobs, thresholds, strict=True):
         row.blob_param.add(name=blob, threshold_y=threshold)
     row.bottom_unsigned.extend([False] * len(layer.bottoms))
     row.top_unsigned.extend([False] * len(layer.tops))
-    if plan is not None:
-        _fill_integers(row, plan)
-
-
-def _fill_integers(row: Any, plan: LayerPlan) -> None:
-    if plan.rshift is not None:
-        row.right_shift_width = plan.rshift
-    row.threshold_x_quantized.extend(plan.multipliers)
-    if plan.fusion_skipped:
-        row.fusion_skipped = 1
-    if plan.leaky is not None:
-        x = plan.leaky
-        row.relu_param.gt_scale, row.relu_param.gt_right_shift_width = x.gt_scale, x.gt_rshift
-        row.relu_param.le_scale, row.relu_param.le_right_shift_width = x.le_scale, x.le_rshift
-    if plan.prelu is not None:
-        p = plan.prelu
-        row.prelu_param.gt_scale, row.prelu_param.gt_right_shift_width = p.gt_scale, p.gt_rshift
-        row.prelu_param.le_right_shift_width = p.le_rshift
-    if plan.concat is not None:
-        row.concat_param.right_shift_width.extend(plan.concat.rshifts)
-        row.concat_param.threshold_x_quantized.extend(plan.concat.multipliers)
-        row.concat_param.need_quantize_num = len(plan.concat.rshifts)
+    if form is not None:
+        form.fill_row(row)

@@ -27,7 +27,6 @@ from calib8.export.table_reader import (
 )
 from calib8.graph import Layer
 from calib8.layers import Op
-from calib8.layers.batch_norm import BatchNorm
 from calib8.lowering import Model
 from calib8.quantize import QuantPlan, fold_thresholds, make_plan
 
@@ -116,9 +115,9 @@ def _with_neutral_weights(model: Model) -> Model:
 
 
 def _neutral(layer: Layer, op: Op) -> Iterator[tuple[NDArray[np.float32], float]]:
-    """Every blob of a layer with a value for all its numbers: 0, and 1 for what divides."""
+    """Every blob of a layer with a value for all its numbers."""
     for index, blob in enumerate(layer.blobs):
-        yield blob, 1.0 if isinstance(op, BatchNorm) and index > 0 else 0.0
+        yield blob, op.neutral_blobs[index] if index < len(op.neutral_blobs) else 0.0
 
 
 def table_name(table: str | os.PathLike[str]) -> str:

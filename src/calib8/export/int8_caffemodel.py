@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calib8.errors import CaffemodelError, TableError
-from calib8.layers import LayerPlan
+from calib8.layer_kit.form import Integers
+from calib8.layers import IntegerForm
 from calib8.lowering import Model
 from calib8.lowering.weights import bind_blobs
 from calib8.proto.caffemodel import read_caffemodel, write_caffemodel
-from calib8.quantize import QuantPlan
+from calib8.quantize import QuantPlan, with_given
 
 _BLOCK = 1 << 16
 
@@ -34,7 +34,7 @@ def write_int8_model(path: str | os.PathLike[str], model: Model, plan: QuantPlan
         path,
         model.net.name,
         (
-            (layer.param, layer.blobs if (p := plan.plans[layer.name]) is None else p.blobs)
+            (layer.param, layer.blobs if (form := plan.forms[layer.name]) is None else form.blobs)
             for layer in model.net.layers
         ),
     )
@@ -49,21 +49,21 @@ def read_int8_model(path: str | os.PathLike[str], model: Model, plan: QuantPlan)
     """
     source = read_caffemodel(path)
     stored = {layer.name: layer.blobs for layer in source.layers}
-    plans: dict[str, LayerPlan | None] = dict(plan.plans)
-    problems = [f"layer {n!r} is not in the network" for n in stored if stored[n] and n not in plans]
-    for name, own in plan.plans.items():
+    read: dict[str, IntegerForm] = {}
+    problems = [f"layer {n!r} is not in the network" for n in stored if stored[n] and n not in plan.forms]
+    for name, own in plan.forms.items():
         if own is None or not own.blobs:
             continue
         try:
-            plans[name] = replace(own, blobs=_integers(own.blobs, stored.get(name)))
+            read[name] = own.with_blobs(_integers(own.blobs, stored.get(name)))
         except CaffemodelError as why:
             problems.append(f"layer {name!r} {why}")
     if problems:
         raise TableError(f"{path} is not the int8 model of {model.net.source}", problems)
-    return replace(plan, plans=plans)
+    return with_given(plan, read, str(path))
 
 
-def _integers(own: Sequence[NDArray[Any]], stored: Sequence[NDArray[np.float32]] | None) -> tuple[NDArray[Any], ...]:
+def _integers(own: Sequence[Integers], stored: Sequence[NDArray[np.float32]] | None) -> tuple[Integers, ...]:
     """The stored blobs in the shapes and the integer types of a layer's own."""
     bound = bind_blobs([blob.shape for blob in own], stored)
     return tuple(_cast(i, blob, like.dtype) for i, (blob, like) in enumerate(zip(bound, own, strict=True)))

@@ -24,10 +24,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from calib8.arithmetic import INT8_LEVELS
 from calib8.errors import OptionError, UnsupportedError
-from calib8.export.real_scales import SMALLEST_NUDGE, RealScales, real_scales
 from calib8.graph import Layer, Shape
-from calib8.layers import LayerPlan, OnnxBuilder, Op
-from calib8.layers.batch_norm import BatchNorm, unpack_affine
+from calib8.layer_kit.real_scales import SMALLEST_NUDGE, RealScales
+from calib8.layers import IntegerForm, OnnxBuilder, Op
 from calib8.lowering import Model
 from calib8.lowering.cuts import needed_layers
 from calib8.quantize import QuantPlan
@@ -145,36 +144,23 @@ class _Walk:
 
     def visit(self, layer: Layer, op: Op) -> None:
         self.g.layer = layer.name
-        own = None if self.plan is None else self.plan.plans[layer.name]
+        own = None if self.plan is None else self.plan.forms[layer.name]
         if own is not None:
             self._visit_int8(layer, op, own)
             return
         tops = op.lower(self.g, self.model.call(layer, [self._real(b) for b in layer.bottoms]))
         self.real.update(zip(layer.tops, tops, strict=True))
 
-    def _visit_int8(self, layer: Layer, op: Op, own: LayerPlan) -> None:
+    def _visit_int8(self, layer: Layer, op: Op, own: IntegerForm) -> None:
         call, steps = self.model.call(layer), [self._step(b) for b in layer.bottoms]
-        scales = real_scales(op, own, steps, self._step(layer.tops[0]), call.bottom_shapes)
+        scales = own.real_scales(steps, self._step(layer.tops[0]))
         bottoms = [self._read(b, step) for b, step in zip(layer.bottoms, scales.bottoms, strict=True)]
         self.g.scales = scales
-        if own.fusion_skipped:
-            tops = bottoms[:1]
-        elif own.leaky is not None:
-            tops = [self.g.node("LeakyRelu", bottoms[0], alpha=scales.slope)]
-        elif isinstance(op, BatchNorm):
-            tops = [self._affine(bottoms[0], own, len(call.bottom_shapes[0]))]
-        else:
-            tops = op.lower(self.g, replace(call, bottoms=tuple(bottoms), blobs=own.blobs or call.blobs))
+        tops = op.lower_dequantized(self.g, replace(call, bottoms=tuple(bottoms)), own, scales)
         self.g.scales = None
         nudge = self.unrounded.get(layer.bottoms[0], scales.nudge)
         for top, name in zip(layer.tops, tops, strict=True):
             self._write(top, name, scales.top, nudge)
-
-    def _affine(self, x: str, own: LayerPlan, rank: int) -> str:
-        """A BatchNorm, perhaps with its Scale, as scale and shift for each channel."""
-        along = (-1,) + (1,) * max(rank - 2, 0)
-        scale, shift = (self.g.weight(blob.reshape(along)) for blob in unpack_affine(own.blobs))
-        return self.g.node("Add", self.g.node("Mul", x, scale), shift)
 
     def _write(self, top: str, name: str, step: float, nudge: float) -> None:
         """Quantise a top, unless it has just been dequantised, or a layer that hands codes on is all that reads it."""
@@ -191,8 +177,8 @@ class _Walk:
         readers = self.model.net.consumers[value]
         if self.plan is None or len(readers) != 1 or readers[0].bottoms.count(value) != 1:
             return False
-        own, op = self.plan.plans[readers[0].name], self.model.op_of[readers[0].name]
-        return own is not None and readers[0].bottoms[0] == value and (own.fusion_skipped or op.passive)
+        own, op = self.plan.forms[readers[0].name], self.model.op_of[readers[0].name]
+        return own is not None and readers[0].bottoms[0] == value and (own.hands_on or op.passive)
 
     def _read(self, value: str, step: float) -> str:
         """The value's codes as real numbers, in steps of so many real units."""

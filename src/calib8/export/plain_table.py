@@ -7,8 +7,6 @@ lines stand in no order, ours in that of the layers; reading takes any order.
 from __future__ import annotations
 
 from calib8.errors import TableError
-from calib8.layers import LayerPlan, Op
-from calib8.layers.pooling import Pooling
 from calib8.lowering import Model
 from calib8.quantize import QuantPlan
 
@@ -20,21 +18,15 @@ def plain_table(model: Model, plan: QuantPlan) -> bytes:
         TableError: a layer's name has a line break in it.
     """
     lines = []
-    for layer, op in zip(model.net.layers, model.ops, strict=True):
+    for layer in model.net.layers:
         if not layer.tops:
             continue
         if "\n" in layer.name or "\r" in layer.name:
             raise TableError(f"layer {layer.name!r} has a line break in its name; the plain table cannot hold that")
-        lines.append(f"{layer.name} {plan.thresholds[layer.tops[0]]:.12g} {_shift(op, plan.plans[layer.name])}\n")
+        form = plan.forms[layer.name]
+        shift = form.table_shift if form is not None else 0
+        lines.append(f"{layer.name} {plan.thresholds[layer.tops[0]]:.12g} {shift}\n")
     return "".join(lines).encode()
-
-
-def _shift(op: Op, plan: LayerPlan | None) -> int:
-    if plan is None or isinstance(op, Pooling):
-        return 0
-    if plan.leaky is not None:
-        return plan.leaky.le_rshift
-    return plan.prelu.le_rshift if plan.prelu is not None else plan.rshift or 0
 
 
 def read_plain_table(text: str, model: Model, source: str) -> dict[str, float]:

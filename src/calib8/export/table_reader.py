@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from calib8.arithmetic import MAX_RSHIFT
 from calib8.errors import ModelError, TableError
 from calib8.export.calibration_table import Message
 from calib8.graph import Layer
-from calib8.layer_kit.plan import ConcatRow, LeakyReluConstants, PReluRow
-from calib8.layers import LayerPlan
+from calib8.layer_kit.table_row import TableRow
+from calib8.layers import IntegerForm
 from calib8.lowering import Model
 from calib8.proto import calibration_pb2
 from calib8.proto.textformat import read_text
-from calib8.quantize import QuantPlan
+from calib8.quantize import QuantPlan, with_given
 
 
 def parse_binary_table(data: bytes, source: str) -> Message:
@@ -104,12 +101,12 @@ def row_thresholds(message: Message, model: Model, source: str) -> dict[str, flo
     return found
 
 
-def _blobs_of(rows: Iterable[Any]) -> dict[str, float]:
+def _blobs_of(rows: Iterable[TableRow]) -> dict[str, float]:
     """Thresholds by the names of the rows' blobs."""
     return {blob.name: float(blob.threshold_y) for row in rows for blob in row.blob_param}
 
 
-def _top_thresholds(row: Any | None, layer: Layer, elsewhere: Mapping[str, float]) -> list[float | None]:
+def _top_thresholds(row: TableRow | None, layer: Layer, elsewhere: Mapping[str, float]) -> list[float | None]:
     named = {**elsewhere, **(_blobs_of([row]) if row is not None else {})}
     placed = [float(t) for t in row.threshold_y] if row is not None else []
     return [named.get(b, placed[i] if i < len(placed) else None) for i, b in enumerate(layer.top_blobs)]
@@ -122,84 +119,23 @@ def with_row_integers(plan: QuantPlan, message: Message, model: Model, source: s
         TableError: rows that lack what their layers need, or hold what no layer can have; all of them.
     """
     rows = {row.name: row for row in message.layer}
-    plans: dict[str, LayerPlan | None] = {}
+    read: dict[str, IntegerForm] = {}
     problems: list[str] = []
-    for name, own in plan.plans.items():
-        plans[name] = own
+    for name, own in plan.forms.items():
         if own is not None and name in rows:
             try:
-                plans[name] = _from_row(own, rows[name], len(model.net.layer_by_name[name].bottoms))
+                read[name] = _from_row(own, rows[name], len(model.net.layer_by_name[name].bottoms))
             except TableError as why:
                 problems.append(f"layer {name!r} {why}")
     if problems:
         raise TableError(f"{source}: rows that do not fit their layers", problems)
-    return replace(plan, plans=plans)
+    return with_given(plan, read, source)
 
 
-def _from_row(own: LayerPlan, row: Any, bottoms: int) -> LayerPlan:
-    if row.fusion_skipped and not own.fusion_skipped:
+def _from_row(own: IntegerForm, row: TableRow, bottoms: int) -> IntegerForm:
+    if row.fusion_skipped and not own.hands_on:
         raise TableError("has fusion_skipped, but no BatchNorm does its work in this network")
-    changes: dict[str, Any] = {}
-    if own.rshift is not None:
-        _require(row, "right_shift_width")
-        changes["rshift"] = _in_range(row.right_shift_width, "right_shift_width", MAX_RSHIFT)
-    if len(row.threshold_x_quantized) != len(own.multipliers):
-        raise TableError(f"has {len(row.threshold_x_quantized)} threshold_x_quantized, expected {len(own.multipliers)}")
-    changes["multipliers"] = tuple(_in_range(m, "threshold_x_quantized", 255) for m in row.threshold_x_quantized)
-    if own.leaky is not None:
-        changes["leaky"] = _leaky(row)
-    if own.prelu is not None:
-        _require(row, "prelu_param")
-        p = row.prelu_param
-        changes["prelu"] = PReluRow(*_side(p, "gt"), _shift(p, "le"))
-    if _requantizes(row):
-        changes["concat"] = _concat(row, bottoms)
-    return replace(own, **changes)
-
-
-def _leaky(row: Any) -> LeakyReluConstants:
-    if not row.HasField("leakyrelu_param"):
-        _require(row, "relu_param")
-    x = row.leakyrelu_param if row.HasField("leakyrelu_param") else row.relu_param
-    return LeakyReluConstants(*_side(x, "gt"), *_side(x, "le"))
-
-
-def _side(constants: Any, side: str) -> tuple[int, int]:
-    """Scale and shift of the positive (gt) or the negative (le) side."""
-    scale = f"{side}_scale"
-    return _in_range(getattr(constants, scale), scale, 127, least=-128), _shift(constants, side)
-
-
-def _shift(constants: Any, side: str) -> int:
-    field = f"{side}_right_shift_width"
-    return _in_range(getattr(constants, field), field, MAX_RSHIFT)
-
-
-def _requantizes(row: Any) -> bool:
-    return bool(row.concat_param.need_quantize_num)
-
-
-def _concat(row: Any, bottoms: int) -> ConcatRow:
-    multipliers, shifts = row.concat_param.threshold_x_quantized, row.concat_param.right_shift_width
-    if not len(multipliers) == len(shifts) == bottoms:
-        raise TableError(
-            f"has {len(multipliers)} multipliers and {len(shifts)} shifts in concat_param, expected {bottoms} each"
-        )
-    return ConcatRow(
-        tuple(_in_range(m, "threshold_x_quantized", 255) for m in multipliers),
-        tuple(_in_range(s, "right_shift_width", MAX_RSHIFT) for s in shifts),
-    )
-
-
-def _require(row: Any, field: str) -> None:
-    if not row.HasField(field):
-        raise TableError(f"has no {field}")
-
-
-def _in_range(value: int, field: str, most: int, least: int = 0) -> int:
-    if not least <= value <= most:
-        raise TableError(f"has {field} {value}, expected {least} to {most}")
-    return value
+    return own.from_row(row, bottoms)
 
 
 def unread(message: Message) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from calib8.graph import Layer, Shape
 from calib8.graph.build import TEST
 from calib8.layer_kit.fields import Fields, RefusedError
+from calib8.layer_kit.form import IntegerForm, SameCodes
 from calib8.layer_kit.onnx_builder import OnnxBuilder
-from calib8.layer_kit.plan import LayerPlan
+from calib8.layer_kit.real_scales import RealScales
+from calib8.layer_kit.weighted_sum import PLAIN, Refinement
 
 Weights = Sequence[NDArray[np.float32]]
 UNLIMITED = 1 << 30
@@ -35,13 +37,13 @@ class Call:
     Attributes:
         bottoms: the ONNX names of the bottoms' values.
         bottom_shapes, top_shapes: Caffe's shapes of the bottoms and of the tops.
-        blobs: the layer's weights, in the shapes of `Op.blob_shapes`.
+        blobs: the layer's weights, in the shapes of `Op.blob_shapes`: float32; integers in `Op.lower_dequantized`.
     """
 
     bottoms: tuple[str, ...]
     bottom_shapes: tuple[Shape, ...]
     top_shapes: tuple[Shape, ...]
-    blobs: tuple[NDArray[np.float32], ...] = ()
+    blobs: tuple[NDArray[Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,15 +53,13 @@ class QuantizeCall:
     Attributes:
         call: shapes and float weights.
         bottom_thresholds, top_thresholds: in real units, after folding.
-        fused_scale: for a BatchNorm, gamma and beta (C) of the Scale that is quantised with it.
-        fused_into: for a Scale, whether a BatchNorm does its work.
+        refinement: how weights are rounded, and what is added to biases.
     """
 
     call: Call
     bottom_thresholds: tuple[float, ...]
     top_thresholds: tuple[float, ...]
-    fused_scale: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
-    fused_into: bool = False
+    refinement: Refinement = PLAIN
 
 
 class Op(ABC):
@@ -70,6 +70,7 @@ class Op(ABC):
         bottoms, tops: the least and the largest number of bottoms and tops.
         kind: "onnx" (has a lowering), "host" (runs in Python: has `run`), "source" (its tops are the net's inputs);
             an instance may have another one than its class.
+        neutral_blobs: numbers for each blob with which the layer can be quantised whatever the thresholds; 0 beyond.
         unfilled: what Caffe fills the first blob with where the prototxt names no filler.
         shares_memory: whether Caffe's tops lie in the first bottom's memory, where layers in place change both.
         foreign: parameter messages of other types that the layer has; Caffe does not read them either.
@@ -79,6 +80,7 @@ class Op(ABC):
     bottoms: ClassVar[tuple[int, int]] = (1, 1)
     tops: ClassVar[tuple[int, int]] = (1, 1)
     kind: str = "onnx"
+    neutral_blobs: ClassVar[tuple[float, ...]] = ()
     unfilled: ClassVar[float] = 0.0
     shares_memory: bool = False
     foreign: tuple[str, ...] = ()
@@ -132,7 +134,7 @@ class Op(ABC):
         """
         return None if self.moves_data else "no integer rule"
 
-    def quantize(self, q: QuantizeCall) -> LayerPlan:
+    def quantize(self, q: QuantizeCall) -> IntegerForm:
         """The layer's integers; called where `fp32_reason` has none.
 
         Raises:
@@ -140,13 +142,38 @@ class Op(ABC):
         """
         if not self.moves_data:
             raise AssertionError(f"{type(self).__name__} has no reason for FP32 and no integer rule")
-        return LayerPlan()
+        return SameCodes()
 
-    def lower_int8(self, g: OnnxBuilder, call: Call, plan: LayerPlan) -> list[str]:
+    def takes_over(self, follower: Op, bottoms: Sequence[Shape]) -> bool:
+        """Whether this layer can do the work of `follower`, the only reader of its top, in one integer step.
+
+        Args:
+            bottoms: shapes of the follower's bottoms.
+        """
+        return False
+
+    def quantize_with(self, q: QuantizeCall, follower: Op, blobs: Weights) -> tuple[IntegerForm, IntegerForm]:
+        """The integers of this layer, with the work of a follower that it takes over in them, and the follower's.
+
+        Args:
+            q: of this layer; its top's threshold is that of the follower's top.
+            blobs: the follower's weights.
+        """
+        raise AssertionError(f"{type(self).__name__} takes over no other layer")
+
+    def lower_int8(self, g: OnnxBuilder, call: Call, form: IntegerForm) -> list[str]:
         """The layer in integers. Bottoms and tops are uint8 and hold `code + 128`."""
         if not self.moves_data:
             raise AssertionError(f"{type(self).__name__} has an integer rule and no integer lowering")
         return self.lower(g, call)
+
+    def lower_dequantized(self, g: OnnxBuilder, call: Call, form: IntegerForm, scales: RealScales) -> list[str]:
+        """The layer in float over dequantised codes, for models with QuantizeLinear and DequantizeLinear.
+
+        Args:
+            g: turns integer weights into real numbers, in the steps of `scales`.
+        """
+        return self.lower(g, replace(call, blobs=form.blobs or call.blobs))
 
 
 _REGISTRY: dict[str, type[Op]] = {}

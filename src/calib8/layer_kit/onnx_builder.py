@@ -21,10 +21,12 @@ class OnnxBuilder:
     Args:
         integer_kernels: whether sums of codes may become nodes over integers. GPUs have none; there they become nodes
             over float32 with the same results.
+        accumulator_bits: of the sums of an Eltwise: the chip's 16, which saturate after every term, or 32.
     """
 
-    def __init__(self, *, integer_kernels: bool = True) -> None:
+    def __init__(self, *, integer_kernels: bool = True, accumulator_bits: int = 16) -> None:
         self.integer_kernels = integer_kernels
+        self.accumulator_bits = accumulator_bits
         self._nodes: list[Any] = []
         self._arrays: dict[str, NDArray[Any]] = {}
         self._constants: dict[tuple[Any, ...], str] = {}

@@ -12,9 +12,8 @@ from calib8.graph import Shape
 from calib8.layer_kit.base import UNLIMITED, Call, Op, QuantizeCall, canonical_axis, count
 from calib8.layer_kit.fields import Fields, Group, RefusedError
 from calib8.layer_kit.onnx_builder import OnnxBuilder
-from calib8.layer_kit.plan import LayerPlan
 from calib8.layer_kit.spatial import Window, read_window
-from calib8.layer_kit.weighted_sum import quantize_weighted_sum
+from calib8.layer_kit.weighted_sum import WeightedSum, quantize_weighted_sum
 
 _POINT = Window(kernel=(1,), stride=(1,), pad=(0,), pad_end=(0,), dilation=(1,))
 
@@ -89,9 +88,10 @@ class WeightedWindow(Op):
             return "several bottoms with thresholds of their own share its weights"
         return None
 
-    def quantize(self, q: QuantizeCall) -> LayerPlan:
+    def quantize(self, q: QuantizeCall) -> WeightedSum:
         weights, *bias = q.call.blobs
-        return quantize_weighted_sum(weights, bias[0] if bias else None, q.bottom_thresholds[0], q.top_thresholds[0])
+        tx, ty = q.bottom_thresholds[0], q.top_thresholds[0]
+        return quantize_weighted_sum(weights, bias[0] if bias else None, tx, ty, q.refinement)
 
     def folded(self, shape: Shape) -> Shape:
         """The shape of a bottom or top as `slide` sees it: (N, C, spatial...), one spatial axis at least."""

@@ -7,10 +7,21 @@ import pkgutil
 
 from calib8.layer_kit.base import Call, Op, QuantizeCall, make_op, register, registry
 from calib8.layer_kit.fields import RefusedError
+from calib8.layer_kit.form import IntegerForm, same_integers
 from calib8.layer_kit.onnx_builder import OnnxBuilder
-from calib8.layer_kit.plan import LayerPlan
 
-__all__ = ["Call", "LayerPlan", "OnnxBuilder", "Op", "QuantizeCall", "RefusedError", "make_op", "register", "registry"]
+__all__ = [
+    "Call",
+    "IntegerForm",
+    "OnnxBuilder",
+    "Op",
+    "QuantizeCall",
+    "RefusedError",
+    "make_op",
+    "register",
+    "registry",
+    "same_integers",
+]
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"calib8.layers.{_module.name}")

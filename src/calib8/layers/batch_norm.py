@@ -13,20 +13,22 @@ foss-for-synopsys-dwc-arc-processors/synopsys-caffe, the same file.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calib8.arithmetic import batch_norm_affine, dead_channels
 from calib8.graph import Shape
-from calib8.layer_kit.base import Call, Op, QuantizeCall, register
+from calib8.layer_kit.base import Call, Op, QuantizeCall, Weights, register
 from calib8.layer_kit.codes import affine_codes
 from calib8.layer_kit.fields import Fields, RefusedError
+from calib8.layer_kit.form import IntegerForm, Integers, expect
 from calib8.layer_kit.onnx_builder import OnnxBuilder
-from calib8.layer_kit.plan import LayerPlan, shift_of
+from calib8.layer_kit.real_scales import RealScales, weighted
+from calib8.layer_kit.table_row import TableRow, multipliers, right_shift
 from calib8.layer_kit.weighted_sum import channels, quantize_weighted_sum
+from calib8.layers.scale import Scale
 
 _NVIDIA_EPS = 1e-5
 
@@ -35,10 +37,60 @@ ZERO_DEAD_CHANNELS = True
 Their 1/sqrt(var + eps) is huge, and one right shift for all channels would leave the others a few steps."""
 
 
+@dataclass(frozen=True, eq=False)
+class AffineChannels(IntegerForm):
+    """`sat8(rnd((xq*scale[c] + shift[c]) / 2^rs))`, one factor and one offset for each channel.
+
+    The blobs in an int8 caffemodel are ours, since no real file with a BatchNorm is public: `shift` where the mean was,
+    `scale` where the variance was, and 1 as the scale factor; with gamma and beta blobs of its own, ones and zeros.
+
+    Attributes:
+        scale, shift: (C), 8 and 16 bits.
+        rshift: rs.
+        has_gamma: whether the layer has blobs for gamma and beta.
+    """
+
+    scale: NDArray[np.int8]
+    shift: NDArray[np.int16]
+    rshift: int
+    has_gamma: bool = False
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def blobs(self) -> tuple[Integers, ...]:
+        """Shift, scale and the factor; see the class."""
+        ones, zeros = np.ones(self.scale.shape, dtype=np.int8), np.zeros(self.shift.shape, dtype=np.int16)
+        return (self.shift, self.scale, np.ones(1, dtype=np.int8), *((ones, zeros) if self.has_gamma else ()))
+
+    @property
+    def accumulator_shift(self) -> int:
+        """The accumulator's shift."""
+        return self.rshift
+
+    def with_blobs(self, blobs: Sequence[Integers]) -> AffineChannels:
+        """Take scale and shift; the other blobs are not computed with."""
+        return replace(self, shift=blobs[0], scale=blobs[1], warnings=())
+
+    def fill_row(self, row: TableRow) -> None:
+        """Write the shift."""
+        row.right_shift_width = self.rshift
+
+    def from_row(self, row: TableRow, bottoms: int) -> AffineChannels:
+        """Take the shift of a row."""
+        rshift = right_shift(row)
+        multipliers(row, 0)
+        return replace(self, rshift=rshift)
+
+    def real_scales(self, bottoms: Sequence[float], top: float) -> RealScales:
+        """Give the steps of bottom, scale and shift."""
+        return weighted(bottoms, top, self.rshift)
+
+
 class BatchNorm(Op):
     """Per-channel normalisation; ONNX Add and Mul."""
 
     types = ("BatchNorm",)
+    neutral_blobs = (0.0, 1.0, 1.0, 1.0, 1.0)
 
     def __init__(self, fields: Fields) -> None:
         group = fields.group("batch_norm_param")
@@ -77,29 +129,45 @@ class BatchNorm(Op):
     def fp32_reason(self, q: QuantizeCall) -> str | None:
         return None
 
-    def quantize(self, q: QuantizeCall) -> LayerPlan:
-        """Alone or with its Scale one affine step; see `pack_affine` for the blobs."""
+    def takes_over(self, follower: Op, bottoms: Sequence[Shape]) -> bool:
+        return isinstance(follower, Scale) and len(bottoms[0]) > 1 and follower.is_per_channel(bottoms)
+
+    def quantize(self, q: QuantizeCall) -> AffineChannels:
+        return self._quantize(q, *self.gamma_and_beta(q.call.blobs))
+
+    def quantize_with(self, q: QuantizeCall, follower: Op, blobs: Weights) -> tuple[IntegerForm, IntegerForm]:
+        """With its Scale one affine step: both rows of the calibration table carry its shift."""
+        if not isinstance(follower, Scale):
+            raise AssertionError(f"a BatchNorm takes over no {type(follower).__name__}")
+        (gamma, beta), (factor, offset) = self.gamma_and_beta(q.call.blobs), follower.affine(blobs)
+        own = self._quantize(q, gamma * factor, beta * factor + offset)
+        return own, follower.skipped(blobs, own.rshift)
+
+    def _quantize(self, q: QuantizeCall, gamma: NDArray[np.float64], beta: NDArray[np.float64]) -> AffineChannels:
         mean, variance = self.statistics(q.call.blobs)
-        gamma, beta = self.gamma_and_beta(q.call.blobs)
-        if q.fused_scale is not None:
-            gamma, beta = gamma * q.fused_scale[0], beta * q.fused_scale[0] + q.fused_scale[1]
         scale, shift = batch_norm_affine(mean, variance, self.eps, gamma, beta)
         dead = dead_channels(variance) if ZERO_DEAD_CHANNELS else np.zeros(variance.shape, dtype=np.bool_)
         scale, shift = np.where(dead, 0.0, scale), np.where(dead, beta, shift)
-        plan = quantize_weighted_sum(scale, shift, q.bottom_thresholds[0], q.top_thresholds[0])
-        warnings = plan.warnings
+        step = quantize_weighted_sum(scale, shift, q.bottom_thresholds[0], q.top_thresholds[0], q.refinement)
+        if step.bias is None:
+            raise AssertionError("a BatchNorm has an offset")
+        warnings = step.warnings
         if dead.any():
             which = channels([int(c) for c in np.flatnonzero(dead)])
             warnings += (f"the variance of {which} is below 1/256 of the mean one; taken as dead (scale 0)",)
-        blobs = pack_affine(plan.blobs[0], plan.blobs[1])
-        if self.scale_bias:
-            blobs += (np.ones(gamma.shape, dtype=np.int8), np.zeros(beta.shape, dtype=np.int16))
-        return replace(plan, blobs=blobs, warnings=warnings)
+        return AffineChannels(step.weights, step.bias, step.rshift, self.scale_bias, warnings)
 
-    def lower_int8(self, g: OnnxBuilder, call: Call, plan: LayerPlan) -> list[str]:
-        bottom = call.bottom_shapes[0]
-        scale, shift = (v.reshape(_along_channels(len(bottom))) for v in unpack_affine(plan.blobs))
-        return [affine_codes(g, call.bottoms[0], scale, shift, shift_of(plan), bottom)]
+    def lower_int8(self, g: OnnxBuilder, call: Call, form: IntegerForm) -> list[str]:
+        own, bottom = expect(form, AffineChannels), call.bottom_shapes[0]
+        along = _along_channels(len(bottom))
+        return [
+            affine_codes(g, call.bottoms[0], own.scale.reshape(along), own.shift.reshape(along), own.rshift, bottom)
+        ]
+
+    def lower_dequantized(self, g: OnnxBuilder, call: Call, form: IntegerForm, scales: RealScales) -> list[str]:
+        own, along = expect(form, AffineChannels), _along_channels(len(call.bottom_shapes[0]))
+        scale, shift = (g.weight(v.reshape(along)) for v in (own.scale, own.shift))
+        return [g.node("Add", g.node("Mul", call.bottoms[0], scale), shift)]
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
         mean, variance = self.statistics(call.blobs)
@@ -107,18 +175,6 @@ class BatchNorm(Op):
         with np.errstate(divide="ignore", invalid="ignore"):
             scale = gamma / np.sqrt(variance + self.eps)
         return [lower_affine(g, call.bottoms[0], -mean, scale, beta, len(call.bottom_shapes[0]))]
-
-
-def pack_affine(scale: NDArray[np.int8], shift: NDArray[np.int16]) -> tuple[NDArray[Any], ...]:
-    """The integer blobs of a BatchNorm in an int8 caffemodel, ours: `shift` (C) where the mean was, `scale` (C) where
-    the variance was, and 1 as the scale factor. Its Scale, whose work it does, holds gamma 1 and beta 0.
-    """
-    return shift, scale, np.ones(1, dtype=np.int8)
-
-
-def unpack_affine(blobs: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Scale and shift (C) from the integer blobs of a BatchNorm."""
-    return blobs[1], blobs[0]
 
 
 def lower_affine(

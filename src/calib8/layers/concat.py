@@ -7,16 +7,53 @@ Source: BVLC/caffe, src/caffe/layers/concat_layer.cpp, LayerSetUp, Reshape, Forw
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from calib8.arithmetic import pooling_multiplier
+from calib8.arithmetic import MAX_RSHIFT, pooling_multiplier
+from calib8.errors import TableError
 from calib8.graph import Shape
 from calib8.layer_kit.base import UNLIMITED, Call, Op, QuantizeCall, canonical_axis, register
 from calib8.layer_kit.codes import scaled_sum
 from calib8.layer_kit.fields import Fields, RefusedError
+from calib8.layer_kit.form import IntegerForm, expect
 from calib8.layer_kit.named_axis import read_axis
 from calib8.layer_kit.onnx_builder import OnnxBuilder
-from calib8.layer_kit.plan import ConcatRow, LayerPlan
+from calib8.layer_kit.real_scales import RealScales, multiplied
+from calib8.layer_kit.table_row import MAX_MULTIPLIER, TableRow, in_range, multipliers
+
+
+@dataclass(frozen=True)
+class ConcatForm(IntegerForm):
+    """`sat8(rnd(x_i * multipliers[i] / 2^rshifts[i]))` of each bottom; none where all have the top's codes."""
+
+    multipliers: tuple[int, ...] = ()
+    rshifts: tuple[int, ...] = ()
+
+    def fill_row(self, row: TableRow) -> None:
+        """Write `concat_param`, if bottoms are requantised."""
+        if self.rshifts:
+            row.concat_param.right_shift_width.extend(self.rshifts)
+            row.concat_param.threshold_x_quantized.extend(self.multipliers)
+            row.concat_param.need_quantize_num = len(self.rshifts)
+
+    def from_row(self, row: TableRow, bottoms: int) -> ConcatForm:
+        """Take `concat_param`, where the row says that bottoms are requantised."""
+        multipliers(row, 0)
+        if not row.concat_param.need_quantize_num:
+            return self
+        factors, shifts = row.concat_param.threshold_x_quantized, row.concat_param.right_shift_width
+        if not len(factors) == len(shifts) == bottoms:
+            raise TableError(
+                f"has {len(factors)} multipliers and {len(shifts)} shifts in concat_param, expected {bottoms} each"
+            )
+        return ConcatForm(
+            tuple(in_range(m, "threshold_x_quantized", MAX_MULTIPLIER) for m in factors),
+            tuple(in_range(s, "right_shift_width", MAX_RSHIFT) for s in shifts),
+        )
+
+    def real_scales(self, bottoms: Sequence[float], top: float) -> RealScales:
+        """Give the steps of the bottoms."""
+        return multiplied(self.multipliers, self.rshifts, top) if self.rshifts else super().real_scales(bottoms, top)
 
 
 class Concat(Op):
@@ -49,18 +86,19 @@ class Concat(Op):
     def fp32_reason(self, q: QuantizeCall) -> str | None:
         return None
 
-    def quantize(self, q: QuantizeCall) -> LayerPlan:
+    def quantize(self, q: QuantizeCall) -> ConcatForm:
         """Bottoms with other thresholds are brought to the top's; one that has it already gets 128 >> 7, no change."""
         ty = q.top_thresholds[0]
         if all(tx == ty for tx in q.bottom_thresholds):
-            return LayerPlan()
-        multipliers, rshifts = zip(*(pooling_multiplier(tx, ty) for tx in q.bottom_thresholds), strict=True)
-        return LayerPlan(concat=ConcatRow(multipliers, rshifts))
+            return ConcatForm()
+        factors, rshifts = zip(*(pooling_multiplier(tx, ty) for tx in q.bottom_thresholds), strict=True)
+        return ConcatForm(factors, rshifts)
 
-    def lower_int8(self, g: OnnxBuilder, call: Call, plan: LayerPlan) -> list[str]:
-        if plan.concat is None:
+    def lower_int8(self, g: OnnxBuilder, call: Call, form: IntegerForm) -> list[str]:
+        own = expect(form, ConcatForm)
+        if not own.rshifts:
             return self.lower(g, call)
-        rows = zip(call.bottoms, plan.concat.multipliers, plan.concat.rshifts, strict=True)
+        rows = zip(call.bottoms, own.multipliers, own.rshifts, strict=True)
         bottoms = (x if mult == 1 << rshift else scaled_sum(g, [(x, mult)], rshift) for x, mult, rshift in rows)
         return self.lower(g, replace(call, bottoms=tuple(bottoms)))
 

@@ -17,9 +17,10 @@ from typing import ClassVar
 from calib8.graph import Shape
 from calib8.layer_kit.base import Call, count, register
 from calib8.layer_kit.codes import ConvGeometry, weighted_sum
+from calib8.layer_kit.form import IntegerForm, expect
 from calib8.layer_kit.onnx_builder import OnnxBuilder
-from calib8.layer_kit.plan import LayerPlan, shift_of
 from calib8.layer_kit.spatial import Window, conv_output_shape
+from calib8.layer_kit.weighted_sum import WeightedSum
 from calib8.layer_kit.weighted_window import WeightedWindow
 
 
@@ -44,13 +45,12 @@ class Convolution(WeightedWindow):
             strides=window.stride, pads=window.pads, dilations=window.dilation,
         ))  # fmt: skip
 
-    def lower_int8(self, g: OnnxBuilder, call: Call, plan: LayerPlan) -> list[str]:
+    def lower_int8(self, g: OnnxBuilder, call: Call, form: IntegerForm) -> list[str]:
         window, groups = self.geometry(call.bottom_shapes[0])
         geometry = ConvGeometry(window.stride, window.pads, window.dilation, groups)
-        weights, *bias = plan.blobs
-        kernels = weights.reshape(*weights.shape[:2], *window.kernel)
-        shift = shift_of(plan)
-        return self.slide(g, call, lambda x: weighted_sum(g, x, kernels, bias[0] if bias else None, shift, geometry))
+        own = expect(form, WeightedSum)
+        kernels = own.weights.reshape(*own.weights.shape[:2], *window.kernel)
+        return self.slide(g, call, lambda x: weighted_sum(g, x, kernels, own.bias, own.rshift, geometry))
 
     def multiply_adds(self, call: Call) -> int:
         per_output = count(self.blob_shapes(call.bottom_shapes)[0][1:])

@@ -13,10 +13,11 @@ from __future__ import annotations
 from calib8.graph import Shape
 from calib8.layer_kit.base import Call, count, register
 from calib8.layer_kit.fields import RefusedError
+from calib8.layer_kit.form import IntegerForm, expect
 from calib8.layer_kit.onnx_builder import OnnxBuilder
-from calib8.layer_kit.plan import LayerPlan, shift_of
 from calib8.layer_kit.spatial import Window
 from calib8.layer_kit.subpixel import transposed_weighted_sum
+from calib8.layer_kit.weighted_sum import WeightedSum
 from calib8.layer_kit.weighted_window import WeightedWindow
 
 
@@ -45,13 +46,13 @@ class Deconvolution(WeightedWindow):
             strides=window.stride, pads=window.pads, dilations=window.dilation,
         ))  # fmt: skip
 
-    def lower_int8(self, g: OnnxBuilder, call: Call, plan: LayerPlan) -> list[str]:
+    def lower_int8(self, g: OnnxBuilder, call: Call, form: IntegerForm) -> list[str]:
         bottom, top = self.folded(call.bottom_shapes[0]), self.folded(call.top_shapes[0])
         window, groups = self.geometry(call.bottom_shapes[0])
-        weights, *bias = plan.blobs
-        kernels = weights.reshape(*weights.shape[:2], *window.kernel)
+        own = expect(form, WeightedSum)
+        kernels = own.weights.reshape(*own.weights.shape[:2], *window.kernel)
         return self.slide(g, call, lambda x: transposed_weighted_sum(
-            g, x, kernels, bias[0] if bias else None, shift_of(plan), window, groups, bottom, top,
+            g, x, kernels, own.bias, own.rshift, window, groups, bottom, top,
         ))  # fmt: skip
 
     def multiply_adds(self, call: Call) -> int:

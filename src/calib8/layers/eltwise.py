@@ -11,6 +11,7 @@ foss-for-synopsys-dwc-arc-processors/synopsys-caffe, the same file.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from calib8.arithmetic import eltwise_multipliers, eltwise_product_multiplier
 from calib8.graph import Shape
@@ -18,10 +19,44 @@ from calib8.layer_kit.base import UNLIMITED, Call, Op, QuantizeCall, register
 from calib8.layer_kit.broadcast import Span
 from calib8.layer_kit.codes import largest_of, scaled_product, scaled_sum
 from calib8.layer_kit.fields import Fields, RefusedError
+from calib8.layer_kit.form import IntegerForm, expect
 from calib8.layer_kit.onnx_builder import OnnxBuilder
-from calib8.layer_kit.plan import LayerPlan, shift_of
+from calib8.layer_kit.real_scales import RealScales, multiplied
+from calib8.layer_kit.table_row import TableRow, multipliers, right_shift
 
 _NODES = {"PROD": "Mul", "SUM": "Add", "MAX": "Max", "MIN": "Min", "DIV": "Div"}
+
+
+@dataclass(frozen=True)
+class EltwiseForm(IntegerForm):
+    """One multiplier for each bottom of SUM and MAX, one for all of PROD, and a shift.
+
+    Attributes:
+        multipliers: 8 bits; the layer's coefficients are not in them.
+    """
+
+    multipliers: tuple[int, ...]
+    rshift: int
+
+    @property
+    def accumulator_shift(self) -> int:
+        """The shift."""
+        return self.rshift
+
+    def fill_row(self, row: TableRow) -> None:
+        """Write the shift and the multipliers."""
+        row.right_shift_width = self.rshift
+        row.threshold_x_quantized.extend(self.multipliers)
+
+    def from_row(self, row: TableRow, bottoms: int) -> EltwiseForm:
+        """Take shift and multipliers of a row."""
+        rshift = right_shift(row)
+        return EltwiseForm(multipliers(row, len(self.multipliers)), rshift)
+
+    def real_scales(self, bottoms: Sequence[float], top: float) -> RealScales:
+        """Give the steps of the bottoms; those of a PROD without a multiplier of their own have the step 1."""
+        scales = multiplied(self.multipliers, [self.rshift] * len(self.multipliers), top)
+        return replace(scales, bottoms=scales.bottoms + (1.0,) * (len(bottoms) - len(self.multipliers)))
 
 
 class Eltwise(Op):
@@ -75,23 +110,23 @@ class Eltwise(Op):
             return "coefficients that are no whole numbers have no integer rule"
         return None
 
-    def quantize(self, q: QuantizeCall) -> LayerPlan:
+    def quantize(self, q: QuantizeCall) -> EltwiseForm:
         txs, ty = q.bottom_thresholds, q.top_thresholds[0]
         if self.operation == "PROD":
             mult, rshift = eltwise_product_multiplier(txs, ty)
-            return LayerPlan(rshift=rshift, multipliers=(mult,))
-        multipliers, rshift = eltwise_multipliers(txs, ty)
-        return LayerPlan(rshift=rshift, multipliers=multipliers)
+            return EltwiseForm((mult,), rshift)
+        return EltwiseForm(*eltwise_multipliers(txs, ty))
 
-    def lower_int8(self, g: OnnxBuilder, call: Call, plan: LayerPlan) -> list[str]:
-        rshift = shift_of(plan)
+    def lower_int8(self, g: OnnxBuilder, call: Call, form: IntegerForm) -> list[str]:
+        own = expect(form, EltwiseForm)
+        rshift = own.rshift
         if self.operation == "PROD":
-            return [scaled_product(g, call.bottoms, plan.multipliers[0], rshift)]
+            return [scaled_product(g, call.bottoms, own.multipliers[0], rshift)]
         if self.operation == "MAX":
-            return [largest_of(g, list(zip(call.bottoms, plan.multipliers, strict=True)), rshift)]
-        factors = [m * int(c) for m, c in zip(plan.multipliers, self.coeff, strict=True)]
+            return [largest_of(g, list(zip(call.bottoms, own.multipliers, strict=True)), rshift)]
+        factors = [m * int(c) for m, c in zip(own.multipliers, self.coeff, strict=True)]
         terms = list(zip(call.bottoms, factors, strict=True))
-        return [scaled_sum(g, terms, rshift, saturate16=plan.accumulator_bits == 16)]
+        return [scaled_sum(g, terms, rshift, saturate16=g.accumulator_bits == 16)]
 
 
 register(Eltwise)

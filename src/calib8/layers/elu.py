@@ -12,9 +12,9 @@ from calib8.arithmetic import elu_codes
 from calib8.layer_kit.base import Call, QuantizeCall, register
 from calib8.layer_kit.codes import look_up
 from calib8.layer_kit.fields import Fields
+from calib8.layer_kit.form import IntegerForm, TableOfCodes, expect
 from calib8.layer_kit.neuron import Neuron
 from calib8.layer_kit.onnx_builder import OnnxBuilder
-from calib8.layer_kit.plan import LayerPlan, table_of
 
 
 class ELU(Neuron):
@@ -31,11 +31,11 @@ class ELU(Neuron):
     def fp32_reason(self, q: QuantizeCall) -> str | None:
         return None
 
-    def quantize(self, q: QuantizeCall) -> LayerPlan:
-        return LayerPlan(table=elu_codes(self.alpha, q.bottom_thresholds[0], q.top_thresholds[0]))
+    def quantize(self, q: QuantizeCall) -> TableOfCodes:
+        return TableOfCodes(elu_codes(self.alpha, q.bottom_thresholds[0], q.top_thresholds[0]))
 
-    def lower_int8(self, g: OnnxBuilder, call: Call, plan: LayerPlan) -> list[str]:
-        return [look_up(g, call.bottoms[0], table_of(plan))]
+    def lower_int8(self, g: OnnxBuilder, call: Call, form: IntegerForm) -> list[str]:
+        return [look_up(g, call.bottoms[0], expect(form, TableOfCodes).table)]
 
 
 register(ELU)

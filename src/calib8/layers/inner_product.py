@@ -13,9 +13,9 @@ from calib8.graph import Shape
 from calib8.layer_kit.base import Call, Op, QuantizeCall, canonical_axis, count, register
 from calib8.layer_kit.codes import ConvGeometry, weighted_sum
 from calib8.layer_kit.fields import Fields, RefusedError
+from calib8.layer_kit.form import IntegerForm, expect
 from calib8.layer_kit.onnx_builder import OnnxBuilder
-from calib8.layer_kit.plan import LayerPlan, shift_of
-from calib8.layer_kit.weighted_sum import quantize_weighted_sum
+from calib8.layer_kit.weighted_sum import WeightedSum, quantize_weighted_sum
 
 
 class InnerProduct(Op):
@@ -57,18 +57,19 @@ class InnerProduct(Op):
     def fp32_reason(self, q: QuantizeCall) -> str | None:
         return None
 
-    def quantize(self, q: QuantizeCall) -> LayerPlan:
+    def quantize(self, q: QuantizeCall) -> WeightedSum:
         weights, *bias = q.call.blobs
-        return quantize_weighted_sum(weights, bias[0] if bias else None, q.bottom_thresholds[0], q.top_thresholds[0])
+        tx, ty = q.bottom_thresholds[0], q.top_thresholds[0]
+        return quantize_weighted_sum(weights, bias[0] if bias else None, tx, ty, q.refinement)
 
-    def lower_int8(self, g: OnnxBuilder, call: Call, plan: LayerPlan) -> list[str]:
+    def lower_int8(self, g: OnnxBuilder, call: Call, form: IntegerForm) -> list[str]:
         """A 1x1 convolution over M images of one pixel with K channels."""
         rows, columns = self.matrix(call.bottom_shapes[0])
-        weights, *bias = plan.blobs
-        kernels = (weights.T if self.transpose else weights).reshape(self.num_output, columns, 1, 1)
+        own = expect(form, WeightedSum)
+        kernels = (own.weights.T if self.transpose else own.weights).reshape(self.num_output, columns, 1, 1)
         x = g.node("Reshape", call.bottoms[0], g.ints(rows, columns, 1, 1))
         pixel = ConvGeometry((1, 1), (0, 0, 0, 0), (1, 1))
-        y = weighted_sum(g, x, kernels, bias[0] if bias else None, shift_of(plan), pixel)
+        y = weighted_sum(g, x, kernels, own.bias, own.rshift, pixel)
         return [g.node("Reshape", y, g.ints(*call.top_shapes[0]))]
 
     def multiply_adds(self, call: Call) -> int:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +29,56 @@ from calib8.layer_kit.base import Call, Op, QuantizeCall, count, register
 from calib8.layer_kit.codes import code_values, is_exact_in_float32, nudge_to_codes, scaled_sum
 from calib8.layer_kit.constants import check_constant
 from calib8.layer_kit.fields import Fields, Group, RefusedError
+from calib8.layer_kit.form import IntegerForm, expect
 from calib8.layer_kit.onnx_builder import OnnxBuilder
-from calib8.layer_kit.plan import LayerPlan, shift_of
+from calib8.layer_kit.real_scales import RealScales, multiplied
 from calib8.layer_kit.spatial import read_pads, read_pair
+from calib8.layer_kit.table_row import TableRow, multipliers, right_shift
 
 _LOWEST = float(np.finfo(np.float32).min)
 _EXCLUDES_PAD = ("AVE_EXC_PAD", "AVE_TF")
 Axis = tuple[int, int, int, int]  # kernel, stride, pad before, pad after of the windows' full extent
+
+
+@dataclass(frozen=True)
+class PoolingForm(IntegerForm):
+    """The ratio of the thresholds, `multiplier / 2^rshift`.
+
+    Attributes:
+        window: elements of AVE's window, which the chip folds in; 0 for MAX. Not in the files: the layer knows it.
+    """
+
+    multiplier: int
+    rshift: int
+    window: int = 0
+
+    @property
+    def accumulator_shift(self) -> int:
+        """The shift."""
+        return self.rshift
+
+    @property
+    def table_shift(self) -> int:
+        """0, as the original writes it."""
+        return 0
+
+    def fill_row(self, row: TableRow) -> None:
+        """Write the shift and the one multiplier."""
+        row.right_shift_width = self.rshift
+        row.threshold_x_quantized.append(self.multiplier)
+
+    def from_row(self, row: TableRow, bottoms: int) -> PoolingForm:
+        """Take shift and multiplier of a row."""
+        rshift = right_shift(row)
+        return replace(self, rshift=rshift, multiplier=multipliers(row, 1)[0])
+
+    def real_scales(self, bottoms: Sequence[float], top: float) -> RealScales:
+        """Give the step of the bottom; for AVE that of an average, with the window's constant in it."""
+        if not self.window:
+            return multiplied([self.multiplier], [self.rshift], top)
+        factor, shift = average_pooling_constants(self.window, self.multiplier, self.rshift)
+        sums = multiplied([factor], [shift], top)
+        return replace(sums, bottoms=(self.window * sums.bottoms[0],))
 
 
 class Pooling(Op):
@@ -117,14 +161,16 @@ class Pooling(Op):
     def fp32_reason(self, q: QuantizeCall) -> str | None:
         return "a mask is an index, which no code can hold" if self.has_mask else None
 
-    def quantize(self, q: QuantizeCall) -> LayerPlan:
+    def quantize(self, q: QuantizeCall) -> PoolingForm:
         """The ratio of the thresholds alone; AVE folds its window in later."""
         mult, rshift = pooling_multiplier(q.bottom_thresholds[0], q.top_thresholds[0])
-        return LayerPlan(rshift=rshift, multipliers=(mult,))
+        window = count(self.window_size(q.call.bottom_shapes[0])) if self.method == "AVE" else 0
+        return PoolingForm(mult, rshift, window)
 
-    def lower_int8(self, g: OnnxBuilder, call: Call, plan: LayerPlan) -> list[str]:
+    def lower_int8(self, g: OnnxBuilder, call: Call, form: IntegerForm) -> list[str]:
         height, width = self.axes(call.bottom_shapes[0], call.top_shapes[0])
-        mult, rshift = plan.multipliers[0], shift_of(plan)
+        own = expect(form, PoolingForm)
+        mult, rshift = own.multiplier, own.rshift
         if self.method == "MAX" and g.has("QLinearConv"):
             largest = _lower_max(g, call.bottoms[0], height, width, g.constant(np.uint8(0)))
             return [largest if mult == 1 << rshift else scaled_sum(g, [(largest, mult)], rshift)]

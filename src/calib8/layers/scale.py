@@ -9,6 +9,7 @@ Source: BVLC/caffe, src/caffe/layers/scale_layer.cpp, LayerSetUp, Reshape, Forwa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,60 @@ from calib8.layer_kit.base import Call, Op, QuantizeCall, register
 from calib8.layer_kit.broadcast import read_span
 from calib8.layer_kit.codes import affine_codes
 from calib8.layer_kit.fields import Fields
+from calib8.layer_kit.form import IntegerForm, Integers, blob_field, expect
 from calib8.layer_kit.onnx_builder import OnnxBuilder
-from calib8.layer_kit.plan import LayerPlan, shift_of
-from calib8.layer_kit.weighted_sum import quantize_weighted_sum
+from calib8.layer_kit.real_scales import RealScales
+from calib8.layer_kit.table_row import TableRow, multipliers, right_shift
+from calib8.layer_kit.weighted_sum import WeightedSum, quantize_weighted_sum
+
+
+@dataclass(frozen=True, eq=False)
+class Skipped(IntegerForm):
+    """A Scale whose work its BatchNorm does: gamma 1 and beta 0, and the shift of the one affine step in its row.
+
+    Attributes:
+        gamma: ones, in the shape of the blob.
+        beta: zeros; None for a Scale without a bias.
+        rshift: the BatchNorm's.
+    """
+
+    gamma: NDArray[np.int8]
+    beta: NDArray[np.int16] | None
+    rshift: int
+
+    @property
+    def blobs(self) -> tuple[Integers, ...]:
+        """gamma, then beta."""
+        return (self.gamma,) if self.beta is None else (self.gamma, self.beta)
+
+    @property
+    def accumulator_shift(self) -> int:
+        """The BatchNorm's shift."""
+        return self.rshift
+
+    @property
+    def hands_on(self) -> bool:
+        """Codes go through."""
+        return True
+
+    def with_blobs(self, blobs: Sequence[Integers]) -> Skipped:
+        """Take the blobs of a file, which nothing computes with."""
+        return replace(self, gamma=blobs[0], beta=blob_field(blobs, 1))
+
+    def fill_row(self, row: TableRow) -> None:
+        """Write the shift, and that the layer is skipped."""
+        row.right_shift_width = self.rshift
+        row.fusion_skipped = 1
+
+    def from_row(self, row: TableRow, bottoms: int) -> Skipped:
+        """Take the shift of a row."""
+        rshift = right_shift(row)
+        multipliers(row, 0)
+        return replace(self, rshift=rshift)
+
+    def real_scales(self, bottoms: Sequence[float], top: float) -> RealScales:
+        """Give the steps of the codes that go through."""
+        return RealScales(tuple(bottoms), top)
 
 
 class Scale(Op):
@@ -64,21 +116,27 @@ class Scale(Op):
     def fp32_reason(self, q: QuantizeCall) -> str | None:
         return "two bottoms have no integer rule" if len(q.bottom_thresholds) > 1 else None
 
-    def quantize(self, q: QuantizeCall) -> LayerPlan:
-        """Behind its BatchNorm nothing is left to do: gamma 1 and beta 0."""
+    def quantize(self, q: QuantizeCall) -> WeightedSum:
         gamma, *beta = q.call.blobs
-        if not q.fused_into:
-            return quantize_weighted_sum(gamma, beta[0] if beta else None, q.bottom_thresholds[0], q.top_thresholds[0])
-        ones, zeros = np.ones(gamma.shape, dtype=np.int8), tuple(np.zeros(b.shape, dtype=np.int16) for b in beta)
-        return LayerPlan(blobs=(ones, *zeros), fusion_skipped=True)
+        tx, ty = q.bottom_thresholds[0], q.top_thresholds[0]
+        return quantize_weighted_sum(gamma, beta[0] if beta else None, tx, ty, q.refinement)
 
-    def lower_int8(self, g: OnnxBuilder, call: Call, plan: LayerPlan) -> list[str]:
-        if plan.fusion_skipped:
+    def skipped(self, blobs: Sequence[NDArray[np.float32]], rshift: int) -> Skipped:
+        """The integers behind a BatchNorm that does the work, with this shift: nothing is left to do."""
+        gamma, *beta = blobs
+        zeros = np.zeros(beta[0].shape, dtype=np.int16) if beta else None
+        return Skipped(np.ones(gamma.shape, dtype=np.int8), zeros, rshift)
+
+    def lower_int8(self, g: OnnxBuilder, call: Call, form: IntegerForm) -> list[str]:
+        if form.hands_on:
             return [call.bottoms[0]]
-        bottom = call.bottom_shapes[0]
+        own, bottom = expect(form, WeightedSum), call.bottom_shapes[0]
         shape = self.span.aligned(bottom, self.span.operand(call.bottom_shapes))
-        gamma, *beta = (b.reshape(shape) for b in plan.blobs)
-        return [affine_codes(g, call.bottoms[0], gamma, beta[0] if beta else None, shift_of(plan), bottom)]
+        beta = None if own.bias is None else own.bias.reshape(shape)
+        return [affine_codes(g, call.bottoms[0], own.weights.reshape(shape), beta, own.rshift, bottom)]
+
+    def lower_dequantized(self, g: OnnxBuilder, call: Call, form: IntegerForm, scales: RealScales) -> list[str]:
+        return [call.bottoms[0]] if form.hands_on else super().lower_dequantized(g, call, form, scales)
 
 
 register(Scale)

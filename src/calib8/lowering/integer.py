@@ -15,7 +15,7 @@ import numpy as np
 
 from calib8.graph import Layer, Shape
 from calib8.layer_kit.codes import dequantize_node, quantize_node, without_nan
-from calib8.layers import LayerPlan, OnnxBuilder, Op
+from calib8.layers import IntegerForm, OnnxBuilder, Op
 from calib8.lowering.cuts import needed_layers, stretches
 from calib8.lowering.model import Model
 from calib8.lowering.shapes import Pair
@@ -47,8 +47,8 @@ class IntegerSetup:
     """What of a network runs in integers.
 
     Attributes:
-        int8_layers: names of the layers; each has a plan.
-        plans: integers by layer name.
+        int8_layers: names of the layers; each has a form.
+        forms: integers by layer name.
         thresholds: of every value that is quantised or dequantised, in real units.
         quantized_inputs: input values that come as x * 128 / threshold instead of as real numbers.
         accumulator_bits: of the sums of an Eltwise: the chip's 16, which saturate, or 32.
@@ -56,7 +56,7 @@ class IntegerSetup:
     """
 
     int8_layers: frozenset[str]
-    plans: Mapping[str, LayerPlan]
+    forms: Mapping[str, IntegerForm]
     thresholds: Mapping[str, float]
     quantized_inputs: frozenset[str] = frozenset()
     accumulator_bits: int = 16
@@ -134,7 +134,7 @@ class _GraphWalk:
     inputs: dict[str, Port] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.g = OnnxBuilder(integer_kernels=self.setup.integer_kernels)
+        self.g = OnnxBuilder(integer_kernels=self.setup.integer_kernels, accumulator_bits=self.setup.accumulator_bits)
 
     def lower(self, stretch: Sequence[Pair], wanted: Collection[str]) -> OnnxStep:
         for layer, op in stretch:
@@ -154,8 +154,7 @@ class _GraphWalk:
     def _layer(self, layer: Layer, op: Op) -> None:
         if layer.name in self.setup.int8_layers:
             call = self.model.call(layer, [self._codes(b) for b in layer.bottoms])
-            plan = replace(self.setup.plans[layer.name], accumulator_bits=self.setup.accumulator_bits)
-            tops = op.lower_int8(self.g, call, plan)
+            tops = op.lower_int8(self.g, call, self.setup.forms[layer.name])
             self.names.update(zip(map(codes_of, layer.tops), tops, strict=True))
         else:
             call = self.model.call(layer, [self._real(b) for b in layer.bottoms])

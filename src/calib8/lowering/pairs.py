@@ -1,4 +1,4 @@
-"""A BatchNorm and the Scale behind it are one affine step; which two layers belong together is read off their blobs."""
+"""Layers that are quantised together: one does in one integer step what it and the only reader of its top compute."""
 
 from __future__ import annotations
 
@@ -6,20 +6,15 @@ from collections.abc import Mapping
 
 from calib8.graph import Layer, Net, Shape
 from calib8.layers import Op
-from calib8.layers.batch_norm import BatchNorm
-from calib8.layers.scale import Scale
 
 
 def scales_of_batch_norms(net: Net, op_of: Mapping[str, Op], shapes: Mapping[str, Shape]) -> dict[str, Layer]:
-    """The Scale of every BatchNorm that has one; see `Model.batch_norm_pairs`."""
+    """Find the Scale of every BatchNorm that has one (`Op.takes_over`); see `Model.batch_norm_pairs`."""
     pairs: dict[str, Layer] = {}
     for layer in net.layers:
-        if isinstance(op_of[layer.name], BatchNorm):
-            readers = net.consumers[layer.tops[0]]
-            if len(readers) == 1 and _takes_over(op_of[readers[0].name], [shapes[b] for b in readers[0].bottoms]):
-                pairs[layer.name] = readers[0]
+        readers = net.consumers[layer.tops[0]] if layer.tops else ()
+        if len(readers) == 1:
+            follower = readers[0]
+            if op_of[layer.name].takes_over(op_of[follower.name], [shapes[b] for b in follower.bottoms]):
+                pairs[layer.name] = follower
     return pairs
-
-
-def _takes_over(op: Op, shapes: list[Shape]) -> bool:
-    return isinstance(op, Scale) and len(shapes[0]) > 1 and op.is_per_channel(shapes)

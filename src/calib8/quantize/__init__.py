@@ -1,12 +1,13 @@
 """From measured thresholds to the integers of a network.
 
 - `folding`: values that share one threshold, which of them is measured, and measured thresholds brought to all values
-- `plan`: `make_plan`, every layer's integers, with all problems in one error
+- `plan`: `QuantPlan` and the ways to one: `make_plan`, every layer's integers, with all problems in one error, and
+  integers that a pass or a file gives (`refined`, `with_given`)
 - `selection`: `integer_setup`, which layers run in INT8
 """
 
 from calib8.quantize.folding import FoldGroup, fold_groups, fold_thresholds, observed_values, set_thresholds
-from calib8.quantize.plan import QuantPlan, fp32_reasons, make_plan, replan
+from calib8.quantize.plan import QuantPlan, fp32_reasons, make_plan, refined, replan, settled, with_given
 from calib8.quantize.selection import fp32_layers, integer_setup, parse_layer_list
 
 __all__ = [
@@ -20,6 +21,9 @@ __all__ = [
     "make_plan",
     "observed_values",
     "parse_layer_list",
+    "refined",
     "replan",
     "set_thresholds",
+    "settled",
+    "with_given",
 ]

@@ -1,18 +1,24 @@
-"""`make_plan`: from thresholds to the integers of every layer."""
+"""From thresholds to the integers of every layer, and plans whose integers do not follow from thresholds alone.
+
+- `make_plan`: integers that follow from thresholds, by the contract's own rounding
+- `replan`: the same after a change of thresholds; integers that were given stay where nothing that they depend on moves
+- `refined`, `with_given`: integers that a pass has made, or that a file holds
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import numpy as np
 
 from calib8.errors import QuantizationError
 from calib8.graph import Layer
-from calib8.layers import LayerPlan, Op, QuantizeCall
+from calib8.layer_kit.weighted_sum import PLAIN, Refinement
+from calib8.layers import IntegerForm, Op, QuantizeCall, same_integers
 from calib8.lowering import Model
 from calib8.quantize.folding import fold_groups, fold_thresholds
-from calib8.quantize.pairs import gamma_and_beta
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,16 +27,19 @@ class QuantPlan:
 
     Attributes:
         thresholds: of every value, in real units, folded, exact in float32.
-        plans: the integers by layer name, in the order of the layers. None for data layers and for layers that run in
+        forms: the integers by layer name, in the order of the layers. None for data layers and for layers that run in
             FP32: without an integer rule, or passive ones between FP32 layers, where codes would only lose precision.
         enable_concat_quantize: whether bottoms of a Concat keep thresholds of their own.
         warnings: what does not fit well, one sentence each, beginning with the layer.
+        given: where the integers of a layer come from, by its name: a file's path, or the name of the pass that made
+            them. Those of layers that are not in it follow from the thresholds.
     """
 
     thresholds: Mapping[str, float]
-    plans: Mapping[str, LayerPlan | None]
+    forms: Mapping[str, IntegerForm | None]
     enable_concat_quantize: bool = False
     warnings: tuple[str, ...] = ()
+    given: Mapping[str, str] = field(default_factory=dict)
 
 
 def make_plan(
@@ -52,16 +61,17 @@ def make_plan(
     if not model.net.has_weights:
         raise QuantizationError(f"{model.net.source}: quantising needs the weights; give the caffemodel, too")
     folded = fold_thresholds(model, thresholds, enable_concat_quantize, dead)
-    walk = _Walk(model, folded, QuantPlan({}, {}, enable_concat_quantize))
+    walk = _Quantizer(model, folded, QuantPlan({}, {}, enable_concat_quantize))
     return walk.through({name for name, reason in fp32_reasons(model, folded).items() if reason is None})
 
 
 def replan(
     model: Model, before: QuantPlan, changes: Mapping[str, float], layers: Collection[str] | None = None
 ) -> QuantPlan:
-    """`before` with other thresholds: only the layers that read or write a changed value are quantised anew.
+    """Quantise `before` with other thresholds: only the layers that read or write a changed value anew.
 
-    The plans of all other layers are the very objects of `before`.
+    The forms of all other layers are the very objects of `before`, given ones among them. Where a given form's layer is
+    quantised anew, its integers follow from the thresholds from then on.
 
     Args:
         changes: in real units by value; all values of a group (`fold_groups`) must be given the same.
@@ -71,8 +81,8 @@ def replan(
         QuantizationError: as `make_plan`.
     """
     rounded = {value: float(np.float32(threshold)) for value, threshold in changes.items()}
-    walk = _Walk(model, {**before.thresholds, **rounded}, before)
-    in_integers = {name for name, own in before.plans.items() if own is not None}
+    walk = _Quantizer(model, {**before.thresholds, **rounded}, before)
+    in_integers = {name for name, own in before.forms.items() if own is not None}
     if _switches(model, walk.thresholds, in_integers, {v for v in rounded if rounded[v] != before.thresholds[v]}):
         in_integers = {name for name, reason in fp32_reasons(model, walk.thresholds).items() if reason is None}
     return walk.through(in_integers if layers is None else in_integers.intersection(layers))
@@ -119,58 +129,122 @@ def _fp32_reason(
     return reason
 
 
-def _quantize_call(model: Model, layer: Layer, thresholds: Mapping[str, float]) -> QuantizeCall:
+def refined(model: Model, plan: QuantPlan, refinements: Mapping[str, Refinement], by: str) -> QuantPlan:
+    """Quantise some layers anew, with the plan's thresholds and with refinements of rounding and biases.
+
+    Args:
+        refinements: by layer name; those of a BatchNorm with a Scale are under the BatchNorm's name.
+        by: the name of the pass that asks for it.
+
+    Raises:
+        QuantizationError: the contract cannot express it; all such layers.
+    """
+    partners = {name: (name, scale.name) for name, scale in model.batch_norm_pairs.items()}
+    layers = {name for asked in refinements for name in partners.get(asked, (asked,))}
+    walk = _Quantizer(model, plan.thresholds, plan, refinements, layers)
+    made = walk.through({name for name, own in plan.forms.items() if own is not None})
+    return replace(made, given={**plan.given, **dict.fromkeys(layers, by)})
+
+
+def with_given(plan: QuantPlan, forms: Mapping[str, IntegerForm], by: str) -> QuantPlan:
+    """Give a plan with other integers for some of its layers.
+
+    Args:
+        by: where they come from: a file's path, or the name of a pass.
+    """
+    gone = set(_warnings({name: plan.forms[name] for name in forms}))
+    warnings = (*(text for text in plan.warnings if text not in gone), *_warnings(forms))
+    own, given = {**plan.forms, **forms}, {**plan.given, **dict.fromkeys(forms, by)}
+    return replace(plan, forms=own, given=given, warnings=warnings)
+
+
+def settled(model: Model, plan: QuantPlan) -> QuantPlan:
+    """Find out which given integers follow from the plan's thresholds after all; those are no longer given."""
+    if not plan.given:
+        return plan
+    try:
+        plain = make_plan(model, plan.thresholds, enable_concat_quantize=True).forms
+    except QuantizationError:  # the contract's own rounding has no answer to these thresholds: nothing follows
+        return plan
+    given = {name: by for name, by in plan.given.items() if not same_integers(plan.forms[name], plain[name])}
+    return replace(plan, given=given)
+
+
+def _quantize_call(
+    model: Model, layer: Layer, thresholds: Mapping[str, float], refinement: Refinement = PLAIN
+) -> QuantizeCall:
     return QuantizeCall(
         call=model.call(layer),
         bottom_thresholds=tuple(thresholds[b] for b in layer.bottoms),
         top_thresholds=tuple(thresholds[t] for t in layer.tops),
+        refinement=refinement,
     )
 
 
-class _Walk:
-    """One pass over the layers that collects all problems."""
+def _warnings(forms: Mapping[str, IntegerForm | None]) -> tuple[str, ...]:
+    return tuple(f"layer {name!r}: {text}" for name, own in forms.items() if own for text in own.warnings)
 
-    def __init__(self, model: Model, thresholds: Mapping[str, float], before: QuantPlan) -> None:
-        self._model = model
-        self._before = before
+
+class _Quantizer:
+    """One pass over the layers that collects all problems.
+
+    Args:
+        before: the plan whose forms stay where nothing that they depend on has changed.
+        refinements: of some layers, by name.
+        anew: layers that are quantised in any case.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        thresholds: Mapping[str, float],
+        before: QuantPlan,
+        refinements: Mapping[str, Refinement] = MappingProxyType({}),
+        anew: Collection[str] = (),
+    ) -> None:
+        self._model, self._before, self._refinements, self._anew = model, before, refinements, anew
         self._scale_of = model.batch_norm_pairs
         self._batch_norm_of = {scale.name: name for name, scale in self._scale_of.items()}
         self.thresholds = thresholds
-        self.plans: dict[str, LayerPlan | None] = {}
+        self.forms: dict[str, IntegerForm | None] = {}
         self.problems: list[str] = []
 
     def through(self, in_integers: Collection[str]) -> QuantPlan:
-        """The plan with integers for these layers."""
+        """Give the plan with integers for these layers."""
         for layer, op in zip(self._model.net.layers, self._model.ops, strict=True):
-            self.plans[layer.name] = self._visit(layer, op) if layer.name in in_integers else None
+            if layer.name not in self.forms:  # a Scale may have its own already, from its BatchNorm
+                self.forms[layer.name] = None
+                if layer.name in in_integers:
+                    self._visit(layer, op)
         if self.problems:
             raise QuantizationError(f"{self._model.net.source}: layers that cannot be quantised", self.problems)
-        found = ((name, own) for name, own in self.plans.items() if own is not None)
-        warnings = tuple(f"layer {name!r}: {text}" for name, own in found for text in own.warnings)
-        return QuantPlan(self.thresholds, self.plans, self._before.enable_concat_quantize, warnings)
+        forms = {layer.name: self.forms[layer.name] for layer in self._model.net.layers}
+        kept = {n: by for n, by in self._before.given.items() if forms.get(n) is self._before.forms.get(n)}
+        return QuantPlan(self.thresholds, forms, self._before.enable_concat_quantize, _warnings(forms), kept)
 
-    def _visit(self, layer: Layer, op: Op) -> LayerPlan | None:
+    def _visit(self, layer: Layer, op: Op) -> None:
         try:
-            return self._unchanged(layer) or self._quantize(layer, op)
+            self.forms[layer.name] = self._unchanged(layer)
+            if self.forms[layer.name] is None:
+                self._quantize(layer, op)
         except QuantizationError as why:
             self.problems.append(f"layer {layer.name!r} ({layer.type}): {why}")
-            return None
 
-    def _unchanged(self, layer: Layer) -> LayerPlan | None:
-        """The plan of before, where nothing that it depends on has changed."""
+    def _unchanged(self, layer: Layer) -> IntegerForm | None:
+        """The form of before, where nothing that it depends on has changed."""
         batch_norm = self._batch_norm_of.get(layer.name)
         depends_on = (*layer.bottoms, *layer.tops)
         if batch_norm is not None:  # its shift is that of the BatchNorm
             depends_on += self._model.net.layer_by_name[batch_norm].bottoms
-        if any(self.thresholds[v] != self._before.thresholds.get(v) for v in depends_on):
+        if layer.name in self._anew or any(self.thresholds[v] != self._before.thresholds.get(v) for v in depends_on):
             return None
-        return self._before.plans.get(layer.name)
+        return self._before.forms.get(layer.name)
 
-    def _quantize(self, layer: Layer, op: Op) -> LayerPlan:
-        batch_norm, scale = self._batch_norm_of.get(layer.name), self._scale_of.get(layer.name)
-        q = _quantize_call(self._model, layer, self.thresholds)
-        fused_scale = gamma_and_beta(self._model, scale) if scale is not None else None
-        plan = op.quantize(replace(q, fused_scale=fused_scale, fused_into=batch_norm is not None))
-        done = self.plans.get(batch_norm) if batch_norm is not None else None
-        # Both rows of the calibration table carry the shift of the one affine step.
-        return replace(plan, rshift=done.rshift) if done is not None else plan
+    def _quantize(self, layer: Layer, op: Op) -> None:
+        q = _quantize_call(self._model, layer, self.thresholds, self._refinements.get(layer.name, PLAIN))
+        scale = self._scale_of.get(layer.name)
+        if scale is None:
+            self.forms[layer.name] = op.quantize(q)
+            return
+        own, skipped = op.quantize_with(q, self._model.op_of[scale.name], scale.blobs)
+        self.forms[layer.name], self.forms[scale.name] = own, skipped

@@ -41,10 +41,10 @@ def integer_setup(model: Model, plan: QuantPlan, int8_layer: str = "", *, accumu
     if accumulator_bits not in (16, 32):
         raise OptionError(f"accumulator_bits is {accumulator_bits}; the chip's are 16, and 32 is the alternative")
     _check(model, names)
-    plans = {name: own for name, own in plan.plans.items() if own is not None}
-    chosen = frozenset(plans) if not names else frozenset(name for name in names if name in plans)
+    forms = {name: own for name, own in plan.forms.items() if own is not None}
+    chosen = frozenset(forms) if not names else frozenset(name for name in names if name in forms)
     inputs = _quantized_inputs(model, chosen)
-    return IntegerSetup(chosen, plans, plan.thresholds, inputs, accumulator_bits=accumulator_bits)
+    return IntegerSetup(chosen, forms, plan.thresholds, inputs, accumulator_bits=accumulator_bits)
 
 
 def fp32_layers(model: Model, setup: IntegerSetup) -> tuple[str, ...]:
