@@ -19,14 +19,15 @@ from pathlib import Path
 
 import numpy as np
 
-from calib8.calibration import Calibration, data_layer
+from calib8.calibration import Calibration
 from calib8.cli import main as cli
-from calib8.cli.images import images_source
+from calib8.cli.images import images_of
 from calib8.data import open_source
 from calib8.engine import EngineOptions, Executor
 from calib8.lowering import build_model, lower_float
 from calib8.proto.caffemodel import read_caffemodel
 from calib8.proto.text import read_prototxt
+from calib8.workflow import data_layer
 
 DIGITS = Path(__file__).resolve().parent.parent / "examples" / "digits"
 THREADS = 2
@@ -58,7 +59,7 @@ def calibration(folder: Path, arguments: list[str], images: int) -> float:
         "in_caffemodel": folder / "custom.caffemodel",
         "iteration": images,
     }
-    source = images_source(options, read_prototxt(folder / "deploy.prototxt"))
+    source = images_of(options)
     tool = Calibration(info, source=source, threads=THREADS)
     assert tool.model.net.layers  # loaded
     start = time.perf_counter()

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 
-from calib8.calibration import data_layer
 from calib8.data import open_source
 from calib8.engine import EngineOptions, Executor
 from calib8.lowering import Model, build_model, lower_float
@@ -24,6 +23,7 @@ from calib8.lowering.integer import lower_int8
 from calib8.proto.caffemodel import read_caffemodel
 from calib8.proto.text import read_prototxt
 from calib8.quantize import QuantPlan, integer_setup, make_plan, observed_values
+from calib8.workflow import data_layer
 
 DIGITS = Path(__file__).resolve().parent.parent / "examples" / "digits"
 

@@ -25,10 +25,9 @@ from calib8.analyze.judges import SquaredDifference, compared_values
 from calib8.analyze.search import Accept, Trial, original_search
 from calib8.analyze.trials import Trials
 from calib8.analyze.units import setup_of, units_of
-from calib8.calibration import Calibration, data_layer
 from calib8.cli import main as cli
-from calib8.cli.images import images_source
-from calib8.data import open_source, takes
+from calib8.cli.images import images_of
+from calib8.data import takes
 from calib8.engine import EngineOptions, Executor
 from calib8.export import read_plan, write_calibration_files
 from calib8.lowering import Model, build_model, lower_float
@@ -36,6 +35,7 @@ from calib8.lowering.integer import lower_int8
 from calib8.proto.caffemodel import read_caffemodel
 from calib8.proto.text import read_prototxt
 from calib8.quantize import QuantPlan, make_plan
+from calib8.workflow import CalibrateOptions, calibrate, open_network
 
 DIGITS = Path(__file__).resolve().parent.parent / "examples" / "digits"
 THREADS = 2
@@ -147,17 +147,12 @@ def main() -> None:
     extra = sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else []
     folder = Path(own[0]) if own else DIGITS
     options = cli.build_parser().parse_args(["calibrate", "bench", str(folder), *extra])
-    prototxt = read_prototxt(folder / "deploy.prototxt")
-    data = data_layer(prototxt)
-    source = images_source(options, prototxt) or open_source(data, folder)
-    files = {"in_prototxt": folder / "deploy.prototxt", "in_caffemodel": folder / "custom.caffemodel"}
-    info = {"model_name": "bench", "iteration": IMAGES, **files}
-    calibration = Calibration(info, source=source, method=options.method, threads=THREADS)
-    calibration.calc_tables()
-    model = calibration.model.batch_of_one()
-    assert model is not None, "the images of a batch depend on each other in this network"
+    network = open_network(folder / "deploy.prototxt", folder / "custom.caffemodel", images_of(options))
+    calibration = calibrate(network, CalibrateOptions(iteration=IMAGES, method=options.method, threads=THREADS))
+    model = network.of_one_sample
+    assert model.shapes[model.inputs[0]][0] == 1, "the images of a batch depend on each other in this network"
     (value,) = model.inputs
-    images = np.concatenate([batch[model.net.blob_of[value]] for batch in takes(source, IMAGES)])
+    images = np.concatenate([batch[model.net.blob_of[value]] for batch in takes(network.samples, IMAGES)])
     samples = [{value: image[np.newaxis]} for image in images]
     experiment = Experiment(model, samples, compared_values(model), ExperimentOptions(threads=THREADS))
     plan = make_plan(model, calibration.thresholds)

@@ -22,11 +22,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from calib8.cli.images import images_source
+from calib8.cli.images import images_of
 from calib8.cli.main import build_parser
 from calib8.cli.main import main as calib8
 from calib8.data import ImagesSource
@@ -157,13 +158,13 @@ def work(own: argparse.Namespace, calibrate: argparse.Namespace, arguments: list
     for name in ("deploy.prototxt", "custom.caffemodel"):
         shutil.copy(own.folder / name, folder)
     prototxt, tools = read_prototxt(folder / "deploy.prototxt"), Toolchain(own.peer, folder)
-    source = images_source(calibrate, prototxt)
-    if source is None:
+    images = images_of(calibrate)
+    if images is None:
         sys.exit("--images is missing: the images to calibrate with")
+    source = images.source_for(prototxt)
     (blob,) = source.shapes
     calibrated = samples_of(source, calibrate.iteration)
-    calibrate.images = own.evaluation
-    samples = samples_of(images_source(calibrate, prototxt), own.count)
+    samples = samples_of(replace(images, images=own.evaluation).source_for(prototxt), own.count)
     np.savez(folder / "evaluation.npz", **{blob: samples})
     labels = np.array([image.label for image in find_images(own.evaluation, "evaluation")][: len(samples)])
 

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calib8.cli.images import add_image_options, images_source
+from calib8.cli.images import add_image_options, images_of
 from calib8.cli.table import aligned
 from calib8.engine import EngineOptions, Executor
 from calib8.errors import Calib8Error
@@ -165,8 +165,9 @@ def compare(case: Case, caffe: list[str], options: argparse.Namespace) -> Result
             write_random(prototxt, weights, rng)
         model = build_model(prototxt, read_caffemodel(weights))
         inputs = random_inputs(model, rng)
-        source = images_source(options, prototxt)
-        if source is not None:
+        images = images_of(options)
+        if images is not None:
+            source = images.source_for(prototxt)
             inputs.update({b: np.resize(a, inputs[b].shape) for b, a in next(source.batches()).items()})
         ours, seconds = run_ours(model, inputs, options.threads)
         with np.load(run_theirs(caffe, case, weights, inputs, folder)) as found:

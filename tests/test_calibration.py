@@ -273,5 +273,5 @@ def test_a_plain_input_needs_images(folder):
     begin, end = text.index("layer {"), text.index("# 1x8x8")
     data = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: [1, 1, 8, 8] } } }\n'
     prototxt.write_text(text[:begin] + data + text[end:])
-    with pytest.raises(DataError, match="--images"):
+    with pytest.raises(DataError, match=r"`images=\.\.`"):
         Calibration(info_of(folder)).calc_tables()

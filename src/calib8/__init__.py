@@ -1,19 +1,64 @@
-"""calib8: INT8 calibration for Caffe networks, without Caffe."""
+"""calib8: INT8 calibration for Caffe networks, without Caffe.
+
+    network = open_network("lenet/deploy.prototxt", "lenet/custom.caffemodel")
+    result = calibrate(network, CalibrateOptions(iteration=100, method="mse"))
+    write_calibration_files("lenet", "lenet", network.model, result.plan)
+
+`calibrate` itself is in `calib8.workflow`. What is here is loaded when it is first asked for: a command says what is
+wrong before it loads anything large.
+"""
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from calib8.calibrate.thresholds import ThresholdOptions
     from calib8.calibration import Calibration
+    from calib8.data import Preprocess
+    from calib8.export import write_calibration_files
+    from calib8.workflow import (
+        CalibrateOptions,
+        CalibrationResult,
+        Images,
+        Network,
+        Progress,
+        change_thresholds,
+        choose_thresholds,
+        open_network,
+        read_calibration,
+    )
 
-__all__ = ["Calibration"]
+__version__ = "0.1.0"
+
+__all__ = [
+    "CalibrateOptions",
+    "Calibration",
+    "CalibrationResult",
+    "Images",
+    "Network",
+    "Preprocess",
+    "Progress",
+    "ThresholdOptions",
+    "change_thresholds",
+    "choose_thresholds",
+    "open_network",
+    "read_calibration",
+    "write_calibration_files",
+]
+
+_HOMES = {
+    "Calibration": "calib8.calibration",
+    "Preprocess": "calib8.data",
+    "ThresholdOptions": "calib8.calibrate.thresholds",
+    "write_calibration_files": "calib8.export",
+}
+"""Where names are at home that are not of `calib8.workflow`."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import `Calibration` when it is asked for: the commands say what is wrong before they load anything large."""
-    if name != "Calibration":
+    """Import a public name when it is first asked for."""
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from calib8.calibration import Calibration as found  # noqa: PLC0415, N813
-
-    return found
+    return getattr(importlib.import_module(_HOMES.get(name, "calib8.workflow")), name)

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from calib8.calibrate.collect import CollectOptions, collect_histograms
 from calib8.calibrate.histogram import DEFAULT_BINS, BlobHistogram, check_bins
-from calib8.calibrate.thresholds import DEFAULT_METHOD, ThresholdOptions, find_threshold
-from calib8.data import DATA_TYPES, SampleSource, open_source, takes
-from calib8.engine import EngineOptions
-from calib8.errors import DataError, OptionError
+from calib8.calibrate.thresholds import DEFAULT_METHOD, ThresholdOptions
+from calib8.data import SampleSource
+from calib8.errors import OptionError
 from calib8.export import write_calibration_files, write_calibration_table, write_int8_model
-from calib8.graph import Shape
-from calib8.graph.build import TEST
-from calib8.graph.phase import layers_taking_part
-from calib8.lowering import Model, build_model
-from calib8.proto.caffe_pb2 import LayerParameter
-from calib8.proto.caffemodel import read_caffemodel
-from calib8.proto.text import Prototxt, read_prototxt
-from calib8.quantize import QuantPlan, make_plan, observed_values, set_thresholds
-
-_log = logging.getLogger(__name__)
-DATA_LAYER = "data"
-"""Name of the layer whose samples are used; the guide asks for it."""
+from calib8.lowering import Model
+from calib8.quantize import QuantPlan
+from calib8.workflow import (
+    CalibrateOptions,
+    CalibrationResult,
+    Images,
+    Network,
+    Progress,
+    calibrate,
+    change_thresholds,
+    choose_thresholds,
+    open_network,
+)
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {"str": _text, "int": _whole, "bool"
 
 
 class Calibration:
-    """Measures thresholds and quantises a network, as in the guide.
+    """Measures thresholds and quantises a network, as in the guide; a face of `calib8.calibrate`.
 
         calibration = Calibration({"model_name": "lenet", "in_prototxt": ..., "in_caffemodel": ..., "iteration": 100})
         calibration.calc_tables()
@@ -112,7 +111,7 @@ class Calibration:
 
     Args:
         calibration_info: the guide's dictionary; see `CalibrationInfo`.
-        source: the samples; None takes them from the network's own data layer.
+        source: the samples, or images that become samples; None takes them from the network's own data layer.
         method: how a threshold is found, one of `calib8.calibrate.thresholds.METHODS`.
         threshold_options: parameters of the method.
         threads: None takes all cores.
@@ -120,9 +119,6 @@ class Calibration:
 
     Attributes:
         info: the checked dictionary.
-        histograms: by value, after `calc_tables`.
-        thresholds: measured or given thresholds by value, before folding.
-        plan: thresholds after folding and all integers.
 
     Raises:
         OptionError: a key or a value that is not possible.
@@ -132,7 +128,7 @@ class Calibration:
         self,
         calibration_info: Mapping[str, Any],
         *,
-        source: SampleSource | None = None,
+        source: SampleSource | Images | None = None,
         method: str = DEFAULT_METHOD,
         threshold_options: ThresholdOptions = ThresholdOptions(),
         threads: int | None = None,
@@ -140,29 +136,52 @@ class Calibration:
     ) -> None:
         self.info = CalibrationInfo.read(calibration_info)
         self._source, self._progress = source, progress
-        self._method, self._threshold_options = method, threshold_options
-        self._engine = EngineOptions(threads=threads, release_blobs=self.info.enable_memory_opt)
-        self._loaded: tuple[Prototxt, Model] | None = None
-        self.histograms: Mapping[str, BlobHistogram] = {}
-        self.thresholds: Mapping[str, float] = {}
-        self._dead: frozenset[str] = frozenset()
-        self._plan: QuantPlan | None = None
+        self._options = CalibrateOptions(
+            iteration=self.info.iteration, bins=self.info.histogram_bin_num,
+            two_pass=not self.info.enable_calibration_opt, memory_opt=self.info.enable_memory_opt, threads=threads,
+            method=method, threshold=threshold_options, concat_quantize=self.info.enable_concat_quantize,
+        )  # fmt: skip
+        self._result: CalibrationResult | None = None
+
+    @cached_property
+    def network(self) -> Network:
+        """The FP32 network with its samples, read when it is first needed."""
+        return open_network(self.info.in_prototxt, self.info.in_caffemodel, self._source)
 
     @property
     def model(self) -> Model:
         """The FP32 network."""
-        return self._load()[1]
+        return self.network.model
+
+    @property
+    def result(self) -> CalibrationResult:
+        """What `calc_tables`, `find_tables` or `tune_tables` has found.
+
+        Raises:
+            OptionError: none of them was called.
+        """
+        if self._result is None:
+            raise OptionError("nothing is quantised yet: call calc_tables() or tune_tables(thresholds) first")
+        return self._result
 
     @property
     def plan(self) -> QuantPlan:
-        """The quantised network.
+        """The quantised network: thresholds after folding, and all integers.
 
         Raises:
-            OptionError: neither `calc_tables` nor `tune_tables` was called.
+            OptionError: nothing is quantised yet.
         """
-        if self._plan is None:
-            raise OptionError("nothing is quantised yet: call calc_tables() or tune_tables(thresholds) first")
-        return self._plan
+        return self.result.plan
+
+    @property
+    def histograms(self) -> Mapping[str, BlobHistogram]:
+        """The histograms by value, after `calc_tables`."""
+        return {} if self._result is None else self._result.histograms
+
+    @property
+    def thresholds(self) -> Mapping[str, float]:
+        """The measured or given thresholds by value, before folding."""
+        return {} if self._result is None else self._result.thresholds
 
     def calc_tables(self) -> None:
         """Run the calibration images through the network, find the thresholds and quantise.
@@ -171,21 +190,7 @@ class Calibration:
             ModelError, DataError, UserLayerError: the network or the data cannot be used.
             QuantizationError: thresholds that the integer contract cannot express; all of them.
         """
-        prototxt, model = self._load()
-        source = self._source_of(prototxt)
-        takes(source, self.info.iteration)  # refuses a wrong number before anything is computed
-        options = CollectOptions(
-            bins=self.info.histogram_bin_num,
-            two_passes=not self.info.enable_calibration_opt,
-            engine=self._engine,
-        )
-        self.histograms = collect_histograms(
-            model, self._batches(source), observed_values(model, self.info.enable_concat_quantize),
-            options, self._progress,
-        )  # fmt: skip
-        for value, histogram in self.histograms.items():
-            _log_oddities(model, value, histogram)
-        self.find_tables(self._method, self._threshold_options)
+        self._result = calibrate(self.network, self._options, self._told)
 
     def find_tables(self, method: str, threshold_options: ThresholdOptions = ThresholdOptions()) -> None:
         """Find the thresholds anew, by another method, from the histograms that `calc_tables` collected.
@@ -196,9 +201,8 @@ class Calibration:
         """
         if not self.histograms:
             raise OptionError("there are no histograms yet: call calc_tables() first")
-        self._dead = frozenset(value for value, histogram in self.histograms.items() if histogram.dead)
-        found = {v: find_threshold(h, method, threshold_options) for v, h in self.histograms.items()}
-        self._quantize(found)
+        options = replace(self._options, method=method, threshold=threshold_options)
+        self._result = choose_thresholds(self.network, self.histograms, options)
 
     def tune_tables(self, thresholds: Mapping[str, float]) -> None:
         """Quantise with given thresholds; those that are not given stay as they were measured or given before.
@@ -211,9 +215,9 @@ class Calibration:
             TableError: blobs that have no threshold yet; all of them.
             QuantizationError: as `calc_tables`.
         """
-        changed = set_thresholds(self.model, self.thresholds, thresholds, self.info.enable_concat_quantize)
-        self._dead = frozenset(v for v in self._dead if changed.get(v) == self.thresholds.get(v))
-        self._quantize(changed)
+        self._result = change_thresholds(
+            self.network, thresholds, self._result, concat_quantize=self.info.enable_concat_quantize
+        )
 
     def export_model(self, path: str | os.PathLike[str]) -> None:
         """Write the int8 caffemodel.
@@ -242,61 +246,5 @@ class Calibration:
         """
         return write_calibration_files(folder, self.info.model_name, self.model, self.plan)
 
-    def _quantize(self, thresholds: Mapping[str, float]) -> None:
-        self._plan = make_plan(self.model, thresholds, self.info.enable_concat_quantize, self._dead)
-        self.thresholds = thresholds
-        for warning in self._plan.warnings:
-            _log.warning("%s: %s", self.info.in_prototxt, warning)
-
-    def _load(self) -> tuple[Prototxt, Model]:
-        if self._loaded is None:
-            prototxt = read_prototxt(self.info.in_prototxt)
-            shapes: Mapping[str, Shape] = {}
-            own = data_layer(prototxt) if self._source is None else None
-            if own is not None:
-                self._source = open_source(own, Path(prototxt.source).parent)
-            if self._source is not None:
-                shapes = self._source.shapes
-                for note in self._source.notes:
-                    _log.info("%s: %s", self.info.in_prototxt, note)
-            model = build_model(prototxt, read_caffemodel(self.info.in_caffemodel), shapes)
-            if prototxt.unknown_fields:
-                unknown = ", ".join(prototxt.unknown_fields)
-                _log.warning("%s: unknown fields, not read: %s", self.info.in_prototxt, unknown)
-            for note in model.notes:
-                _log.info("%s: %s", self.info.in_prototxt, note)
-            self._loaded = prototxt, model
-        return self._loaded
-
-    def _source_of(self, prototxt: Prototxt) -> SampleSource:
-        if self._source is None:
-            raise DataError(
-                f"{prototxt.source}: the network has no data layer that gives samples (its inputs are plain Input "
-                "layers); give images (--images LIST), or name a Data or Python layer 'data' as the guide says"
-            )
-        return self._source
-
-    def _batches(self, source: SampleSource) -> Callable[[], Iterator[Mapping[str, Any]]]:
-        return lambda: takes(source, self.info.iteration)
-
-
-def data_layer(prototxt: Prototxt) -> LayerParameter | None:
-    """The network's own data layer in the TEST phase: the one named "data", or else the first that gives samples."""
-    present = layers_taking_part(prototxt.net, TEST).values()
-    found = [p for p in present if p.type in DATA_TYPES and not p.bottom]
-    named = [p for p in found if p.name == DATA_LAYER]
-    return (named + found)[0] if found else None
-
-
-def _log_oddities(model: Model, value: str, histogram: BlobHistogram) -> None:
-    net = model.net
-    blob = net.blob_of[value]
-    what = f"blob {blob!r}" if blob == value else f"blob {blob!r}, as layer {net.producer[value].name!r} leaves it,"
-    if histogram.nans or histogram.infs:
-        _log.warning(
-            "%s has %d NaN and %d infinite values; they take no part in its threshold",
-            what, histogram.nans, histogram.infs,
-        )  # fmt: skip
-    unread = value in model.inputs and not net.is_read(value)  # labels of 0, where there are none
-    if histogram.dead and not unread:
-        _log.warning("%s is dead: all its values are 0; its threshold has no meaning", what)
+    def _told(self, progress: Progress) -> None:
+        self._progress(progress.done)

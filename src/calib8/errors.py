@@ -13,6 +13,9 @@
     └── DeviceError             a GPU that was asked for and cannot be used
 
 Anything else that escapes is a defect of calib8.
+
+A message that speaks of a parameter names it between backticks: `samples`, or `samples=..` where it asks for one. The
+commands put their options in the place of these names.
 """
 
 from __future__ import annotations

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from calib8.calibration import Calibration, data_layer
+from calib8.calibration import Calibration
 from calib8.data import open_source, takes
 from calib8.lowering import Model
 from calib8.proto.text import read_prototxt
 from calib8.quantize import QuantPlan, make_plan
+from calib8.workflow import data_layer
 
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
 

@@ -8,15 +8,23 @@ import os
 from pathlib import Path
 from typing import Any
 
-from calib8.calibrate.thresholds import DEFAULT_METHOD, ThresholdOptions
-from calib8.calibration import Calibration
-from calib8.cli.images import add_image_options, images_source
+from calib8.calibrate.thresholds import DEFAULT_METHOD
+from calib8.cli.images import add_image_options, images_of
 from calib8.cli.options import add_common_options, add_gpu_option, network_name
-from calib8.cli.progress import ProgressLine
+from calib8.cli.progress import ProgressLines
 from calib8.cli.table import aligned
-from calib8.cli.thresholds import add_threshold_options, given_thresholds
+from calib8.cli.thresholds import add_threshold_options, method_options
 from calib8.errors import OptionError
-from calib8.proto.text import read_prototxt
+from calib8.export import write_calibration_files
+from calib8.lowering import Model
+from calib8.workflow import (
+    CalibrateOptions,
+    CalibrationResult,
+    calibrate,
+    change_thresholds,
+    open_network,
+    read_thresholds,
+)
 
 _log = logging.getLogger(__name__)
 _MUCH_CLIPPED = 0.01
@@ -88,66 +96,57 @@ def run(options: argparse.Namespace) -> int:
         raise OptionError(
             f"{output}: you may not write there, where the results would go; --output names another folder"
         )
-    prototxt = options.path / "deploy.prototxt"
-    passes = 2 if options.two_pass else 1
-    with ProgressLine("calibrating", options.iteration * passes) as progress:
-        calibration = Calibration(
-            {
-                "model_name": options.name,
-                "in_prototxt": prototxt,
-                "in_caffemodel": options.path / "custom.caffemodel",
-                "iteration": options.iteration,
-                "enable_memory_opt": options.memory_opt,
-                "enable_calibration_opt": not options.two_pass,
-                "histogram_bin_num": options.bins,
-                "enable_concat_quantize": options.concat_quantize,
-            },
-            source=images_source(options, read_prototxt(prototxt)),
-            method=options.method,
-            threshold_options=ThresholdOptions(percent=options.percent, ignore_zeros=options.ignore_zeros),
-            threads=options.threads,
-            progress=progress,
-        )
+    with ProgressLines() as progress:
+        network = open_network(options.path / "deploy.prototxt", options.path / "custom.caffemodel", images_of(options))
         if options.thresholds is None:
-            calibration.calc_tables()
+            result = calibrate(network, _calibrate_options(options), progress)
         else:
-            calibration.tune_tables(given_thresholds(options.thresholds, calibration))
-    paths = calibration.export(output)
-    _warn_of_clipping(calibration)
-    print(summary(calibration))
+            given = read_thresholds(network, options.thresholds)
+            result = change_thresholds(network, given, concat_quantize=options.concat_quantize)
+    paths = write_calibration_files(output, options.name, network.model, result.plan)
+    _warn_of_clipping(result)
+    print(summary(network.model, result))
     print("\n".join(str(path) for path in paths))
     return 0
 
 
-def summary(calibration: Calibration) -> str:
+def _calibrate_options(options: argparse.Namespace) -> CalibrateOptions:
+    return CalibrateOptions(
+        iteration=options.iteration, bins=options.bins, two_pass=options.two_pass, memory_opt=options.memory_opt,
+        threads=options.threads, method=options.method, threshold=method_options(options),
+        concat_quantize=options.concat_quantize,
+    )  # fmt: skip
+
+
+def summary(model: Model, result: CalibrationResult) -> str:
     """A table: every layer with its top's threshold, what it clips, the largest |x| seen, and the right shift.
 
     Where a layer has several tops, each row names its own: `layer: top`.
     """
-    plan, model = calibration.plan, calibration.model
+    plan = result.plan
     rows = [("layer", "type", "threshold", "max|x|", "clipped", "rshift")]
     for layer in model.net.layers:
         own = plan.forms.get(layer.name)
         shift = "" if own is None or own.accumulator_shift is None else str(own.accumulator_shift)
         for top in layer.tops:
             name = layer.name if len(layer.tops) == 1 else f"{layer.name}: {model.net.blob_of[top]}"
-            rows.append((name, layer.type, f"{plan.thresholds[top]:.6g}", *_seen(calibration, top), shift))
+            rows.append((name, layer.type, f"{plan.thresholds[top]:.6g}", *_seen(result, top), shift))
     return aligned(rows, right=range(2, 6))
 
 
-def _seen(calibration: Calibration, value: str) -> tuple[str, str]:
-    histogram = calibration.histograms.get(value)
+def _seen(result: CalibrationResult, value: str) -> tuple[str, str]:
+    histogram = result.histograms.get(value)
     if histogram is None:
         return "", ""  # shares the threshold of another blob
-    clipped = histogram.beyond_threshold(calibration.plan.thresholds[value])
+    clipped = histogram.beyond_threshold(result.plan.thresholds[value])
     return f"{histogram.maximum:.6g}", f"{clipped:.2%}"
 
 
-def _warn_of_clipping(calibration: Calibration) -> None:
+def _warn_of_clipping(result: CalibrationResult) -> None:
     """The compatible search can be led astray by many zeros; say so where it shows."""
     found = {
-        value: histogram.beyond_threshold(calibration.plan.thresholds[value])
-        for value, histogram in calibration.histograms.items()
+        value: histogram.beyond_threshold(result.plan.thresholds[value])
+        for value, histogram in result.histograms.items()
     }
     worst = max(found, key=lambda value: found[value], default=None)
     if worst is None or found[worst] <= _MUCH_CLIPPED:

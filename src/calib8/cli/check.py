@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from calib8.analyze.overview import FP32, INT8, LayerRow, Overview, overview_of
-from calib8.calibration import data_layer
 from calib8.cli.options import add_shape_option
 from calib8.cli.table import aligned, printable
 from calib8.data import open_source
@@ -21,6 +20,7 @@ from calib8.layers.data import SHAPES_ADVICE
 from calib8.lowering.examine import examine_model
 from calib8.proto.caffemodel import Caffemodel, read_caffemodel
 from calib8.proto.text import Prototxt, read_prototxt
+from calib8.workflow import data_layer
 
 _DESCRIPTION = """\
 Say what is in a Caffe network and whether calib8 can use it. Run this first.

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from calib8.atomic import write_atomically, write_together
-from calib8.calibration import data_layer
 from calib8.cli.options import add_shape_option, network_name
 from calib8.data import open_source
 from calib8.errors import OptionError
@@ -20,6 +19,7 @@ from calib8.lowering import Model, build_model
 from calib8.proto.caffemodel import read_caffemodel
 from calib8.proto.text import Prototxt, read_prototxt
 from calib8.quantize import QuantPlan
+from calib8.workflow import data_layer
 
 _log = logging.getLogger(__name__)
 

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from calib8.data import ImagesSource, Preprocess
+from calib8.data import Preprocess
 from calib8.data.preprocess import COLOR_FORMATS, RESIZE_MODES
-from calib8.errors import DataError
-from calib8.graph import Shape, build_net
-from calib8.layers import make_op
-from calib8.proto.text import Prototxt
+from calib8.workflow import Images
 
 
 def add_image_options(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +20,7 @@ def add_image_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--input", metavar="BLOB", help="the input that takes them (default: the only one)")
     group.add_argument(
-        "--value", metavar="BLOB=V[,V]", type=_value, action="append", default=[],
+        "--value", metavar="BLOB=V[,V]", dest="values", type=_value, action="append", default=[],
         help="the numbers of another input, the same for every image, like im_info=600,800,1; can be given several "
         "times",
     )  # fmt: skip
@@ -57,53 +49,15 @@ def add_resize_options(parser: Any, size_help: str) -> None:
     )
 
 
-def images_source(
-    options: argparse.Namespace, prototxt: Prototxt, preprocess: Preprocess | None = None
-) -> ImagesSource | None:
+def images_of(options: argparse.Namespace, preprocess: Preprocess | None = None) -> Images | None:
     """The images that the options name; None without `--images`.
 
     Args:
         preprocess: how they become samples, in the place of what the options say.
-
-    Raises:
-        DataError: the network has no such input, or the images do not fit it.
     """
     if options.images is None:
         return None
-    shapes = _inputs(prototxt)
-    blob = options.input or next(iter(shapes), "")
-    if blob not in shapes or (options.input is None and len(shapes) > 1):
-        raise DataError(
-            f"{prototxt.source}: which input takes the images? Say --input BLOB; "
-            f"Input layers of the network: {', '.join(map(repr, shapes)) or 'none'}"
-        )
-    constants = _constants(prototxt, {name: shape for name, shape in shapes.items() if name != blob}, options.value)
-    return ImagesSource(options.images, blob, shapes[blob], preprocess or _preprocess(options), constants)
-
-
-def _constants(
-    prototxt: Prototxt, shapes: Mapping[str, Shape], values: Sequence[tuple[str, tuple[float, ...]]]
-) -> dict[str, NDArray[np.float32]]:
-    """The inputs that `--value` fills.
-
-    Raises:
-        DataError: no such input, besides that of the images, or another number of values.
-    """
-    found = {}
-    for blob, numbers in values:
-        if blob not in shapes:
-            raise DataError(
-                f"{prototxt.source}: --value {blob}: no input of this name takes values; "
-                f"these do: {', '.join(map(repr, shapes)) or 'none'}"
-            )
-        shape = shapes[blob]
-        if len(numbers) not in (1, math.prod(shape), math.prod(shape[1:])):
-            raise DataError(
-                f"{prototxt.source}: --value {blob}: {len(numbers)} numbers for an input of the shape "
-                f"{'x'.join(map(str, shape))}; expected one for all, or {math.prod(shape)}"
-            )
-        found[blob] = np.resize(np.array(numbers, np.float32), shape)
-    return found
+    return Images(options.images, options.input, dict(options.values), preprocess or _preprocess(options))
 
 
 def _preprocess(options: argparse.Namespace) -> Preprocess:
@@ -112,11 +66,6 @@ def _preprocess(options: argparse.Namespace) -> Preprocess:
         size=options.size, resize=options.resize, short_side=options.short_side, color_format=options.color,
         mean=_mean(options.mean), scale=scale, mirror=options.mirror,
     )  # fmt: skip
-
-
-def _inputs(prototxt: Prototxt) -> dict[str, tuple[int, ...]]:
-    layers = [layer for layer in build_net(prototxt).layers if layer.type == "Input"]
-    return {b: s for x in layers for b, s in zip(x.top_blobs, make_op(x).top_shapes([]), strict=True)}
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from calib8.cli import calibrate, check, completion, export, lmdb, sensitivity, tune
+from calib8.cli.flags import Flags, flags_of, with_flags
 from calib8.cli.version import VersionAction
 from calib8.engine import EngineOptions, use_gpu
 from calib8.engine.session import check_device
@@ -27,15 +28,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    flags: Flags = {}
     try:
         options = build_parser().parse_args(arguments)
-        _set_up_logging(options.verbose)
+        flags = options.flags
+        _set_up_logging(options.verbose, flags)
         use_gpu(getattr(options, "gpu", None))
         check_device(EngineOptions())
         code = int(options.run(options))
         sys.stdout.flush()
     except Calib8Error as why:
-        print(f"calib8: error: {why}", file=sys.stderr)
+        print(f"calib8: error: {with_flags(str(why), flags)}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader (head, less) has gone
         _close_stdout()
@@ -60,13 +63,17 @@ def _close_stdout() -> None:
 class _Line(logging.Formatter):
     """`calib8: warning: what`."""
 
+    def __init__(self, flags: Flags) -> None:
+        super().__init__()
+        self._flags = flags
+
     def format(self, record: logging.LogRecord) -> str:
-        return f"calib8: {record.levelname.lower()}: {record.getMessage()}"
+        return f"calib8: {record.levelname.lower()}: {with_flags(record.getMessage(), self._flags)}"
 
 
-def _set_up_logging(verbose: bool) -> None:
+def _set_up_logging(verbose: bool, flags: Flags) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Line())
+    handler.setFormatter(_Line(flags))
     logger = logging.getLogger("calib8")
     logger.handlers = [handler]
     logger.setLevel(logging.INFO if verbose else logging.WARNING)
@@ -83,4 +90,14 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in _COMMANDS:
         command.add_parser(commands)
+    _know_flags(commands)
     return parser
+
+
+def _know_flags(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Every command, and every command of a command, carries its own flags in its options."""
+    for command in commands.choices.values():
+        command.set_defaults(flags=flags_of(command))
+        for action in command._actions:  # argparse has no public way to them
+            if isinstance(action, argparse._SubParsersAction):
+                _know_flags(action)

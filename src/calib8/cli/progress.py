@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TextIO
 
 from calib8.cli.table import printable
+from calib8.workflow import Progress
 
 _QUIET_SECONDS = 2.0
 _REFRESH_SECONDS = 0.2
@@ -40,6 +41,10 @@ class ProgressLine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Wipe the line."""
         if self._width:
             self._stream.write("\r" + " " * self._width + "\r")
             self._stream.flush()
@@ -49,6 +54,33 @@ class ProgressLine:
         self._stream.write("\r" + text.ljust(self._width))
         self._stream.flush()
         self._width = max(self._width, len(text))
+
+
+class ProgressLines:
+    """A `calib8.workflow.ProgressCallback` that shows a line for each stage. Use it in a `with` block."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._line: ProgressLine | None = None
+
+    def __enter__(self) -> ProgressLines:
+        return self
+
+    def __call__(self, progress: Progress, /) -> None:
+        """Show it, in a line of its own if the stage is a new one."""
+        if self._line is None or progress.stage != self._stage:
+            self.clear()
+            self._stage, self._line = progress.stage, ProgressLine(progress.stage, progress.total)
+        self._line(progress.done, progress.what, progress.total)
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Wipe the line."""
+        if self._line is not None:
+            self._line.clear()
+        self._line = None
 
 
 def progress_text(what: str, done: int, total: int | None, seconds: float) -> str:

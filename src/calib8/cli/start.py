@@ -13,12 +13,12 @@ from calib8.analyze.experiment import DEFAULT_BUDGET
 from calib8.calibrate.collect import CollectOptions, collect_histograms
 from calib8.calibrate.histogram import BlobHistogram
 from calib8.calibrate.thresholds import DEFAULT_METHOD, ThresholdOptions
-from calib8.calibration import Calibration, data_layer
-from calib8.cli.images import add_image_options, images_source
+from calib8.calibration import Calibration
+from calib8.cli.images import add_image_options, images_of
 from calib8.cli.options import add_common_options, add_gpu_option, network_name
 from calib8.cli.progress import ProgressLine
 from calib8.cli.samples import Samples, read_samples
-from calib8.cli.thresholds import add_threshold_options, given_thresholds
+from calib8.cli.thresholds import add_threshold_options
 from calib8.data import SampleSource, open_source, read_image_params, takes
 from calib8.engine import EngineOptions
 from calib8.errors import DataError, OptionError, QuantizationError
@@ -26,6 +26,7 @@ from calib8.export import read_plan
 from calib8.lowering import Model
 from calib8.proto.text import Prototxt, read_prototxt
 from calib8.quantize import QuantPlan, observed_values, settled
+from calib8.workflow import data_layer, read_thresholds
 
 _log = logging.getLogger(__name__)
 _MEGABYTE = 1 << 20
@@ -199,9 +200,9 @@ def given_integers(start: Start) -> QuantPlan:
 
 def _source(options: argparse.Namespace, prototxt: Prototxt) -> SampleSource:
     preprocess = read_image_params(options.image_params) if options.image_params is not None else None
-    given = images_source(options, prototxt, preprocess)
+    given = images_of(options, preprocess)
     if given is not None:
-        return given
+        return given.source_for(prototxt)
     if preprocess is not None:
         raise OptionError("--image_params says how images become samples; give the images, too (--data_list LIST)")
     own = data_layer(prototxt)
@@ -218,7 +219,7 @@ def _iteration(options: argparse.Namespace, source: SampleSource) -> int:
 
 def _plan(options: argparse.Namespace, calibration: Calibration) -> tuple[QuantPlan, str]:
     if options.thresholds is not None:
-        calibration.tune_tables(given_thresholds(options.thresholds, calibration))
+        calibration.tune_tables(read_thresholds(calibration.network, options.thresholds))
         return calibration.plan, str(options.thresholds)
     table = options.calibration_proto or options.path / f"bmnet_{options.name}_calibration_table.pb2"
     weights = options.calibration_model or options.path / f"bmnet_{options.name}_int8.caffemodel"

@@ -1,4 +1,4 @@
-"""Options that say how thresholds are found, and thresholds that are given."""
+"""Options that say how thresholds are found."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from pathlib import Path
 
 from calib8.calibrate.histogram import DEFAULT_BINS
 from calib8.calibrate.thresholds import DEFAULT_METHOD, METHODS, ThresholdOptions
-from calib8.calibration import Calibration
-from calib8.errors import OptionError
-from calib8.export import read_plain_table
 
 
 def add_threshold_options(parser: argparse.ArgumentParser, method: str | None) -> None:
@@ -36,18 +33,6 @@ def add_threshold_options(parser: argparse.ArgumentParser, method: str | None) -
     )  # fmt: skip
 
 
-def given_thresholds(path: Path, calibration: Calibration) -> dict[str, float]:
-    """The thresholds of a plain calibration table, by the names that `Calibration.tune_tables` takes.
-
-    Raises:
-        OptionError: the file cannot be read.
-        TableError: it does not belong to the network.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as why:
-        raise OptionError(f"{path}: cannot be read as a plain calibration table: {why}") from None
-    net = calibration.model.net
-    found = read_plain_table(text, calibration.model, str(path))
-    # By layer, as in the file: a blob that is overwritten in place has a threshold for each of its layers.
-    return {net.producer[v].name if net.producer[v].tops[0] == v else v: t for v, t in found.items()}
+def method_options(options: argparse.Namespace) -> ThresholdOptions:
+    """What can be set of `--method`."""
+    return ThresholdOptions(percent=options.percent, ignore_zeros=options.ignore_zeros)

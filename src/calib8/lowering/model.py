@@ -128,8 +128,8 @@ class Model:
         if missing:
             raise DataError(
                 f"{self.net.source}: the data give {', '.join(map(repr, sample))}; "
-                f"the network also needs {', '.join(map(repr, missing))}; let the data layer give them, or, with "
-                "--images, say --value BLOB=V[,V]"
+                f"the network also needs {', '.join(map(repr, missing))}; let the data layer give them, or, "
+                "with `images`, say `values=..`"
             )
         return {
             value: np.asarray(sample[blob] if blob in sample else np.zeros(self.shapes[value]), dtype=np.float32)

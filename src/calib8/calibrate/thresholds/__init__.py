@@ -27,7 +27,15 @@ from calib8.calibrate.histogram import BlobHistogram
 from calib8.calibrate.thresholds import kl, kl_fine, maximum, mse, percentile
 from calib8.errors import OptionError
 
-__all__ = ["DEAD_THRESHOLD", "DEFAULT_METHOD", "METHODS", "Method", "ThresholdOptions", "find_threshold"]
+__all__ = [
+    "DEAD_THRESHOLD",
+    "DEFAULT_METHOD",
+    "METHODS",
+    "Method",
+    "ThresholdOptions",
+    "check_method",
+    "find_threshold",
+]
 
 DEFAULT_METHOD = "kl"
 DEAD_THRESHOLD = 1.0
@@ -83,6 +91,16 @@ METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method
 """The methods by name, the default first."""
 
 
+def check_method(name: str) -> None:
+    """Refuse the name of a method that does not exist.
+
+    Raises:
+        OptionError: there is none of that name.
+    """
+    if name not in METHODS:
+        raise OptionError(f"no threshold method {name!r}; choose one of {', '.join(METHODS)}")
+
+
 def find_threshold(
     histogram: BlobHistogram,
     method: str = DEFAULT_METHOD,
@@ -93,8 +111,7 @@ def find_threshold(
     Raises:
         OptionError: no method of that name, or a number of bins that `kl` cannot search.
     """
-    if method not in METHODS:
-        raise OptionError(f"no threshold method {method!r}; choose one of {', '.join(METHODS)}")
+    check_method(method)
     if histogram.dead:
         return DEAD_THRESHOLD
     counted = histogram.without_zeros() if options.ignore_zeros else histogram

@@ -1,0 +1,245 @@
+"""Thresholds from samples, integers from thresholds.
+
+    samples -> histograms -> thresholds -> plan
+
+`measure_histograms` is the first arrow, `choose_thresholds` the second; `plan_of` is the third, and the only place
+where a plan is made from thresholds.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from calib8.calibrate.collect import CollectOptions, collect_histograms
+from calib8.calibrate.histogram import DEFAULT_BINS, BlobHistogram, check_bins
+from calib8.calibrate.thresholds import DEFAULT_METHOD, ThresholdOptions, check_method, find_threshold
+from calib8.data import takes
+from calib8.engine import EngineOptions
+from calib8.errors import OptionError
+from calib8.export import read_plain_table, read_plan
+from calib8.lowering import Model
+from calib8.quantize import QuantPlan, make_plan, observed_values, set_thresholds
+from calib8.workflow.network import Network
+from calib8.workflow.progress import Progress, ProgressCallback, quiet
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """How values of a network are measured.
+
+    Attributes:
+        iteration: how many samples are used, the first ones.
+        bins: bins of a histogram, a multiple of 128.
+        two_pass: measure maxima first and count in a second pass, exactly by the formula. In one pass maxima are exact,
+            too, but a value can be counted in the bin beside its own if it lies within 1/4 of a bin of the edge between
+            them.
+        memory_opt: free every blob behind its last reader. Lower peak, somewhat slower, the same result.
+        threads: None for all cores that this process may use. The number changes no result.
+    """
+
+    iteration: int = 10
+    bins: int = DEFAULT_BINS
+    two_pass: bool = False
+    memory_opt: bool = False
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises OptionError for a value that cannot be used."""
+        check_bins(self.bins)
+        EngineOptions(threads=self.threads)
+
+
+@dataclass(frozen=True)
+class CalibrateOptions(MeasureOptions):
+    """How a network is calibrated; the options of `MeasureOptions`, and:
+
+    Attributes:
+        method: how thresholds are found, one of `calib8.calibrate.thresholds.METHODS`.
+        threshold: what can be set of the method.
+        concat_quantize: every bottom of a Concat keeps a threshold of its own.
+    """
+
+    method: str = DEFAULT_METHOD
+    threshold: ThresholdOptions = ThresholdOptions()
+    concat_quantize: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises OptionError for a value that cannot be used."""
+        super().__post_init__()
+        check_method(self.method)
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationResult:
+    """A network in integers, and where they come from.
+
+    Attributes:
+        plan: the thresholds after folding, and all integers.
+        thresholds: by value, in real units, as they were measured or given, before folding.
+        histograms: of |x|, by value; empty for integers that were read from files.
+        dead: values that were 0 in all samples, so that their thresholds mean nothing.
+        origin: where the thresholds come from, in words.
+    """
+
+    plan: QuantPlan
+    thresholds: Mapping[str, float]
+    histograms: Mapping[str, BlobHistogram] = field(default_factory=dict)
+    dead: frozenset[str] = frozenset()
+    origin: str = ""
+
+
+def calibrate(
+    network: Network, options: CalibrateOptions = CalibrateOptions(), progress: ProgressCallback = quiet
+) -> CalibrationResult:
+    """Run samples through a network, find a threshold for every value, and quantise.
+
+    Raises:
+        DataError, UserLayerError: the samples cannot be used, or there are fewer.
+        QuantizationError: thresholds that the integer contract cannot express; all of them.
+        OptionError: an option with a value that it cannot have.
+    """
+    values = observed_values(network.model, options.concat_quantize)
+    histograms = measure_histograms(network, values, options, progress)
+    for value, histogram in histograms.items():
+        _tell_oddities(network.model, value, histogram)
+    return choose_thresholds(network, histograms, options)
+
+
+def measure_histograms(
+    network: Network,
+    values: Sequence[str],
+    options: MeasureOptions = MeasureOptions(),
+    progress: ProgressCallback = quiet,
+) -> dict[str, BlobHistogram]:
+    """Count |x| of values over samples.
+
+    Raises:
+        DataError, UserLayerError, OptionError: as `calibrate`.
+    """
+    source, passes = network.samples, 2 if options.two_pass else 1
+    takes(source, options.iteration)  # refuses a wrong number before anything is computed
+    engine = EngineOptions(threads=options.threads, release_blobs=options.memory_opt)
+
+    def batches() -> Iterator[Mapping[str, Any]]:
+        return takes(source, options.iteration)
+
+    def images(done: int) -> None:
+        progress(Progress("calibrating", done, options.iteration * passes))
+
+    collected = CollectOptions(options.bins, two_passes=options.two_pass, engine=engine)
+    return collect_histograms(network.model, batches, values, collected, images)
+
+
+def choose_thresholds(
+    network: Network, histograms: Mapping[str, BlobHistogram], options: CalibrateOptions
+) -> CalibrationResult:
+    """Find the thresholds in histograms of all observed values, and quantise.
+
+    Args:
+        histograms: by value, as `calibrate` returns them, so that another method needs no new run.
+
+    Raises:
+        OptionError: no such method, or a number of bins that it cannot search.
+        QuantizationError: as `calibrate`.
+    """
+    found = {v: find_threshold(h, options.method, options.threshold) for v, h in histograms.items()}
+    dead = frozenset(value for value, histogram in histograms.items() if histogram.dead)
+    plan = plan_of(network, found, options.concat_quantize, dead)
+    return CalibrationResult(plan, found, histograms, dead, f"{options.method}, {options.iteration} images")
+
+
+def change_thresholds(
+    network: Network,
+    thresholds: Mapping[str, float],
+    before: CalibrationResult | None = None,
+    *,
+    concat_quantize: bool = False,
+    origin: str = "given thresholds",
+) -> CalibrationResult:
+    """Quantise with given thresholds; those that are not given stay as they were before.
+
+    Args:
+        thresholds: in real units, by layer name (meaning the layer's first top) or by blob name.
+        before: None where there is none; then all values need a threshold.
+
+    Raises:
+        OptionError: names that the network does not have, or two thresholds for blobs that share one; all of them.
+        TableError: blobs that have no threshold yet; all of them.
+        QuantizationError: as `calibrate`.
+    """
+    known = before or CalibrationResult(QuantPlan({}, {}), {})
+    changed = set_thresholds(network.model, known.thresholds, thresholds, concat_quantize)
+    dead = frozenset(v for v in known.dead if changed.get(v) == known.thresholds.get(v))
+    plan = plan_of(network, changed, concat_quantize, dead)
+    return replace(known, plan=plan, thresholds=changed, dead=dead, origin=origin)
+
+
+def read_calibration(
+    network: Network, table: str | os.PathLike[str], int8_model: str | os.PathLike[str] | None = None
+) -> CalibrationResult:
+    """Read the integers of calibration files, ours or the original's.
+
+    Args:
+        table: a calibration table in any of its three forms.
+        int8_model: the integer weights; None computes them from the table's thresholds.
+
+    Raises:
+        TableError, CaffemodelError: a file cannot be read, or belongs to another network; all names that do not fit.
+        QuantizationError: as `calibrate`.
+    """
+    plan = read_plan(network.model, table, int8_model)
+    return CalibrationResult(plan, plan.thresholds, origin=str(table))
+
+
+def read_thresholds(network: Network, table: str | os.PathLike[str]) -> dict[str, float]:
+    """Read the thresholds of a plain calibration table, by the names that `change_thresholds` takes.
+
+    Raises:
+        OptionError: the file cannot be read.
+        TableError: it does not belong to the network.
+    """
+    try:
+        text = Path(table).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as why:
+        raise OptionError(f"{table}: cannot be read as a plain calibration table: {why}") from None
+    producer = network.model.net.producer
+    found = read_plain_table(text, network.model, str(table))
+    # By layer, as in the file: a blob that is overwritten in place has a threshold for each of its layers.
+    return {producer[v].name if producer[v].tops[0] == v else v: t for v, t in found.items()}
+
+
+def plan_of(
+    network: Network, thresholds: Mapping[str, float], concat_quantize: bool = False, dead: Collection[str] = ()
+) -> QuantPlan:
+    """Fold thresholds and compute all integers; passes that repair a plan belong behind this step.
+
+    Raises:
+        TableError: values without a threshold; all of them.
+        QuantizationError: as `calibrate`.
+    """
+    plan = make_plan(network.model, thresholds, concat_quantize, dead)
+    for warning in plan.warnings:
+        _log.warning("%s: %s", network.model.net.source, warning)
+    return plan
+
+
+def _tell_oddities(model: Model, value: str, histogram: BlobHistogram) -> None:
+    """Log values that are no numbers, and values that are always 0."""
+    net = model.net
+    blob = net.blob_of[value]
+    what = f"blob {blob!r}" if blob == value else f"blob {blob!r}, as layer {net.producer[value].name!r} leaves it,"
+    if histogram.nans or histogram.infs:
+        _log.warning(
+            "%s has %d NaN and %d infinite values; they take no part in its threshold",
+            what, histogram.nans, histogram.infs,
+        )  # fmt: skip
+    unread = value in model.inputs and not net.is_read(value)  # labels of 0, where there are none
+    if histogram.dead and not unread:
+        _log.warning("%s is dead: all its values are 0; its threshold has no meaning", what)

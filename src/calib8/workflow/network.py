@@ -1,0 +1,112 @@
+"""`open_network`: a network with its weights and its samples, every file read once."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+
+from calib8.data import DATA_TYPES, SampleSource, open_source
+from calib8.errors import DataError
+from calib8.graph import Shape
+from calib8.graph.build import TEST
+from calib8.graph.phase import layers_taking_part
+from calib8.lowering import Model, build_model
+from calib8.proto.caffe_pb2 import LayerParameter
+from calib8.proto.caffemodel import read_caffemodel
+from calib8.proto.text import Prototxt, read_prototxt
+from calib8.workflow.images import Images
+
+_log = logging.getLogger(__name__)
+DATA_LAYER = "data"
+"""Name of the layer whose samples are used; the guide asks for it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A Caffe network in FP32, and where its samples come from.
+
+    Attributes:
+        model: the network with the batch of its prototxt, or of its data; files are written for this one.
+        source: its samples; None for a network that has none, or whose data were not opened.
+    """
+
+    model: Model
+    source: SampleSource | None
+
+    @cached_property
+    def of_one_sample(self) -> Model:
+        """The network as it is run sample by sample; with its whole batch where samples are not independent."""
+        return self.model.batch_of_one() or self.model
+
+    @property
+    def samples(self) -> SampleSource:
+        """The samples.
+
+        Raises:
+            DataError: the network has none.
+        """
+        if self.source is None:
+            raise DataError(
+                f"{self.model.net.source}: the network has no data layer that gives samples (its inputs are plain "
+                "Input layers); give images (`images=..`), or name a Data or Python layer 'data' as the guide says"
+            )
+        return self.source
+
+
+def open_network(
+    prototxt: str | os.PathLike[str],
+    caffemodel: str | os.PathLike[str],
+    samples: SampleSource | Images | None = None,
+    *,
+    shapes: Mapping[str, Shape] = MappingProxyType({}),
+) -> Network:
+    """Read a network, and open its samples.
+
+    Args:
+        prototxt: its definition.
+        caffemodel: its weights, in FP32.
+        samples: where samples come from; None for the network's own data layer: the one named "data", or else the
+            first that gives samples.
+        shapes: of inputs, by blob, in the place of those in the prototxt or in the data. A data layer whose shape is
+            given is not opened, so that its data need not be there.
+
+    Raises:
+        ModelError: the network cannot be used; all that is wrong with it.
+        DataError, UserLayerError: the samples cannot be used.
+    """
+    definition = read_prototxt(prototxt)
+    source = samples.source_for(definition) if isinstance(samples, Images) else samples
+    if source is None:
+        source = _own_source(definition, shapes)
+    found = {} if source is None else source.shapes
+    model = build_model(definition, read_caffemodel(caffemodel), {**found, **shapes})
+    _tell(definition, model, source)
+    return Network(model, source)
+
+
+def data_layer(prototxt: Prototxt) -> LayerParameter | None:
+    """Find the network's own data layer in the TEST phase: that named "data", or else the first that gives samples."""
+    present = layers_taking_part(prototxt.net, TEST).values()
+    found = [p for p in present if p.type in DATA_TYPES and not p.bottom]
+    named = [p for p in found if p.name == DATA_LAYER]
+    return (named + found)[0] if found else None
+
+
+def _own_source(prototxt: Prototxt, shapes: Mapping[str, Shape]) -> SampleSource | None:
+    own = data_layer(prototxt)
+    if own is None or any(top in shapes for top in own.top):
+        return None
+    return open_source(own, Path(prototxt.source).parent)
+
+
+def _tell(prototxt: Prototxt, model: Model, source: SampleSource | None) -> None:
+    """Log what was changed or left out, and what was not read."""
+    if prototxt.unknown_fields:
+        _log.warning("%s: unknown fields, not read: %s", prototxt.source, ", ".join(prototxt.unknown_fields))
+    for note in (*(() if source is None else source.notes), *model.notes):
+        _log.info("%s: %s", prototxt.source, note)

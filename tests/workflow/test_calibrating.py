@@ -1,0 +1,97 @@
+"""Opening a network and calibrating it as a library: the same as the command, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import calib8
+from calib8 import CalibrateOptions, change_thresholds, choose_thresholds, open_network, read_calibration
+from calib8.cli.main import main
+from calib8.errors import DataError, OptionError, TableError
+from calib8.workflow import calibrate
+
+DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
+FILES = DIGITS / "deploy.prototxt", DIGITS / "custom.caffemodel"
+
+
+@pytest.fixture(scope="module")
+def network():
+    return open_network(*FILES)
+
+
+@pytest.fixture(scope="module")
+def result(network):
+    return calibrate(network, CalibrateOptions(iteration=20, method="mse"))
+
+
+def test_every_public_name_is_there_and_says_what_it_does():
+    for name in calib8.__all__:
+        assert getattr(calib8, name).__doc__, name
+    assert calib8.__version__ == version("calib8")
+
+
+def test_the_files_of_the_command(network, result, tmp_path):
+    (tmp_path / "library").mkdir()
+    (tmp_path / "command").mkdir()
+    calib8.write_calibration_files(tmp_path / "library", "digits", network.model, result.plan)
+    command = ["calibrate", "digits", str(DIGITS), "-n", "20", "--method", "mse"]
+    assert main([*command, "--output", str(tmp_path / "command")]) == 0
+    written = {path.name: path.read_bytes() for path in (tmp_path / "library").iterdir()}
+    assert len(written) == 4
+    assert written == {path.name: path.read_bytes() for path in (tmp_path / "command").iterdir()}
+
+
+def test_files_are_read_again(network, result, tmp_path):
+    _, _, table, _ = paths = calib8.write_calibration_files(tmp_path, "digits", network.model, result.plan)
+    again = read_calibration(network, table, paths[0])
+    assert again.plan.thresholds == result.plan.thresholds and again.origin == str(table)
+    for name, own in result.plan.forms.items():
+        if own is not None:
+            assert all(np.array_equal(a, b) for a, b in zip(own.blobs, again.plan.forms[name].blobs, strict=True))
+
+
+def test_another_method_needs_no_new_run(network, result):
+    other = choose_thresholds(network, result.histograms, CalibrateOptions(method="max"))
+    data = network.model.inputs[0]
+    assert other.thresholds[data] == np.float32(result.histograms[data].maximum) != result.thresholds[data]
+    assert other.origin == "max, 10 images" and result.origin == "mse, 20 images"
+
+
+def test_changed_thresholds_leave_the_others(network, result):
+    changed = change_thresholds(network, {"pool1": 3.5}, result)
+    assert changed.plan.thresholds["pool1"] == 3.5 and changed.histograms is result.histograms
+    assert changed.thresholds["data"] == result.thresholds["data"] and result.plan.thresholds["pool1"] != 3.5
+    with pytest.raises(TableError, match="no threshold"):
+        change_thresholds(network, {"pool1": 3.5})
+
+
+def test_progress_is_told_image_by_image(network):
+    told = []
+    calibrate(network, CalibrateOptions(iteration=4, two_pass=True, threads=1), told.append)
+    assert {(one.stage, one.total) for one in told} == {("calibrating", 8)}
+    assert [one.done for one in told] == list(range(1, 9))
+
+
+def test_options_are_refused_before_anything_runs():
+    for wrong in ({"method": "guess"}, {"bins": 100}, {"threads": 0}):
+        with pytest.raises(OptionError):
+            CalibrateOptions(**wrong)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        CalibrateOptions().iteration = 3
+
+
+def test_given_shapes_need_no_data(tmp_path):
+    for file in FILES:
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    files = tmp_path / FILES[0].name, tmp_path / FILES[1].name
+    with pytest.raises(DataError):
+        open_network(*files)
+    network = open_network(*files, shapes={"data": (3, 1, 8, 8)})
+    assert network.model.shapes["data"] == (3, 1, 8, 8) and network.of_one_sample.shapes["data"] == (1, 1, 8, 8)
+    with pytest.raises(DataError, match="no data layer that gives samples"):
+        calibrate(network)
