@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 from google.protobuf import text_format
 
 from calib8.errors import PrototxtError
+from calib8.layers import registry
 from calib8.proto import caffe_pb2
 from calib8.proto.text import MAX_PROTOTXT_BYTES, parse_prototxt, read_prototxt
 from calib8.proto.upgrade import V1_TYPES
@@ -170,6 +172,50 @@ def test_every_v1_type_has_a_name():
     assert len(set(V1_TYPES.values())) == len(V1_TYPES)
     for name in set(V1_TYPES) - {"NONE"}:
         assert parse_prototxt(f'layers {{ name: "a" type: {name} }}').net.layer[0].type == V1_TYPES[name]
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [
+        ("INTERP", "Interp"), ("PRELU", "PReLU"), ("BN", "BN"), ("PERMUTE", "Permute"), ("NORMALIZE", "Normalize"),
+        ("UPSAMPLE", "Upsample"), ("ROI_POOLING", "ROIPooling"), ("LSTM", "LSTM"), ("BATCH_NORM", "BatchNorm"),
+        ("DENSE_IMAGE_DATA", "DenseImageData"), ("SEG_ACCURACY", "SegAccuracy"), ("SMOOTH_L1_LOSS", "SmoothL1Loss"),
+    ],
+)  # fmt: skip
+def test_v1_types_of_forks_have_their_current_names(word, name):
+    assert parse_prototxt(f'layers {{ name: "a" type: {word} }}').net.layer[0].type == name
+
+
+def test_every_registered_type_is_known_in_v1():
+    # DEPTHWISE_CONVOLUTION: the words of the current name, in capitals. Lstm is another type than V1's LSTM.
+    for name in sorted(set(registry()) - set(V1_TYPES.values()) - {"Lstm"}):
+        spelled = name.replace("PReLU", "Prelu").replace("ReLU", "Relu")
+        word = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", spelled).upper()
+        assert parse_prototxt(f'layers {{ name: "a" type: {word} }}').net.layer[0].type == name
+
+
+def test_v1_layers_have_the_parameters_of_forks():
+    text = 'layers { name: "a" type: INTERP bottom: "x" top: "y" interp_param { zoom_factor: 2 } strict_dim: false }'
+    prototxt = parse_prototxt(text)
+    assert prototxt.net.layer[0].interp_param.zoom_factor == 2
+    assert prototxt.unknown_fields == ("line 1: layers.strict_dim",)
+    current = {f.name for f in caffe_pb2.LayerParameter.DESCRIPTOR.fields if f.name.endswith("_param")}
+    old = {f.name for f in caffe_pb2.V1LayerParameter.DESCRIPTOR.fields if f.name.endswith("_param")}
+    assert current <= old
+
+
+def test_v1_types_in_quotes_are_told_apart():
+    text = 'layers { name: "a" type: RELU }\nlayers { name: "b" type: "Convolution" }'
+    with pytest.raises(PrototxtError, match=r'<text>:2: layers .b. has its type in quotes, "Convolution": .* `layer`'):
+        parse_prototxt(text)
+
+
+@pytest.mark.parametrize("value", ["CUDNN", "MKLDNN", '"CAFFE"', "17", "dpu_v2"])
+@pytest.mark.parametrize("message", ["batch_norm_param", "convolution_param", "lrn_param", ""])
+def test_no_engine_stops_a_network(message, value):
+    engine = f"{message} {{ engine: {value} }}" if message else f"engine: {value}"
+    prototxt = parse_prototxt(f'layer {{ name: "a" type: "LRN" {engine} }} engine: {value}')
+    assert prototxt.net.layer[0].name == "a" and prototxt.unknown_fields == ()
 
 
 def test_v1_layer_without_type_is_refused():

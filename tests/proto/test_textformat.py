@@ -173,7 +173,8 @@ layer { name: "z" }"""
         ("layer { convolution_param { num_output: {{ n }} } }", 1, "placeholder"),
         ("layer { @LAYERS@ }", 1, "placeholder"),
         ("layer { name\uff1a 'x' }", 1, "found '\uff1a'"),
-        ("layers { name: 'x' type: FOO }", 1, "layers.type expects one of"),
+        ("layer { pooling_param { pool: FOO } }", 1, "pooling_param.pool expects one of MAX, AVE, STOCHASTIC"),
+        ("layers { name: 'x' type: 4711 }", 1, "layers.type expects one of"),
     ],
 )  # fmt: skip
 def test_refusals_name_line_field_and_what_was_expected(text, line, words):
@@ -191,9 +192,9 @@ def test_all_wrong_values_are_reported_together():
 
 def test_long_lists_of_allowed_values_are_given_once():
     with pytest.raises(PrototxtError) as caught:
-        _read("layers { type: A }\nlayers { type: B }")
+        _read("layers { type: 97 }\nlayers { type: 98 }")
     assert "CONVOLUTION" in caught.value.problems[0]
-    assert caught.value.problems[1] == "a.prototxt:2: layers.type expects another value (see above), found B"
+    assert caught.value.problems[1] == "a.prototxt:2: layers.type expects another value (see above), found 98"
 
 
 def test_the_error_type_is_the_callers():

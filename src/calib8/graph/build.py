@@ -84,6 +84,7 @@ def is_training_only(layer_type: str) -> bool:
         "SoftmaxWithFocalLoss",
         "LossSoftmax",
         "HDF5Output",
+        "MatWrite",
         "EvalDetection",
         "Yolov3",
         "YoloSeg",

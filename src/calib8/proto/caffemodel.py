@@ -23,7 +23,7 @@ from calib8.proto.blobs import BlobError, blob_from_proto, blob_to_proto, read_b
 from calib8.proto.caffemodel_writer import write_caffemodel
 from calib8.proto.text import read_text_file
 from calib8.proto.textformat import read_text
-from calib8.proto.upgrade import V1_TYPES
+from calib8.proto.upgrade import V1_TYPES, type_of_v1_word
 from calib8.proto.upgrade_v0 import V0_TYPES
 from calib8.proto.wire import LENGTH, VARINT, Field, Reader, WireError, expect
 
@@ -250,7 +250,8 @@ def _read_text_weights(path: str | os.PathLike[str]) -> Caffemodel:
         if old.HasField("layer"):
             layers.append(_from_message(old.layer, v0_type(old.layer.type), problems))
         else:
-            layers.append(_from_message(old, v1_type(old.type), problems))
+            kind = type_of_v1_word(old.type_word) if old.type_word else v1_type(old.type)
+            layers.append(_from_message(old, kind, problems))
     if problems:
         raise CaffemodelError(f"{source}: blobs do not fit their shapes", problems)
     if not any(layer.blobs for layer in layers):

@@ -26,6 +26,10 @@ MAX_PROBLEMS = 20
 
 MAX_TOKENS = 2_000_000
 """Names, values and signs in one text; a network with 1000 layers has about 200,000. Bounds the time."""
+OF_ENGINES = "engine"
+"""Fields that choose a library or a device: no result depends on them, so the values of other forks are passed over."""
+WORD_SUFFIX = "_word"
+"""Behind an enum field's name, the string field that takes a value which the enum does not have, as it is spelled."""
 _LONG = 80  # characters of a list of allowed values that is given once only
 _MAX_PIECES = 10_000  # of a string that is written as several in a row
 
@@ -173,6 +177,8 @@ def _read_scalars(state: _State, message: Any, known: Field, name: Token, path: 
         try:
             value = scalar(known, negative, parts)
         except BadValueError as why:
+            if known.name == OF_ENGINES or _keep_word(message, known, negative, parts):
+                continue
             hint = _hint(state, parts[0]) if parts[0].kind == NAME else ""
             _problem(state, parts[0].start, f"{_join((*path, known.name))} {_briefly(state, why)}{hint}")
             continue
@@ -180,6 +186,15 @@ def _read_scalars(state: _State, message: Any, known: Field, name: Token, path: 
             getattr(message, known.name).append(value)
         else:
             setattr(message, known.name, value)
+
+
+def _keep_word(message: Any, known: Field, negative: bool, parts: Sequence[Token]) -> bool:
+    """Put a value that an enum does not have into the field beside it that takes such ones, where there is one."""
+    beside = known.name + WORD_SUFFIX
+    if known.kind != "enum" or negative or parts[0].kind not in (NAME, STRING) or not hasattr(message, beside):
+        return False
+    setattr(message, beside, parts[0].text)
+    return True
 
 
 def _briefly(state: _State, why: BadValueError) -> str:

@@ -33,6 +33,13 @@ V1_TYPES = {
 }  # fmt: skip
 """The name of every V1 layer type in the current form (upgrade_proto.cpp, UpgradeV1LayerType)."""
 
+_ABBREVIATIONS = {
+    "BN": "BN", "BNLL": "BNLL", "CRELU": "CReLU", "ELU": "ELU", "GRN": "GRN", "HDF5": "HDF5", "LRN": "LRN",
+    "LSTM": "LSTM", "MVN": "MVN", "PRELU": "PReLU", "PSROI": "PSROI", "RELU": "ReLU", "RELU6": "ReLU6", "RNN": "RNN",
+    "ROI": "ROI", "SELU": "SELU", "SPP": "SPP",
+}  # fmt: skip
+"""Words of types whose spelling in the current form is more than a capital in front."""
+
 _TRANSFORMED = {"Data": "data_param", "ImageData": "image_data_param", "WindowData": "window_data_param"}
 _MOVED = ("scale", "mean_file", "crop_size", "mirror")
 _DIMS = 4
@@ -106,14 +113,18 @@ def _upgrade_old(
     else:
         found.notes.append("upgraded from V1 (`layers`)")
     for place, layer in layers:
-        if not layer.HasField("type"):
+        if layer.type_word.startswith(("'", '"')):
+            what = f"layers {layer.name!r} has its type in quotes, {layer.type_word}: that is the current form, `layer`"
+            found.problems.append((place, f"{what}; in `layers` types are words in capitals, such as INNER_PRODUCT"))
+        elif not (layer.HasField("type") or layer.type_word):
             found.problems.append((place, f"layers {layer.name!r} has no type"))
     return [(place, upgrade_v1_layer(layer)) for place, layer in layers]
 
 
 def upgrade_v1_layer(v1: caffe_pb2.V1LayerParameter) -> caffe_pb2.LayerParameter:
     """The current form of a V1 layer; a parameter message keeps its name and its type."""
-    kind = V1_TYPES[caffe_pb2.V1LayerParameter.LayerType.Name(v1.type)]
+    known = V1_TYPES[caffe_pb2.V1LayerParameter.LayerType.Name(v1.type)]
+    kind = type_of_v1_word(v1.type_word) if v1.type_word else known
     layer = caffe_pb2.LayerParameter(name=v1.name, type=kind, bottom=v1.bottom, top=v1.top)
     for descriptor, value in v1.ListFields():
         if descriptor.name.endswith("_param") or descriptor.name in (
@@ -136,6 +147,14 @@ def upgrade_v1_layer(v1: caffe_pb2.V1LayerParameter) -> caffe_pb2.LayerParameter
             setattr(layer.param[index], name, value)
     _move_transformation(layer)
     return layer
+
+
+def type_of_v1_word(word: str) -> str:
+    """The current name of a type that a fork added to V1's: ROI_POOLING is ROIPooling, DENSE_IMAGE_DATA DenseImageData.
+
+    Names of both forms consist of the same words, written in capitals or with capitals.
+    """
+    return "".join(_ABBREVIATIONS.get(part) or part.capitalize() for part in word.split("_"))
 
 
 def _copy_field(message: caffe_pb2.LayerParameter | caffe_pb2.NetParameter, name: str, value: Any) -> None:
