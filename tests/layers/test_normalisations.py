@@ -55,11 +55,18 @@ def test_batch_norm_subtracts_the_mean_before_it_scales(run_layer):
     assert found.reshape(-1) == pytest.approx([0.0625 / math.sqrt(1e-5), 0, 0, 0], rel=1e-6)
 
 
-@pytest.mark.parametrize("text", ["", "use_global_stats: false"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "scale_bias: true", "scale_bias: true use_global_stats: false", "scale_bias: true engine: CUDNN",
+        "scale_filler { value: 1 }", 'bias_filler { type: "constant" }',
+        'scale_bias: false scale_filler { type: "xavier" } bias_filler { value: 0.1 }',
+    ],
+)  # fmt: skip
 def test_batch_norm_with_gamma_and_beta(run_layer, text):
     x, mean, variance, gamma, beta = random(2, 3, 2, 2), random(3), positive(3), random(3) + 3, random(3)
     found = run_layer(
-        "BatchNorm", x, param=f"batch_norm_param {{ scale_bias: true eps: 1e-9 {text} }}",
+        "BatchNorm", x, param=f"batch_norm_param {{ eps: 1e-9 {text} }}",
         blobs=[mean, variance, np.array([7], np.float32), gamma, beta],
     )  # fmt: skip
 
@@ -67,6 +74,12 @@ def test_batch_norm_with_gamma_and_beta(run_layer, text):
         return gamma[c] * (value - mean[c]) / math.sqrt(variance[c] + 1e-5) + beta[c]
 
     assert np.allclose(found, per_channel(x, formula), rtol=1e-5, atol=1e-5)
+
+
+def test_fillers_of_intel_add_no_blobs(run_layer):
+    x, blobs = random(2, 3, 2, 2), [random(3), positive(3), np.ones(1, np.float32)]
+    text = "batch_norm_param { filler { value: 1 } bias_filler { value: 0 } engine: MKL2017 }"
+    assert np.array_equal(run_layer("BatchNorm", x, param=text, blobs=blobs), run_layer("BatchNorm", x, blobs=blobs))
 
 
 def test_batch_norm_of_blobs_with_four_axes(run_layer):

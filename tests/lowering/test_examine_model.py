@@ -178,3 +178,31 @@ def test_data_that_no_layer_reads_need_no_shape():
     assert not found.problems and found.shapes["label"] == (5,)
     (problem,) = texts(INPUT + label + one("r", "ReLU", "label"), input_shapes={"x": (5, 3, 4, 4)})
     assert "'label'" in problem
+
+
+@pytest.mark.parametrize(
+    ("param", "blobs", "is_odd"),
+    [
+        ("", ([0.5], [1.0], [0.0]), True),
+        ("", ([0.0], [1.0], [0.0]), True),
+        ("", ([0.5], [0.0], [0.0]), True),
+        ("", ([0.0], [0.0], [0.0]), False),
+        ("", ([0.5], [1.0], [1.0]), False),
+        ("batch_norm_param { scale_bias: true }", ([0.5], [1.0], [0.0], [1.0], [0.0]), False),
+    ],
+)
+def test_statistics_that_a_factor_of_0_takes_away_are_a_note(param, blobs, is_odd):
+    text = INPUT + one("bn", "BatchNorm", "x", param)
+    found = examine_model(parse_prototxt(text), {"bn": [np.array(b, np.float32) for b in blobs]}, {"x": (1, 1)})
+    assert [n.split(",")[0] for n in found.notes if "factor" in n] == [
+        "layer 'bn' (BatchNorm): its scale factor (the third blob) is 0"
+    ] * is_odd
+
+
+def test_bit_widths_of_other_tools_are_a_note():
+    text = INPUT + one("r", "ConvolutionRistretto", "x", f"{CONV} quantization_param {{ bw_params: 4 fl_params: 3 }}")
+    found = examine_model(parse_prototxt(text))
+    assert found.notes == (
+        "layer 'r' (ConvolutionRistretto): quantization_param has bit widths of another tool, which are not used",
+    )
+    assert not found.problems

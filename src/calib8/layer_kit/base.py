@@ -73,7 +73,7 @@ class Op(ABC):
         neutral_blobs: numbers for each blob with which the layer can be quantised whatever the thresholds; 0 beyond.
         unfilled: what Caffe fills the first blob with where the prototxt names no filler.
         shares_memory: whether Caffe's tops lie in the first bottom's memory, where layers in place change both.
-        foreign: parameter messages of other types that the layer has; Caffe does not read them either.
+        notes: what the layer sets and nobody reads, one clause each.
     """
 
     types: ClassVar[tuple[str, ...]]
@@ -83,7 +83,7 @@ class Op(ABC):
     neutral_blobs: ClassVar[tuple[float, ...]] = ()
     unfilled: ClassVar[float] = 0.0
     shares_memory: bool = False
-    foreign: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def __init__(self, fields: Fields) -> None:
@@ -99,6 +99,10 @@ class Op(ABC):
 
     def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         """Shapes of the weights, in the order of the caffemodel."""
+        return []
+
+    def weight_notes(self, blobs: Weights) -> list[str]:
+        """What is odd in the weights of a caffemodel, one clause each: "its scale factor is 0, .."."""
         return []
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
@@ -215,7 +219,7 @@ def make_op(layer: Layer, model_folder: Path = Path(), phase: int = TEST) -> Op:
         raise RefusedError(
             f"{', '.join(unread)} is set, which calib8 does not implement; remove it if it has no effect"
         )
-    op.foreign = () if op.kind == "source" else tuple(fields.foreign())
+    op.notes = () if op.kind == "source" else tuple(fields.notes())
     return op
 
 

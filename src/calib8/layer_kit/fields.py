@@ -24,6 +24,7 @@ _WITHOUT_EFFECT = frozenset(
         "bias_filler",
         "filler",
         "slope_filler",
+        "scale_filler",
         "engine",
         "conv_algorithm",
         "use_winograd",
@@ -138,10 +139,14 @@ class Fields:
             return False
         return not any(n in _WITHOUT_EFFECT or n in _TRAINING_MESSAGES or n.endswith("_filler") for n in path)
 
-    def foreign(self) -> list[str]:
-        """Set parameter messages that mean nothing to this layer type: Caffe ignores them, too."""
+    def notes(self) -> list[str]:
+        """What the layer sets and nobody reads, one clause each: messages of other types, which Caffe ignores, too; bit
+        widths that Ristretto or Intel's tool found.
+        """
         names = (descriptor.name for descriptor, _ in self.param.ListFields())
-        return [n for n in names if n not in self._groups and n not in _OF_EVERY_LAYER]
+        foreign = [n for n in names if n not in self._groups and n not in _OF_EVERY_LAYER]
+        widths = ["quantization_param has bit widths of another tool, which are not used"]
+        return [f"{n} is not this type's, ignored" for n in foreign] + widths * self.has("quantization_param")
 
 
 def _plain(value: Any, descriptor: Any) -> Any:

@@ -3,9 +3,9 @@
 Shapes: bottom (N, C, ...); blobs mean (C), variance (C), scale factor (1), by which both are divided (0 means 0);
 top as bottom. `eps` 1e-5. `use_global_stats: false` would normalise by the batch itself, which is for training: in TEST
 the stored statistics are Caffe's default.
-NVIDIA's `scale_bias: true` adds gamma (C) and beta (C) to the blobs, y = gamma * ... + beta; then eps is at least 1e-5,
-and neither the scale factor nor `use_global_stats` counts in TEST. Synopsys's `add_eps_before_sqrt: false` is
-sqrt(variance) + eps.
+NVIDIA's `scale_bias: true`, which a `scale_filler` or a `bias_filler` implies, adds gamma (C) and beta (C) to the
+blobs, y = gamma * ... + beta; then eps is at least 1e-5, and neither the scale factor nor `use_global_stats` counts in
+TEST. Synopsys's `add_eps_before_sqrt: false` is sqrt(variance) + eps.
 Source: BVLC/caffe, src/caffe/layers/batch_norm_layer.cpp, LayerSetUp, Forward_cpu; NVIDIA/caffe and
 foss-for-synopsys-dwc-arc-processors/synopsys-caffe, the same file.
 """
@@ -22,7 +22,7 @@ from calib8.arithmetic import batch_norm_affine, dead_channels
 from calib8.graph import Shape
 from calib8.layer_kit.base import Call, Op, QuantizeCall, Weights, register
 from calib8.layer_kit.codes import affine_codes
-from calib8.layer_kit.fields import Fields, RefusedError
+from calib8.layer_kit.fields import Fields, Group, RefusedError
 from calib8.layer_kit.form import IntegerForm, Integers, expect
 from calib8.layer_kit.onnx_builder import OnnxBuilder
 from calib8.layer_kit.real_scales import RealScales, weighted
@@ -94,7 +94,7 @@ class BatchNorm(Op):
 
     def __init__(self, fields: Fields) -> None:
         group = fields.group("batch_norm_param")
-        self.scale_bias: bool = group.scale_bias
+        self.scale_bias: bool = _has_gamma_and_beta(group)
         self.eps: float = max(group.eps, _NVIDIA_EPS) if self.scale_bias else group.eps
         self.eps_before_sqrt: bool = group.add_eps_before_sqrt
         # Of training; buffers; and blobs that a fused layer of Intel's would have, when it has any.
@@ -112,6 +112,14 @@ class BatchNorm(Op):
     def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         per_channel: Shape = (bottoms[0][1] if len(bottoms[0]) > 1 else 1,)
         return [per_channel, per_channel, (1,)] + [per_channel] * (2 * self.scale_bias)
+
+    def weight_notes(self, blobs: Sequence[NDArray[np.float32]]) -> list[str]:
+        if self.scale_bias or blobs[2].any() or not (blobs[0].any() or blobs[1].any()):
+            return []
+        return [
+            "its scale factor (the third blob) is 0, so that mean and variance count as 0, in Caffe as well, and they "
+            "are not 0; a converter may have left the factor out: set it to 1"
+        ]
 
     def statistics(self, blobs: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and variance (C), such that the layer divides by sqrt(variance + eps)."""
@@ -151,7 +159,7 @@ class BatchNorm(Op):
         step = quantize_weighted_sum(scale, shift, q.bottom_thresholds[0], q.top_thresholds[0], q.refinement)
         if step.bias is None:
             raise AssertionError("a BatchNorm has an offset")
-        warnings = step.warnings
+        warnings = step.warnings + tuple(self.weight_notes(q.call.blobs))
         if dead.any():
             which = channels([int(c) for c in np.flatnonzero(dead)])
             warnings += (f"the variance of {which} is below 1/256 of the mean one; taken as dead (scale 0)",)
@@ -175,6 +183,12 @@ class BatchNorm(Op):
         with np.errstate(divide="ignore", invalid="ignore"):
             scale = gamma / np.sqrt(variance + self.eps)
         return [lower_affine(g, call.bottoms[0], -mean, scale, beta, len(call.bottom_shapes[0]))]
+
+
+def _has_gamma_and_beta(group: Group) -> bool:
+    """Whether the blobs are NVIDIA's five. Intel's `bias_filler` stands beside a `filler`, and fills no blob here."""
+    implied = group.has("scale_filler") or (group.has("bias_filler") and not group.has("filler"))
+    return bool(group.scale_bias) or implied
 
 
 def lower_affine(

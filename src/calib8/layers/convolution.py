@@ -6,8 +6,11 @@ floor((size + 2*pad - dilation*(kernel-1) - 1) / stride) + 1, ...). Several bott
 `pad_l`, `pad_r`, `pad_t`, `pad_b` (Synopsys) are the pads of each side; `hole`, `hole_h`, `hole_w` (DeepLab) are the
 dilation under an older name. DepthwiseConvolution is the same layer with a
 fast kernel for group = num_output; ConvolutionDepthwise, which takes the groups from its bottom, has its own file.
+ConvolutionRistretto is this layer, too: the fixed point that its `quantization_param` asks for is left to calib8. So
+are Ristretto's other types, in the files of Deconvolution, InnerProduct (FcRistretto), LRN and PReLU.
 Source: BVLC/caffe, src/caffe/layers/base_conv_layer.cpp, LayerSetUp and Reshape; conv_layer.cpp;
-yonghenglh6/DepthwiseConvolution, caffe/src/caffe/layers/depthwise_conv_layer.cpp.
+yonghenglh6/DepthwiseConvolution, caffe/src/caffe/layers/depthwise_conv_layer.cpp; pmgysel/caffe,
+include/ristretto/base_ristretto_layer.hpp.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from calib8.layer_kit.weighted_window import WeightedWindow
 class Convolution(WeightedWindow):
     """Windowed weighted sums; ONNX Conv."""
 
-    types: ClassVar[tuple[str, ...]] = ("Convolution", "DepthwiseConvolution")
+    types: ClassVar[tuple[str, ...]] = ("Convolution", "DepthwiseConvolution", "ConvolutionRistretto")
 
     def spatial_top(self, spatial: Shape, window: Window) -> Shape:
         return conv_output_shape(spatial, window)

@@ -24,7 +24,7 @@ from calib8.layer_kit.weighted_window import WeightedWindow
 class Deconvolution(WeightedWindow):
     """Transposed convolution; ONNX ConvTranspose."""
 
-    types = ("Deconvolution",)
+    types = ("Deconvolution", "DeconvolutionRistretto")
 
     def spatial_top(self, spatial: Shape, window: Window) -> Shape:
         numbers = zip(spatial, window.kernel, window.stride, window.pad, window.pad_end, window.dilation, strict=True)

@@ -21,7 +21,7 @@ from calib8.layer_kit.weighted_sum import WeightedSum, quantize_weighted_sum
 class InnerProduct(Op):
     """Fully connected layer; ONNX Gemm."""
 
-    types = ("InnerProduct",)
+    types = ("InnerProduct", "FcRistretto")
 
     def __init__(self, fields: Fields) -> None:
         group = fields.group("inner_product_param")

@@ -20,7 +20,7 @@ from calib8.layer_kit.onnx_builder import OnnxBuilder
 class LRN(Op):
     """Local response normalisation; ONNX AveragePool and Pow."""
 
-    types = ("LRN",)
+    types = ("LRN", "LRNRistretto")
 
     def __init__(self, fields: Fields) -> None:
         group = fields.group("lrn_param")

@@ -71,7 +71,7 @@ class PReluForm(IntegerForm):
 class PReLU(Op):
     """Rectifier with learned slopes; ONNX PRelu."""
 
-    types = ("PReLU",)
+    types = ("PReLU", "PReLURistretto")
     unfilled = 0.25
 
     def __init__(self, fields: Fields) -> None:

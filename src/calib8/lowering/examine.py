@@ -10,12 +10,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 from calib8.errors import PrototxtError, UserLayerError
-from calib8.graph import Net, Shape
+from calib8.graph import Layer, Net, Shape
 from calib8.graph.build import TEST, draft_net
 from calib8.layers import Op, RefusedError, make_op
 from calib8.lowering.aliases import reads_of_overwritten
 from calib8.lowering.model import Model
-from calib8.lowering.problems import Failure, Problem, problem_of, raise_problems, some
+from calib8.lowering.problems import Failure, Problem, problem_of, raise_problems, some, titled
 from calib8.lowering.shapes import InputShapes, unknown_inputs, values_that_are_read
 from calib8.lowering.weights import fit_layers, with_shared_blobs
 from calib8.proto.caffemodel import Caffemodel
@@ -101,7 +101,7 @@ def examine_model(
     problems += unknown_inputs(net.source, pairs, given.given)
     problems += [problem_of(net.source, x, RefusedError(text)) for x, text in reads_of_overwritten(net.layers, ops)]
     bound = replace(net, layers=fitted.layers, has_weights=weights is not None)
-    all_notes = (*net.notes, *notes, *_unused_weights(net, stored))
+    all_notes = (*net.notes, *notes, *_odd_weights(fitted.layers, ops), *_unused_weights(net, stored))
     return Examination(bound, ops, fitted.shapes, tuple(problems), all_notes)
 
 
@@ -116,10 +116,15 @@ def _read_layers(net: Net, phase: int) -> tuple[tuple[Op | None, ...], dict[int,
             continue  # reported with the structure of the network
         try:
             op = ops[-1] = make_op(layer, Path(net.source).parent, phase)
-            notes += [f"layer {layer.name!r} ({layer.type}): {x} is not this type's, ignored" for x in op.foreign]
+            notes += [f"{titled(layer)}: {x}" for x in op.notes]
         except (RefusedError, UserLayerError) as why:
             refused[index] = why
     return tuple(ops), refused, notes
+
+
+def _odd_weights(layers: Sequence[Layer], ops: Sequence[Op | None]) -> list[str]:
+    bound = [(layer, op) for layer, op in zip(layers, ops, strict=True) if op is not None and layer.blobs]
+    return [f"{titled(layer)}: {x}" for layer, op in bound for x in op.weight_notes(layer.blobs)]
 
 
 def _unused_weights(net: Net, stored: Mapping[str, Sequence[NDArray[Any]]]) -> list[str]:
