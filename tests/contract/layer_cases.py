@@ -67,7 +67,7 @@ _FACES = tuple(
 CASES = [
     *(LayerCase(t, "", shape) for t in (
         "AbsVal", "BNLL", "Mish", "Sigmoid", "TanH", "ReLU6", "HardSigmoid", "HardSwish", "ELU", "Exp", "Power", "ReLU",
-        "Swish", "Threshold", "Softmax", "Dropout", "SpatialDropout", "PReLU", "Split",
+        "Swish", "Threshold", "Softmax", "Dropout", "SpatialDropout", "PReLU", "PReLURistretto", "Split",
     ) for shape in ((_IMAGE,), ((3, 5),))),
     LayerCase("Log", "", (np.abs(_RNG.standard_normal(_IMAGE)).astype(np.float32) + 1,)),
     LayerCase("ReLU", "relu_param { negative_slope: 0.1 }", (_IMAGE,)),
@@ -88,6 +88,11 @@ CASES = [
     LayerCase("Concat", "", (_IMAGE, (2, 3, 6, 5))),
     LayerCase("Concat", "concat_param { axis: 0 }", (_IMAGE, _IMAGE), mixes_samples=True),
     LayerCase("Convolution", f"convolution_param {{ {_SPATIAL} stride: 2 }}", (_IMAGE,)),
+    LayerCase("ConvolutionRistretto", f"convolution_param {{ {_SPATIAL} }} quantization_param {{ bw_params: 8 }}",
+              (_IMAGE,)),
+    LayerCase("DeconvolutionRistretto", f"convolution_param {{ {_SPATIAL} }}", (_IMAGE,)),
+    LayerCase("FcRistretto", "inner_product_param { num_output: 3 }", (_IMAGE,)),
+    LayerCase("LRNRistretto", "lrn_param { local_size: 3 } quantization_param { precision: MINIFLOAT }", (_IMAGE,)),
     LayerCase("Deconvolution", f"convolution_param {{ {_SPATIAL} stride: 2 }}", (_IMAGE,)),
     LayerCase("Convolution", f"convolution_param {{ {_SPATIAL} group: 2 dilation: 2 }}", (_IMAGE, _IMAGE), tops=2),
     LayerCase("ConvolutionDepthwise", "convolution_param { kernel_size: 3 }", (_IMAGE,)),
@@ -134,6 +139,7 @@ CASES = [
               (_RNG.uniform(0, 1, (2, 18, 3, 3)).astype(np.float32), (2, 36, 3, 3)), mixes_samples=True),
     LayerCase("Reduction", "reduction_param { axis: 1 operation: MEAN }", (_IMAGE,)),
     LayerCase("Region", "region_param { classes: 2 boxes_of_each_grid: 2 }", ((2, 14, 3, 3),)),
+    LayerCase("PassThrough", "pass_through_param { block_height: 2 block_width: 3 }", ((2, 4, 6, 6),)),
     LayerCase("Reorg", "reorg_param { stride: 2 }", ((2, 4, 6, 6),)),
     LayerCase("Reshape", "reshape_param { shape { dim: [0, 2, -1] } }", (_IMAGE,)),
     LayerCase("RetinaFaceDetection",
@@ -147,6 +153,7 @@ CASES = [
     LayerCase("Split", "", (_IMAGE,), tops=3),
     LayerCase("Squeeze", "squeeze_param { axis: 1 }", ((3, 1, 4),)),
     LayerCase("Tile", "tile_param { axis: 1 tiles: 3 }", (_IMAGE,)),
+    LayerCase("Transpose", "transpose_param { dim: [0, 3, 1, 2] }", (_IMAGE,)),
     LayerCase("Upsample", "upsample_param { scale: 2 }", (_IMAGE,)),
     LayerCase("YoloDetection",
               'yolo_detection_param { class_num: 2 keep_topk: 5 net_input_h: 32 net_input_w: 32 obj_threshold: 0.1 '

@@ -133,10 +133,10 @@ def test_reorg_refuses(refusal):
     st.tuples(*[st.integers(1, 3)] * 4),
     st.integers(1, 3),
     st.integers(1, 3),
-    st.sampled_from(["scale", "size", "scale_h", "upsample_h"]),
+    st.sampled_from(["scale", "size", "scale_h", "upsample_h", "stride", "stride_h"]),
 )
 def test_nearest_upsample(run_layer, move_codes, shape, scale_h, scale_w, form):
-    if form in ("scale", "size"):
+    if form in ("scale", "size", "stride"):
         scale_w = scale_h
     n, c, h, w = shape
     param = {
@@ -144,6 +144,8 @@ def test_nearest_upsample(run_layer, move_codes, shape, scale_h, scale_w, form):
         "size": f"size: {scale_h}",
         "scale_h": f"scale_h: {scale_h} scale_w: {scale_w}",
         "upsample_h": f"upsample_h: {h * scale_h} upsample_w: {w * scale_w} scale: 7",
+        "stride": f"stride: {scale_h} scale: 1",
+        "stride_h": f"stride_h: {scale_h} stride_w: {scale_w}",
     }[form]
 
     def source(place):
@@ -153,9 +155,46 @@ def test_nearest_upsample(run_layer, move_codes, shape, scale_h, scale_w, form):
     check(run_layer, move_codes, "Upsample", f"upsample_param {{ {param} }}", numbered(shape), top, source)
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.tuples(*[st.integers(1, 9)] * 4))
+def test_nearest_upsample_to_any_size(run_layer, move_codes, sides):
+    h, w, top_h, top_w = sides[0], sides[1], sides[2] + 1, sides[3] + 1
+
+    def source(place):
+        return *place[:2], place[2] * h // top_h, place[3] * w // top_w
+
+    param = f"upsample_param {{ height: {top_h} width: {top_w} mode: NEAREST }}"
+    check(run_layer, move_codes, "Upsample", param, numbered((1, 2, h, w)), (1, 2, top_h, top_w), source)
+
+
+def test_nearest_upsample_to_a_size_that_floats_miss(run_layer):
+    # 5 * 6 / 10 is 3; as floats divide, 5 / (10 / 6) may be just below.
+    x = numbered((1, 1, 6, 1))
+    found = run_layer("Upsample", x, param="upsample_param { height: 10 width: 2 mode: NEAREST }")
+    assert found[0, 0, :, 1].tolist() == [i * 6 // 10 for i in range(10)]
+
+
+def test_upsample_of_ascend_multiplies(run_layer):
+    found = run_layer("Upsample", numbered((1, 1, 2, 2)), param="upsample_param { scale: 2.5 stride: 2 }")
+    assert found[0, 0].tolist() == [[0, 0, 2.5, 2.5]] * 2 + [[5, 5, 7.5, 7.5]] * 2
+
+
 @pytest.mark.parametrize(
     ("param", "reason"),
     [
+        ("", "sets no size, and forks differ"),
+        ("pad_out_h: false", "sets no size, and forks differ"),
+        ("mode: NEAREST", "sets no size, and forks differ"),
+        ("scale: 1.5", "scale is 1.5; expected a whole number"),
+        ("scale: 2 mode: BILINEAR", "mode BILINEAR needs height and width"),
+        ("height: 4", "height and width must be set together"),
+        ("height_scale: 2", "height_scale and width_scale must be set together"),
+        ("height: 1 width: 8", "below 2"),
+        ("height_scale: 1 width_scale: 1", "below 2"),
+        ("height: 4 width: 8 scale: 2", "fields of forks that do not have each other's"),
+        ("stride: 2 size: 2", "fields of forks that do not have each other's"),
+        ("stride: 2 stride_h: 2 stride_w: 2", "keep one"),
+        ("stride: 0", "scales by 0 x 0"),
         ("scale: 2 size: 2", "more than one of"),
         ("scale: 2 scale_h: 2 scale_w: 2", "more than one of"),
         ("scale_h: 2", "scale_h and scale_w must be set together"),
@@ -174,6 +213,49 @@ def test_upsample_refuses(refusal, param, reason):
 
 def test_upsample_wants_an_image(refusal):
     assert "bottom has 2 dimensions" in refusal("Upsample", (3, 4), param="upsample_param { scale: 2 }")
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.permutations(range(4)), st.tuples(*[st.integers(1, 3)] * 4))
+def test_transpose(run_layer, move_codes, dim, shape):
+    def source(place):
+        return tuple(place[dim.index(axis)] for axis in range(4))
+
+    param = f"transpose_param {{ {' '.join(f'dim: {d}' for d in dim)} }}"
+    check(run_layer, move_codes, "Transpose", param, numbered(shape), tuple(shape[d] for d in dim), source)
+
+
+@pytest.mark.parametrize("dim", ["", "dim: 1 dim: 0", "dim: [0, 1, 1]", "dim: [0, 1, 3]", "dim: [0, 1, -1]"])
+def test_transpose_names_every_axis_once(refusal, dim):
+    assert "each of 0 to 2 is needed once" in refusal("Transpose", (2, 3, 4), param=f"transpose_param {{ {dim} }}")
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.tuples(*[st.integers(1, 3)] * 4), st.integers(1, 3), st.integers(1, 3), st.booleans())
+def test_pass_through(run_layer, move_codes, sides, high, wide, names_outputs):
+    n, c, h, w = sides
+
+    def source(place):
+        i, j = divmod(place[1] // c, wide)
+        return place[0], place[1] % c, place[2] * high + i, place[3] * wide + j
+
+    outputs = f"num_output: {c * high * wide}" if names_outputs else ""
+    param = f"pass_through_param {{ block_height: {high} block_width: {wide} {outputs} }}"
+    x = numbered((n, c, h * high, w * wide))
+    check(run_layer, move_codes, "PassThrough", param, x, (n, c * high * wide, h, w), source)
+
+
+@pytest.mark.parametrize(
+    ("param", "reason"),
+    [
+        ("", "has no pass_through_param.block_height"),
+        ("block_height: 2", "or one that is 0"),
+        ("block_height: 2 block_width: 3", "4 x 4, not a multiple of the block 2 x 3"),
+        ("block_height: 2 block_width: 2 num_output: 8", "num_output is 8, and the top has 12 channels"),
+    ],
+)
+def test_pass_through_refuses(refusal, param, reason):
+    assert reason in refusal("PassThrough", (1, 3, 4, 4), param=f"pass_through_param {{ {param} }}")
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,23 @@ def test_against_neighbours(run_layer, form):
     holds()
 
 
+@pytest.mark.parametrize("size", ["height: 9 width: 7", "height: 2 width: 11", "height_scale: 2 width_scale: 3"])
+@pytest.mark.parametrize("mode", ["", "mode: BILINEAR"])
+def test_upsample_of_caffe_plus_interpolates_by_default(run_layer, size, mode):
+    x = np.random.default_rng(1).standard_normal((2, 3, 4, 5), np.float32)
+    found = run_layer("Upsample", x, param=f"upsample_param {{ {size} {mode} }}")
+    first, second = (int(word) for word in size.split()[1::2])
+    expected = interpolate(x, 8, 15) if "scale" in size else interpolate(x, first, second)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() < 1e-5
+
+
+def test_upsample_of_caffe_plus_to_the_size_of_a_second_bottom(run_layer):
+    x = np.random.default_rng(0).standard_normal((2, 2, 5, 4), np.float32)
+    found = run_layer("Upsample", x, np.zeros((1, 7, 9, 6), np.float32), param="upsample_param { mode: BILINEAR }")
+    assert np.abs(found - interpolate(x, 9, 6)).max() < 1e-5
+
+
 @pytest.mark.parametrize(
     ("param", "reason"),
     [

@@ -161,4 +161,5 @@ def test_mask_refuses(refusal):
     assert "only MAX has a mask" in refusal("Pooling", (1, 1, 4, 4), param=average, tops=2)
     wholly_in_pad = "pooling_param { kernel_size: 1 stride: 3 }"
     assert "lies wholly in the pad" in refusal("Pooling", (1, 1, 5, 5), param=wholly_in_pad, tops=2)
-    assert "expected equal shapes" in refusal("Upsample", (1, 1, 2, 2), (1, 1, 2, 3))
+    scale = "upsample_param { scale: 2 }"
+    assert "expected equal shapes" in refusal("Upsample", (1, 1, 2, 2), (1, 1, 2, 3), param=scale)
