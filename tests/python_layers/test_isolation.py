@@ -48,6 +48,52 @@ def test_two_models_with_modules_of_the_same_names(
     assert not list(tmp_path.rglob("__pycache__"))
 
 
+INSIDE_CAFFE = """
+import caffe
+from caffe import io
+import caffe.layers.helper
+class L(caffe.Layer):
+    def setup(self, bottom, top):
+        top[0].reshape(1)
+    def forward(self, bottom, top):
+        from caffe.layers.later import OTHER
+        top[0].data[0] = caffe.layers.helper.NUMBER * 10 + OTHER + hasattr(io, "Transformer")
+"""
+
+
+@pytest.mark.parametrize("package", [True, False])
+def test_modules_in_a_folder_named_caffe(
+    tmp_path: Path, write_module: WriteModule, param_of: ParamOf, package: bool
+) -> None:
+    import caffe  # noqa: PLC0415
+
+    own_layers, own_path = caffe.layers, list(caffe.__path__)
+    for name, number in (("one", 1), ("two", 2)):
+        if package:
+            write_module(f"{name}/caffe/__init__.py", "raise RuntimeError('not this one')")
+            write_module(f"{name}/caffe/layers/__init__.py", "")
+        write_module(f"{name}/caffe/io.py", "raise RuntimeError('ours comes first')")
+        write_module(f"{name}/caffe/layers/clustering.py", INSIDE_CAFFE)
+        write_module(f"{name}/caffe/layers/helper.py", f"NUMBER = {number}")
+        write_module(f"{name}/caffe/layers/later.py", f"OTHER = {number}")
+    modules = dict(sys.modules)
+    one, two = (UserClass(param_of("caffe.layers.clustering"), tmp_path / name) for name in ("one", "two"))
+    assert [value_of(x) for x in (one, two, one)] == [12, 23, 12]
+    assert caffe.layers is own_layers and list(caffe.__path__) == own_path
+    assert {n for n in sys.modules if n.startswith("caffe.layers")} == {n for n in modules if n == "caffe.layers"}
+
+
+def test_a_module_of_another_caffe_on_the_path(
+    tmp_path: Path, write_module: WriteModule, param_of: ParamOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_module("fork/caffe/__init__.py", "raise RuntimeError('not this one')")
+    write_module("fork/caffe/fork_layers.py", LAYER.replace("utils_of_mine", "caffe.fork_utils"))
+    write_module("fork/caffe/fork_utils.py", "NUMBER = 4")
+    write_module("model/later.py", "OTHER = 2")
+    monkeypatch.syspath_prepend(tmp_path / "fork")
+    assert value_of(UserClass(param_of("caffe.fork_layers"), tmp_path / "model")) == 42
+
+
 def test_a_loaded_module_of_the_same_name_is_put_aside(
     tmp_path: Path, write_module: WriteModule, param_of: ParamOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,8 @@
 
 Two models may each have a `data_layer.py` or a `utils.py`. Inside `World.entered()` Python finds those of this model;
 outside, sys.path and sys.modules are as before. Modules that live elsewhere (numpy, say) are shared as usual.
+A layer of NVIDIA's DetectNet is named `caffe.layers.detectnet.clustering`: the folders `caffe` beside the model and on
+sys.path give what calib8's own package of that name does not have.
 """
 
 from __future__ import annotations
@@ -34,12 +36,13 @@ class World:
         self._first = [os.path.realpath(folder) for folder in first]
         self._last = [os.path.realpath(folder) for folder in last]
         self._modules: Modules = {}
+        self._modules_in_caffe: Modules = {}
         self._origin_in_first: dict[str, str | None] = {}
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
         """Run user code inside; one thread at a time, since modules and paths belong to the process."""
-        with _one_thread, self._paths(), self._imports(), _caffe(), _old_yaml_load():
+        with _one_thread, self._paths(), self._imports(), _caffe(), self._other_caffes(), _old_yaml_load():
             yield
 
     def owns(self, file: str) -> bool:
@@ -75,6 +78,26 @@ class World:
             names = [n for n in sys.modules if n not in before and _top(n) in own]
             self._modules = {n: sys.modules.pop(n) for n in names}
             sys.modules.update(outside)
+
+    @contextlib.contextmanager
+    def _other_caffes(self) -> Iterator[None]:
+        """Let `caffe.NAME` be a module of another folder `caffe`, where ours has none of that name."""
+        package = sys.modules["caffe"]
+        path, before = list(package.__path__), set(sys.modules)
+        others = [os.path.join(folder or os.curdir, "caffe") for folder in sys.path]  # noqa: PTH118 - may be no path
+        package.__path__[:] = [*path, *(other for other in others if os.path.realpath(other) != str(_CAFFE_FOLDER))]
+        own_names = dict(vars(package))
+        sys.modules.update(self._modules_in_caffe)
+        vars(package).update(_children(self._modules_in_caffe))
+        try:
+            yield
+        finally:
+            there = [n for n in sys.modules if n not in before and _top(n) == "caffe" and not _is_own(sys.modules[n])]
+            self._modules_in_caffe = {n: sys.modules.pop(n) for n in there}
+            package.__path__[:] = path
+            for name in _children(self._modules_in_caffe):  # an import makes a module an attribute of its package
+                vars(package).pop(name, None)
+                vars(package).update({name: own_names[name]} if name in own_names else {})
 
     def _is_shadowed(self, top: str) -> bool:
         """Whether a loaded module has the name of another file in this world's first folders."""
@@ -128,6 +151,16 @@ def _old_yaml_load() -> Iterator[None]:
         yield
     finally:
         yaml.load = load
+
+
+def _children(modules: Modules) -> Modules:
+    """Modules right below `caffe`, by their last name."""
+    return {name.partition(".")[2]: module for name, module in modules.items() if name.count(".") == 1}
+
+
+def _is_own(module: ModuleType) -> bool:
+    file = _file(module)
+    return file is not None and Path(file).is_relative_to(_CAFFE_FOLDER)
 
 
 def _top(name: str) -> str:
