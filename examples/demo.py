@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 from calib8 import Calibration
 from calib8.cli.main import main as calib8
 from calib8.data import open_source, takes
-from calib8.engine import Executor, run_float
+from calib8.engine import run_float, run_int8
 from calib8.errors import Calib8Error
 from calib8.export import read_plan
 from calib8.lowering import Model, build_model
-from calib8.lowering.integer import lower_int8
 from calib8.proto.caffemodel import read_caffemodel
 from calib8.proto.text import read_prototxt
 from calib8.quantize import QuantPlan, integer_setup
@@ -58,8 +57,8 @@ def report_accuracy(folder: Path) -> None:
     written = read_plan(model, folder / "bmnet_digits_calibration_table.pb2", folder / "bmnet_digits_int8.caffemodel")
     answers = {
         "FP32": run_float(model, {"data": images}, ["prob"])["prob"].argmax(1),
-        "INT8, these files": run_int8(model, written, {"data": images}, "prob").argmax(1),
-        "INT8, --method mse": run_int8(model, plan_by_mse(folder), {"data": images}, "prob").argmax(1),
+        "INT8, these files": in_int8(model, written, images).argmax(1),
+        "INT8, --method mse": in_int8(model, plan_by_mse(folder), images).argmax(1),
     }
     print(f"\nright of {EVALUATION_IMAGES} images that were neither trained nor calibrated on:")
     for name, answer in answers.items():
@@ -90,15 +89,11 @@ def evaluation_set(folder: Path) -> tuple[Array, Array]:
     return batch["data"], batch["label"].astype(int)
 
 
-def run_int8(model: Model, plan: QuantPlan, inputs: Mapping[str, Array], blob: str) -> Array:
-    """One forward pass with all layers in INT8 that have an integer rule."""
-    setup = integer_setup(model, plan)
+def in_int8(model: Model, plan: QuantPlan, images: Array) -> Array:
+    """The probabilities with all layers in INT8 that have an integer rule."""
     # Codes are what an INT8 layer reads of a data layer, as the guide says: x * 128 / threshold.
-    codes = {name: inputs[name] * np.float32(128 / plan.thresholds[name]) for name in setup.quantized_inputs}
-    found: list[Array] = []
-    executor = Executor(lower_int8(model, setup, [blob]), [blob])
-    executor.run({**inputs, **codes}, lambda name, array: found.append(array.copy()))
-    return found[0]
+    codes = images * np.float32(128 / plan.thresholds["data"])
+    return run_int8(model, integer_setup(model, plan), {"data": codes}, ["prob"])["prob"]
 
 
 if __name__ == "__main__":

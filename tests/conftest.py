@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from calib8.engine import EngineOptions, Executor
+from calib8 import engine
+from calib8.engine import EngineOptions
 from calib8.lowering import Model, build_model
-from calib8.lowering.integer import IntegerSetup, is_codes, lower_int8
+from calib8.lowering.integer import IntegerSetup
+from calib8.lowering.readings import Codes, Reading
 from calib8.proto.text import parse_prototxt
 from calib8.quantize import QuantPlan
 
@@ -51,8 +53,8 @@ def random_model() -> Callable[..., Model]:
 
 
 @pytest.fixture(scope="session")
-def run_int8() -> Callable[..., dict[str, np.ndarray]]:
-    """run_int8(model, plan, inputs, observe): observed values in float32, and `codes_of` values as integers.
+def run_int8() -> Callable[..., dict[Reading, np.ndarray]]:
+    """run_int8(model, plan, inputs, observe): observed values in float32, and `Codes` values as integers.
 
     All layers that have a plan run in INT8, or those of `int8_layers`. Inputs are codes (what a user quantised), but
     for those of `real_inputs`.
@@ -62,23 +64,19 @@ def run_int8() -> Callable[..., dict[str, np.ndarray]]:
         model: Model,
         plan: QuantPlan,
         inputs: Mapping[str, np.ndarray],
-        observe: Sequence[str],
+        observe: Sequence[Reading],
         *,
         int8_layers: Sequence[str] | None = None,
         real_inputs: Sequence[str] = (),
         threads: int = 1,
         **options: object,
-    ) -> dict[str, np.ndarray]:
+    ) -> dict[Reading, np.ndarray]:
         plans = {name: own for name, own in plan.forms.items() if own is not None}
         chosen = frozenset(plans if int8_layers is None else int8_layers)
         quantized = frozenset(model.inputs).difference(real_inputs)
         setup = IntegerSetup(chosen, plans, plan.thresholds, quantized, **options)
-        executor = Executor(lower_int8(model, setup, observe), observe, EngineOptions(threads=threads))
-        found: dict[str, np.ndarray] = {}
-        executor.run(
-            {name: np.asarray(x, np.float32) for name, x in inputs.items()},
-            lambda name, x: found.__setitem__(name, x.astype(np.int64) - 128 if is_codes(name) else x.copy()),
-        )
-        return found
+        arrays = {name: np.asarray(x, np.float32) for name, x in inputs.items()}
+        found = engine.run_int8(model, setup, arrays, observe, EngineOptions(threads=threads))
+        return {r: x.astype(np.int64) - 128 if isinstance(r, Codes) else x for r, x in found.items()}
 
     return run

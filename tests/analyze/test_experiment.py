@@ -7,9 +7,9 @@ import pytest
 
 from calib8.analyze.experiment import Experiment, ExperimentOptions, real_values
 from calib8.analyze.units import setup_of, units_of
-from calib8.engine import EngineOptions, Executor
+from calib8.engine import EngineOptions, Executor, run_int8
 from calib8.errors import DataError
-from calib8.lowering.integer import codes_of, lower_int8
+from calib8.lowering.readings import Codes
 from calib8.quantize import fold_groups, make_plan, observed_values, replan
 
 PYTHON = """
@@ -47,10 +47,7 @@ layer { name: "ip" type: "InnerProduct" bottom: "sum" top: "ip" inner_product_pa
 
 
 def whole(model, setup, sample, names):
-    found = {}
-    executor = Executor(lower_int8(model, setup, names), names, EngineOptions(1, repack_weights=True))
-    executor.run(sample, lambda name, array: found.__setitem__(name, array.copy()))
-    return found
+    return run_int8(model, setup, sample, names, EngineOptions(1, repack_weights=True))
 
 
 def variants_of(model, plan, units):
@@ -148,7 +145,7 @@ def test_codes_and_real_values_of_an_output_that_lies_before_what_is_kept(digits
     experiment = Experiment(digits.model, digits.samples[:1], ["pool1", "prob"], ExperimentOptions(threads=1))
     variant = experiment.variant(setup_of(digits.plan))
     keep = [experiment.position("sum")]
-    names = ["pool1", codes_of("pool1"), "prob"]
+    names = ["pool1", Codes("pool1"), "prob"]
 
     def run(lane, sample):
         return {n: a.copy() for n, a in lane.run(sample, variant, names, keep).items()}
@@ -158,7 +155,7 @@ def test_codes_and_real_values_of_an_output_that_lies_before_what_is_kept(digits
     for name in names:
         np.testing.assert_array_equal(first[name], second[name])
     threshold = digits.plan.thresholds["pool1"]
-    np.testing.assert_array_equal(first["pool1"], real_values(first[codes_of("pool1")], threshold))
+    np.testing.assert_array_equal(first["pool1"], real_values(first[Codes("pool1")], threshold))
 
 
 def test_references_are_fp32(digits):

@@ -10,8 +10,8 @@ from calib8.analyze.judges import QualityDrop, SquaredDifference, top1
 from calib8.analyze.metrics import compare, compare_outputs
 from calib8.analyze.sensitivity import measure_sensitivity
 from calib8.analyze.units import setup_of, units_of
-from calib8.engine import EngineOptions, Executor
-from calib8.lowering.integer import codes_of, lower_int8
+from calib8.engine import EngineOptions, run_int8
+from calib8.lowering.readings import Codes
 
 SAMPLES = 4
 
@@ -22,11 +22,8 @@ def experiment(digits):
 
 
 def runs(digits, setup, names):
-    executor = Executor(lower_int8(digits.model, setup, names), names, EngineOptions(1, repack_weights=True))
     for sample in digits.samples[:SAMPLES]:
-        found = {}
-        executor.run(sample, lambda name, array, own=found: own.__setitem__(name, array.copy()))
-        yield found
+        yield run_int8(digits.model, setup, sample, names, EngineOptions(1, repack_weights=True))
 
 
 def test_every_unit_in_every_mode(digits, experiment):
@@ -48,7 +45,7 @@ def test_every_unit_in_every_mode(digits, experiment):
             losses = [np.mean((a["prob"].astype(float) - b["prob"]) ** 2) for a, b in zip(fp32, int8, strict=True)]
             assert row.damage[mode].loss == pytest.approx(np.mean(losses), rel=1e-6, abs=1e-18)
         codes = np.concatenate(
-            [f[codes_of(unit.top)].ravel() for f in runs(digits, setup_of(digits.plan), [codes_of(unit.top)])]
+            [f[Codes(unit.top)].ravel() for f in runs(digits, setup_of(digits.plan), [Codes(unit.top)])]
         )
         assert row.usage.in_use == len(np.unique(codes)) / 256
         assert row.usage.saturation == np.mean((codes == 0) | (codes == 255))

@@ -13,9 +13,8 @@ from calib8.analyze.search import Accept, Alone, Damage, Together, Trial
 from calib8.analyze.trials import Trials
 from calib8.analyze.units import setup_of
 from calib8.calibrate.thresholds import find_threshold
-from calib8.engine import EngineOptions, Executor
+from calib8.engine import EngineOptions, run_int8
 from calib8.export import read_plan, write_calibration_files
-from calib8.lowering.integer import lower_int8
 from calib8.quantize import make_plan, replan
 
 TUNED, HELD_OUT = (0, 2, 3), (1, 4)
@@ -48,13 +47,9 @@ class Naive:
         return judge.loss(chosen, parts)
 
     def run(self, setup, values, chosen):
-        executor = Executor(lower_int8(self.digits.model, setup, values), values, EngineOptions(1, repack_weights=True))
+        options = EngineOptions(1, repack_weights=True)
         for sample in chosen:
-            found = {}
-            executor.run(
-                self.digits.samples[sample], lambda name, array, own=found: own.__setitem__(name, array.copy())
-            )
-            yield found
+            yield run_int8(self.digits.model, setup, self.digits.samples[sample], values, options)
 
 
 def up_to(model, target):

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from layer_cases import CASES, SOURCES, LayerCase
 
-from calib8.engine import Executor, run_float
+from calib8.engine import run_float, run_int8
 from calib8.errors import UnsupportedError
 from calib8.layer_kit.fields import _WITHOUT_EFFECT, Fields
 from calib8.layers import Op, registry
 from calib8.lowering import build_model
-from calib8.lowering.integer import codes_of, lower_int8, value_of
+from calib8.lowering.readings import Codes, value_of
 from calib8.proto.scalars import fields_of
 from calib8.proto.text import parse_prototxt
 from calib8.quantize import fp32_reasons, integer_setup, make_plan, observed_values
@@ -114,11 +114,9 @@ def test_a_layer_without_a_reason_for_fp32_runs_in_integers(case, random_model):
     if reason is not None:
         assert re.fullmatch(r"[\w ,]+", reason)
         return
-    codes = [codes_of(t) for t in model.net.layers[-1].tops]
-    found: dict[str, np.ndarray] = {}
-    steps = lower_int8(model, integer_setup(model, plan), codes)
+    codes = [Codes(t) for t in model.net.layers[-1].tops]
     inputs = {name: array * (128 / plan.thresholds[name]) for name, array in case.inputs().items()}
-    Executor(steps, codes).run(inputs, lambda name, array: found.__setitem__(name, array.copy()))
+    found = run_int8(model, integer_setup(model, plan), inputs, codes)
     for name in codes:
         assert found[name].dtype == np.uint8 and found[name].shape == model.shapes[value_of(name)]
 

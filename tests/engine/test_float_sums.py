@@ -19,7 +19,8 @@ from calib8.layer_kit.onnx_builder import OnnxBuilder
 from calib8.layer_kit.spatial import Window
 from calib8.layer_kit.subpixel import transposed_weighted_sum
 from calib8.lowering import OnnxStep, build_model
-from calib8.lowering.integer import IntegerSetup, codes_of, lower_int8
+from calib8.lowering.integer import IntegerSetup, lower_int8
+from calib8.lowering.readings import Codes
 from calib8.proto.caffemodel import read_caffemodel
 from calib8.proto.text import read_prototxt
 from calib8.quantize import make_plan, observed_values
@@ -198,7 +199,7 @@ def test_every_layer_type_with_integers_gives_the_same_codes(random_model):
         plan = make_plan(model, {value: 3 + i / 64 for i, value in enumerate(observed_values(model))})
         if case.tops and plan.forms["l"] is not None:
             inputs = {name: array * np.float32(40) for name, array in case.inputs().items()}
-            same_codes(model, plan, inputs, [codes_of(t) for t in model.net.layers[-1].tops])
+            same_codes(model, plan, inputs, [Codes(t) for t in model.net.layers[-1].tops])
             checked.add(case.type)
     assert checked >= {
         "Convolution",
@@ -219,7 +220,7 @@ def test_a_network_gives_the_same_codes(random_model, bits):
     values = [layer.tops[0] for layer in model.net.layers[1:]]
     largest = {v: float(np.abs(x).max()) for v, x in run_float(model, {"x": codes / 32}, values).items()}
     plan = make_plan(model, {"x": 4.0, **largest})
-    found = same_codes(model, plan, {"x": codes}, [codes_of(v) for v in values], accumulator_bits=bits)
+    found = same_codes(model, plan, {"x": codes}, [Codes(v) for v in values], accumulator_bits=bits)
     assert all(((x > 0) & (x < 255)).mean() > 0.8 and np.unique(x).size > 5 for x in found.values())
 
 
@@ -231,6 +232,6 @@ def test_lenet_gives_the_chip_s_integers(shared):
     plan = read_plan(model, golden / "bmnet_lenet_calibration_table.pb2", golden / "run.caffemodel")
     images = np.fromfile(golden / "run_input_100x1x28x28.int8", np.int8).reshape(100, 1, 28, 28).astype(np.float32)
     values = ("conv1", "pool1", "conv2", "pool2", "ip1", "customized1", "ip2", "customized2")
-    codes = same_codes(model, plan, {"data": images}, [codes_of(v) for v in values])
-    last = codes[codes_of("customized2")][0].astype(np.int64).ravel() - 128
+    codes = same_codes(model, plan, {"data": images}, [Codes(v) for v in values])
+    last = codes[Codes("customized2")][0].astype(np.int64).ravel() - 128
     assert last.tolist() == np.fromfile(golden / "run_output_first_image.int8", np.int8).tolist()

@@ -15,12 +15,13 @@ import pytest
 import caffe
 from calib8 import Calibration
 from calib8.cli.main import main
-from calib8.engine import EngineOptions, Executor, gpu, run_float, session
+from calib8.engine import EngineOptions, Executor, gpu, run_float, run_int8, session
 from calib8.engine.even_pads import with_even_pads
 from calib8.errors import DeviceError
 from calib8.export import read_plan
 from calib8.lowering import build_model, lower_float
-from calib8.lowering.integer import IntegerSetup, codes_of, lower_int8
+from calib8.lowering.integer import IntegerSetup, lower_int8
+from calib8.lowering.readings import Codes
 from calib8.proto.caffemodel import read_caffemodel
 from calib8.proto.text import read_prototxt
 from calib8.quantize import integer_setup, make_plan, observed_values
@@ -98,7 +99,7 @@ def same_codes(model, setup_of, inputs):
     for layer in model.net.layers:
         if layer.name in chosen and exact.issuperset(layer.bottoms):
             exact.update(layer.tops)
-    names = sorted(codes_of(value) for value in exact.difference(model.inputs))
+    names = [Codes(value) for value in sorted(exact.difference(model.inputs))]
     assert names
     on_gpu, on_cpu = on_both(lambda k: lower_int8(model, setup_of(integer_kernels=k), names), inputs, names)
     for name in names:
@@ -170,14 +171,12 @@ def test_lenet_gives_the_chip_s_integers(shared):
     def setup_of(**options):
         return IntegerSetup(frozenset(plans), plans, plan.thresholds, frozenset(model.inputs), **options)
 
-    steps = lower_int8(model, setup_of(integer_kernels=False), [codes_of("customized2")])
-    found: dict[str, np.ndarray] = {}
-    Executor(steps, [codes_of("customized2")], EngineOptions(gpu=0)).run(
-        {"data": images, "label": np.zeros(100, np.float32)}, found.__setitem__
-    )
-    first = found[codes_of("customized2")][0].astype(np.int64).ravel() - 128
+    last = Codes("customized2")
+    inputs = {"data": images, "label": np.zeros(100, np.float32)}
+    found = run_int8(model, setup_of(), inputs, [last], EngineOptions(gpu=0))[last]
+    first = found[0].astype(np.int64).ravel() - 128
     assert first.tolist() == np.fromfile(golden / "run_output_first_image.int8", np.int8).tolist()
-    same_codes(model, setup_of, {"data": images, "label": np.zeros(100, np.float32)})
+    same_codes(model, setup_of, inputs)
 
 
 @pytest.mark.shared

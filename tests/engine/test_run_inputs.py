@@ -1,14 +1,15 @@
-"""What `run_float` takes as inputs."""
+"""What `run_float` and `run_int8` take and give."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from calib8.engine import run_float
-from calib8.errors import DataError
-from calib8.lowering import build_model
+from calib8.engine import run_float, run_int8
+from calib8.errors import DataError, OptionError
+from calib8.lowering import Codes, build_model
 from calib8.proto.text import parse_prototxt
+from calib8.quantize import integer_setup, make_plan
 
 _INPUT = 'layer {{ name: "{0}" type: "Input" top: "{0}" input_param {{ shape {{ dim: 64 dim: 512 }} }} }}'
 
@@ -45,3 +46,25 @@ def test_values_that_a_layer_cannot_take_are_one_clear_line(index, capfd):
     assert str(caught.value).startswith("layer 'pick' cannot take the values of its bottoms: indices element out of")
     assert capfd.readouterr() == ("", "")  # onnxruntime has a log of its own
     assert "\n" not in str(caught.value)
+
+
+def test_int8_gives_real_numbers_and_codes():
+    text = _INPUT.format("x") + 'layer { name: "r" type: "ReLU" bottom: "x" top: "y" }'
+    model = build_model(parse_prototxt(text), {})
+    setup = integer_setup(model, make_plan(model, {"x": 2.0}))
+    x = np.arange(64 * 512, dtype=np.float32).reshape(64, 512) % 200 - 100  # codes, as a user hands them in
+    found = run_int8(model, setup, {"x": x}, ["y", Codes("y")])
+    assert list(found) == ["y", Codes("y")]
+    assert found[Codes("y")].dtype == np.uint8 and np.array_equal(found[Codes("y")], np.maximum(x, 0) + 128)
+    assert np.array_equal(found["y"], np.maximum(x, 0) * np.float32(2 / 128))
+    assert np.array_equal(run_int8(model, setup, {"x": x})["y"], found["y"])
+
+
+def test_blobs_that_are_not_there_are_named():
+    model = build_model(parse_prototxt(_INPUT.format("x")), {})
+    setup = integer_setup(model, make_plan(model, {"x": 2.0}))
+    with pytest.raises(OptionError, match="there is no blob 'z'"):
+        run_float(model, {}, ["z"])
+    for what in ("z", Codes("z")):
+        with pytest.raises(OptionError, match="there is no blob 'z'"):
+            run_int8(model, setup, {}, [what])

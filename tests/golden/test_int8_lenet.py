@@ -7,13 +7,13 @@ import pytest
 
 from calib8.export import read_plan
 from calib8.lowering import build_model
-from calib8.lowering.integer import codes_of
+from calib8.lowering.readings import Codes
 from calib8.proto.caffemodel import read_caffemodel
 from calib8.proto.text import read_prototxt
 
 pytestmark = pytest.mark.shared
-FIRST, LAST = codes_of("ip2"), codes_of("customized2")
-CODES = [codes_of(v) for v in ("conv1", "pool1", "conv2", "pool2", "ip1", "customized1", "ip2", "customized2")]
+FIRST, LAST = Codes("ip2"), Codes("customized2")
+CODES = [Codes(v) for v in ("conv1", "pool1", "conv2", "pool2", "ip1", "customized1", "ip2", "customized2")]
 
 
 @pytest.fixture(scope="module")

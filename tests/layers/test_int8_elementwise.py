@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from oracles import integer_layers as oracle
 
 from calib8.errors import QuantizationError
-from calib8.lowering.integer import codes_of
+from calib8.lowering.readings import Codes
 from calib8.quantize import make_plan
 
 MANY = settings(max_examples=25, deadline=None)
@@ -47,9 +47,9 @@ def check(random_model, run_int8):
                 make_plan(model, measured, concat)
             return
         plan = make_plan(model, measured, concat)
-        found = run_int8(model, plan, {f"x{i}": x for i, x in enumerate(xs)}, [codes_of("y")], **options)
-        assert found[codes_of("y")].shape == expected.shape
-        assert np.array_equal(found[codes_of("y")], expected)
+        found = run_int8(model, plan, {f"x{i}": x for i, x in enumerate(xs)}, [Codes("y")], **options)
+        assert found[Codes("y")].shape == expected.shape
+        assert np.array_equal(found[Codes("y")], expected)
 
     return run
 

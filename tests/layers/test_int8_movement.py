@@ -7,7 +7,7 @@ import pytest
 
 from calib8.engine import run_float
 from calib8.layer_kit.base import Op, registry
-from calib8.lowering.integer import codes_of
+from calib8.lowering.readings import Codes
 from calib8.quantize import make_plan
 
 IMAGE = (2, 4, 6, 4)
@@ -61,10 +61,10 @@ def test_codes_move_as_numbers_do(random_model, run_int8, layer_type, param, sha
     rng = np.random.default_rng(0)
     xs = {f"x{i}": rng.integers(-128, 128, shape) for i, shape in enumerate(shapes)}
     names = [f"y{i}" for i in range(tops)]
-    found = run_int8(model, plan, xs, [*map(codes_of, names), *names])
+    found = run_int8(model, plan, xs, [*map(Codes, names), *names])
     expected = run_float(model, {name: x.astype(np.float32) for name, x in xs.items()}, names)
     for name in names:
-        assert np.array_equal(found[codes_of(name)], expected[name]), name
+        assert np.array_equal(found[Codes(name)], expected[name]), name
         assert np.array_equal(found[name], expected[name] * np.float32(2 / 128)), name
 
 

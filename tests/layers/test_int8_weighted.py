@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from oracles import integer_layers as oracle
 
 from calib8.errors import QuantizationError
-from calib8.lowering.integer import codes_of
+from calib8.lowering.readings import Codes
 from calib8.quantize import make_plan
 
 MANY = settings(max_examples=30, deadline=None)
@@ -83,7 +83,7 @@ def check(random_model, run_int8, text, blobs, tx, ty, x, expected) -> None:
             make_plan(model, {"x": tx, "y": ty})
         return
     plan = make_plan(model, {"x": tx, "y": ty})
-    found = run_int8(model, plan, {"x": x}, [codes_of("y")])[codes_of("y")]
+    found = run_int8(model, plan, {"x": x}, [Codes("y")])[Codes("y")]
     assert found.shape == expected.shape
     assert np.array_equal(found, expected)
 
@@ -182,12 +182,12 @@ def test_several_bottoms_share_the_weights(random_model, run_int8, layer_type):
     )
     model = random_model(text, 0, {"y": [w, np.zeros(2)]})
     plan = make_plan(model, {"a": 1.0, "b": 1.0, "y": 16.0, "z": 16.0})
-    found = run_int8(model, plan, xs, [codes_of("y"), codes_of("z")])
+    found = run_int8(model, plan, xs, [Codes("y"), Codes("z")])
     constants = oracle.weights_of(w, np.zeros(2), 1.0, 16.0)
     slide = oracle.deconvolution if layer_type == "Deconvolution" else oracle.convolution
     for bottom, top in (("a", "y"), ("b", "z")):
         expected = slide(xs[bottom], constants, stride=(1, 1), pad=(0, 0), pad_end=(0, 0), dilation=(1, 1), group=1)
-        assert np.array_equal(found[codes_of(top)], expected)
+        assert np.array_equal(found[Codes(top)], expected)
 
 
 @MANY
@@ -255,7 +255,7 @@ def test_batch_norm_with_and_without_its_scale(random_model, run_int8, data):
         return
     x = data.draw(codes(shape))
     s, b, rs = constants
-    found = run_int8(model, make_plan(model, thresholds), {"x": x}, [codes_of("y"), codes_of(top)])
+    found = run_int8(model, make_plan(model, thresholds), {"x": x}, [Codes("y"), Codes(top)])
     expected = oracle.affine(x, (s.reshape(-1), b, rs), 1)
-    assert np.array_equal(found[codes_of(top)], expected)
-    assert np.array_equal(found[codes_of("y")], expected)
+    assert np.array_equal(found[Codes(top)], expected)
+    assert np.array_equal(found[Codes("y")], expected)

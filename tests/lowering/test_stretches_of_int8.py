@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from calib8.engine import EngineOptions, Executor
-from calib8.lowering.integer import IntegerSetup, codes_of, lower_int8, lower_stretch
+from calib8.lowering.integer import IntegerSetup, lower_int8, lower_stretch
+from calib8.lowering.readings import Codes
 from calib8.quantize import make_plan, observed_values
 
 CHAIN = """
@@ -39,7 +40,7 @@ def test_cut_anywhere(random_model, int8):
     layers = model.net.layers
     for cut in range(2, len(layers)):
         last = layers[cut - 1]
-        between = codes_of(last.tops[0]) if last.name in int8 else last.tops[0]
+        between = Codes(last.tops[0]) if last.name in int8 else last.tops[0]
         first = values_of(lower_stretch(model, setup, layers[:cut], (), [between]), [between], inputs)
         steps = lower_stretch(model, setup, layers[cut:], [between], ["prob"])
         assert [name for step in steps for name in step.layers] == [x.name for x in layers[cut:]]

@@ -14,9 +14,9 @@ import caffe
 from caffe.proto import caffe_pb2
 from caffe.proto.bmnet.common_calibration_pb2 import NetCalibrationParameter
 from calib8 import Calibration
-from calib8.engine import Executor
+from calib8.engine import run_int8
 from calib8.errors import CaffemodelError, OptionError, TableError
-from calib8.lowering.integer import codes_of, lower_int8
+from calib8.lowering.readings import Codes
 from calib8.pycaffe import net as net_module
 from calib8.pycaffe import state
 from calib8.pycaffe.int8 import looks_real
@@ -84,14 +84,12 @@ def test_files_give_the_integers_of_the_calibration_in_memory(calibrated, images
     setup = integer_setup(calibration.model, calibration.plan)
     real = type(setup)(setup.int8_layers, setup.forms, setup.thresholds)
     values = ["pool1", "sum", "concat3", "ip"]
-    expected = {}
-    codes = [codes_of(value) for value in values]
-    executor = Executor(lower_int8(calibration.model, real, codes), codes)
     batch = np.concatenate([images, np.zeros((6, 1, 8, 8), np.float32)])
-    executor.run({"data": batch}, lambda name, array: expected.__setitem__(name[1:], array.astype(np.int16) - 128))
+    codes = run_int8(calibration.model, real, {"data": batch}, [Codes(value) for value in values])
     for value in values:
-        assert np.array_equal(net.blobs[value].int8, expected[value][:4]), value
-        assert len(np.unique(expected[value][:4])) > 10
+        expected = codes[Codes(value)][:4].astype(np.int16) - 128
+        assert np.array_equal(net.blobs[value].int8, expected), value
+        assert len(np.unique(expected)) > 10
 
 
 def test_real_units_in_both_modes(calibrated, images):

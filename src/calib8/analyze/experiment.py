@@ -28,12 +28,13 @@ from calib8.errors import DataError
 from calib8.graph import Layer, Shape
 from calib8.lowering import Model
 from calib8.lowering.cuts import needed_layers
-from calib8.lowering.integer import IntegerSetup, codes_of, lower_stretch, value_of
+from calib8.lowering.integer import IntegerSetup, lower_stretch
+from calib8.lowering.readings import Codes, Reading, value_of
 
 Array = NDArray[Any]
-Values = Mapping[str, Array]
-"""By name: a value's name for real numbers, `codes_of` it for codes."""
+Values = Mapping[Reading, Array]
 T = TypeVar("T")
+R = TypeVar("R", bound=Reading)
 Item = TypeVar("Item")
 
 DEFAULT_BUDGET = 1 << 30
@@ -99,13 +100,14 @@ class Experiment:
     def __init__(
         self,
         model: Model,
-        samples: Sequence[Values],
+        samples: Sequence[Mapping[str, Array]],
         outputs: Sequence[str],
         options: ExperimentOptions = ExperimentOptions(),
     ) -> None:
         if not samples:
             raise DataError(f"{model.net.source}: there is no sample to run the network on")
-        self.model, self.samples, self.outputs = model, samples, tuple(outputs)
+        self.model, self.outputs = model, tuple(outputs)
+        self.samples: Sequence[Values] = [dict(sample.items()) for sample in samples]
         threads = EngineOptions(threads=options.threads).thread_count
         self._lanes = [Lane(self, index) for index in range(min(threads, len(samples)))]
         self._engine = EngineOptions(threads=max(1, threads // len(self._lanes)), repack_weights=True)
@@ -141,7 +143,13 @@ class Experiment:
         return [shifts[i % len(shifts)][i // len(shifts)] for i in range(len(items))]
 
     def executor(
-        self, lane: int, variant: Variant, start: int, stop: int, available: Mapping[str, Shape], wanted: Sequence[str]
+        self,
+        lane: int,
+        variant: Variant,
+        start: int,
+        stop: int,
+        available: Mapping[Reading, Shape],
+        wanted: Sequence[Reading],
     ) -> Executor:
         """The executor of a lane for the layers from `start` to before `stop`.
 
@@ -166,8 +174,8 @@ class Experiment:
                 executors.first = Executor(steps, wanted, self._engine)
             return executors.of_lane(lane, executors.first)
 
-    def frontier(self, variant: Variant, position: int) -> tuple[str, ...]:
-        """The names of the values that layers from `position` on, or a caller, take from those before it."""
+    def frontier(self, variant: Variant, position: int) -> tuple[Reading, ...]:
+        """What layers from `position` on, or a caller, take from those before it."""
         return self._reach.frontier(variant.setup.int8_layers, position)
 
     @property
@@ -203,14 +211,14 @@ class Lane:
         self,
         sample: int,
         variant: Variant,
-        names: Sequence[str],
+        names: Sequence[R],
         keep: Collection[int] = (),
         split: Collection[int] = (),
-    ) -> dict[str, Array]:
+    ) -> dict[R, Array]:
         """Compute values of one sample, and nothing that they do not need.
 
         Args:
-            names: values that the outputs of the experiment depend on, real or codes.
+            names: values that the outputs of the experiment depend on, or their codes.
             keep: positions at which values are kept for later runs, as far as this one comes.
             split: positions at which graphs end, so that what comes behind it can be run again with another beginning.
 
@@ -235,23 +243,23 @@ class Lane:
         return found
 
     def _stretch(
-        self, sample: int, variant: Variant, start: int, stop: int, values: Values, wanted: Collection[str]
-    ) -> dict[str, Array]:
+        self, sample: int, variant: Variant, start: int, stop: int, values: Values, wanted: Collection[Reading]
+    ) -> dict[Reading, Array]:
         new = [name for name in wanted if name not in values]
         shapes = {name: array.shape for name, array in values.items()}
         executor = self._experiment.executor(self.index, variant, start, stop, shapes, new)
-        made: dict[str, Array] = {}
+        made: dict[Reading, Array] = {}
         executor.run({**self._experiment.samples[sample], **values}, made.__setitem__)
         return made
 
-    def _known(self, name: str, values: Values, variant: Variant) -> Array:
+    def _known(self, name: Reading, values: Values, variant: Variant) -> Array:
         if name in values:
             return values[name]
         value = value_of(name)
-        return real_values(values[codes_of(value)], variant.setup.thresholds[value])
+        return real_values(values[Codes(value)], variant.setup.thresholds[value])
 
 
-def lasting(values: Values) -> dict[str, Array]:
+def lasting(values: Mapping[R, Array]) -> dict[R, Array]:
     """Copies."""
     return {name: array.copy() for name, array in values.items()}
 
@@ -276,26 +284,26 @@ class _Reach:
             for bottom in dict.fromkeys(layer.bottoms):
                 if bottom not in self._inputs:
                     self._readers[bottom].append((self.position[layer.name], op.kind == "host"))
-        self._frontiers: dict[tuple[int, frozenset[str]], tuple[str, ...]] = {}
+        self._frontiers: dict[tuple[int, frozenset[str]], tuple[Reading, ...]] = {}
 
-    def born(self, name: str) -> int:
+    def born(self, name: Reading) -> int:
         """The position of the layer that writes a value."""
         return self.position[self._writer[value_of(name)].name]
 
-    def frontier(self, int8_layers: frozenset[str], position: int) -> tuple[str, ...]:
+    def frontier(self, int8_layers: frozenset[str], position: int) -> tuple[Reading, ...]:
         key = position, int8_layers
         if key not in self._frontiers:
             self._frontiers[key] = tuple(self._alive(int8_layers, position))
         return self._frontiers[key]
 
-    def _alive(self, int8_layers: frozenset[str], position: int) -> list[str]:
-        names: list[str] = []
+    def _alive(self, int8_layers: frozenset[str], position: int) -> list[Reading]:
+        names: list[Reading] = []
         for value, readers in self._readers.items():
             later = [in_python for at, in_python in readers if at >= position]
             if self.born(value) >= position or not (later or value in self._outputs):
                 continue
             coded = self._writer[value].name in int8_layers
-            names += [codes_of(value)] if coded else [value]
+            names += [Codes(value)] if coded else [value]
             if coded and any(later):
                 names.append(value)
         return names

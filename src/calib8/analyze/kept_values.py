@@ -9,11 +9,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from calib8.lowering import Reading
+
 Array = NDArray[Any]
 Entries = tuple[Any, ...]
 """One entry a layer; runs whose entries are equal up to a position have equal values there."""
-Samples = dict[int, dict[str, Array]]
-"""Values by name, by sample."""
+Samples = dict[int, Mapping[Reading, Array]]
+"""Values, or their codes, by sample."""
 
 
 class KeptValues:
@@ -40,7 +42,7 @@ class KeptValues:
             found = [(len(b), samples) for b, samples in self._kept.items() if entries[: len(b)] == b]
             return sorted(found, key=lambda at: -at[0])
 
-    def keep(self, beginning: Entries, sample: int, values: Mapping[str, Array]) -> dict[str, Array]:
+    def keep(self, beginning: Entries, sample: int, values: Mapping[Reading, Array]) -> Mapping[Reading, Array]:
         """Keep copies of a sample's values behind its first layers, where there is room; returns what to go on with.
 
         Arrays that are kept already, at an earlier position, are shared with it.

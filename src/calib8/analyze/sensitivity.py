@@ -12,7 +12,7 @@ one before it are not computed again (`experiment`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from calib8.analyze.experiment import Experiment, Lane, lasting, real_values
 from calib8.analyze.judges import Judge
 from calib8.analyze.metrics import CodeUsage, Comparison, OutputComparison, code_usage, compare, compare_outputs, total
 from calib8.analyze.units import Unit, setup_of, units_of
-from calib8.lowering.integer import codes_of
+from calib8.lowering import Codes, Reading
 from calib8.quantize import QuantPlan
 
 MODES = ("alone", "cumulative", "without")
@@ -161,20 +161,22 @@ class _Measurement:
         parts: dict[str, _Part] = {}
         usage = CodeUsage()
         for mode in MODES:
-            names = dict.fromkeys([unit.top if mode == "without" else codes_of(unit.top), *experiment.outputs])
-            found = lane.run(sample, self._variants[mode], tuple(names), self._kept(mode), [unit.stop])
+            top: Reading = unit.top if mode == "without" else Codes(unit.top)
+            names = tuple(dict.fromkeys([top, *experiment.outputs]))
+            found = lane.run(sample, self._variants[mode], names, self._kept(mode), [unit.stop])
             if mode == "cumulative":
-                usage = code_usage(found[codes_of(unit.top)])
+                usage = code_usage(found[Codes(unit.top)])
             parts[mode] = self._part(sample, own, found)
         return parts, usage
 
     def _kept(self, mode: str) -> list[int]:
         return [self._unit.stop] if mode == "cumulative" else [self._unit.start]
 
-    def _part(self, sample: int, own: Any, found: dict[str, Any]) -> _Part:
+    def _part(self, sample: int, own: Any, found: Mapping[Reading, Any]) -> _Part:
         experiment, top = self._experiment, self._unit.top
-        codes = found.get(codes_of(top))
+        codes = found.get(Codes(top))
         mine = found[top] if codes is None else real_values(codes, self._plan.thresholds[top])
         reference = experiment.references[sample]
-        outputs = compare_outputs(reference, found, self._compared)
-        return _Part(outputs, compare(own, mine), self._judge.part(reference, found))
+        outputs = {name: found[name] for name in experiment.outputs}
+        compared = compare_outputs(reference, outputs, self._compared)
+        return _Part(compared, compare(own, mine), self._judge.part(reference, outputs))

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.engine import Executor
+from calib8.lowering import value_of
 
 Array = NDArray[Any]
 
@@ -94,6 +95,6 @@ class Crew:
         """One image through the network, every observed value counted as it comes."""
         executor = self._free.get()
         try:
-            executor.run(image, lambda value, array: counters[value].add(array))
+            executor.run(image, lambda reading, array: counters[value_of(reading)].add(array))
         finally:
             self._free.put(executor)

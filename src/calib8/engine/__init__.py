@@ -4,11 +4,11 @@
 - `session`: one ONNX graph in ONNX Runtime
 - `gpu`, `even_pads`: the same on a GPU, and why it cannot be used; what cuDNN cannot do, as other nodes
 - `executor`: `Executor`, the steps of a network run in order; buffers kept, or freed behind their last reader
-- `run`: `run_float`, a network once, for tests and small uses
+- `run`: `run_float` and `run_int8`, a network once
 """
 
 from calib8.engine.executor import Executor
 from calib8.engine.options import EngineOptions, use_gpu
-from calib8.engine.run import run_float
+from calib8.engine.run import run_float, run_int8
 
-__all__ = ["EngineOptions", "Executor", "run_float", "use_gpu"]
+__all__ = ["EngineOptions", "Executor", "run_float", "run_int8", "use_gpu"]

@@ -15,12 +15,15 @@ from calib8.engine.options import EngineOptions
 from calib8.engine.session import open_session
 from calib8.errors import Calib8Error, DataError
 from calib8.graph import Shape
+from calib8.lowering.readings import Reading, value_of
 from calib8.lowering.steps import HostStep, OnnxStep, Port, Step, last_readers
 
 Array = NDArray[Any]
-Visitor = Callable[[str, Array], None]
+Arrays = Mapping[str, Array] | Mapping[Reading, Array]
+"""By name, or by what of a value they are."""
+Visitor = Callable[[Reading, Array], None]
 _SHAPES_KEPT = 8
-_NO_TARGETS: Mapping[str, Array] = MappingProxyType({})
+_NO_TARGETS: Mapping[Reading, Array] = MappingProxyType({})
 
 
 class Executor:
@@ -29,12 +32,12 @@ class Executor:
     The arrays that a visitor gets are the executor's own: they change with the next run. It copies what it keeps.
 
     Args:
-        steps: what `lower_float` gives.
-        observed: the values that the visitor wants to see; inputs can be among them.
+        steps: what `lower_float` or `lower_int8` gives.
+        observed: what the visitor wants to see; inputs can be among it.
     """
 
     def __init__(
-        self, steps: Sequence[Step], observed: Collection[str], options: EngineOptions = EngineOptions()
+        self, steps: Sequence[Step], observed: Collection[Reading], options: EngineOptions = EngineOptions()
     ) -> None:
         self.observed = frozenset(observed)
         self._options = options
@@ -48,7 +51,7 @@ class Executor:
         twin._runners = [runner.sibling() for runner in self._runners]
         return twin
 
-    def run(self, inputs: Mapping[str, Array], visit: Visitor, targets: Mapping[str, Array] = _NO_TARGETS) -> None:
+    def run(self, inputs: Arrays, visit: Visitor, targets: Mapping[Reading, Array] = _NO_TARGETS) -> None:
         """One forward pass.
 
         Args:
@@ -60,11 +63,11 @@ class Executor:
         Raises:
             Calib8Error: an input is missing or has another shape, a layer that runs in Python failed, or the GPU did.
         """
-        values: dict[str, Array] = {}
-        for name, array in inputs.items():
-            values[name] = array
-            if name in self.observed:
-                visit(name, array)
+        values: dict[Reading, Array] = {}
+        for reading, array in inputs.items():
+            values[reading] = array
+            if reading in self.observed:
+                visit(reading, array)
         runners = self._runners
         for index, finished in enumerate(self._finished):
             runner = runners[index]
@@ -72,11 +75,11 @@ class Executor:
             if isinstance(runner, _HostRunner) and index + 1 < len(runners):
                 runners = runner.runners_after(runners, index, produced, self._options)
             values.update(produced)
-            for name, array in produced.items():
-                if name in self.observed:
-                    visit(name, array)
-            for name in finished:
-                values.pop(name, None)
+            for reading, array in produced.items():
+                if reading in self.observed:
+                    visit(reading, array)
+            for reading in finished:
+                values.pop(reading, None)
 
 
 class _OnnxRunner:
@@ -96,18 +99,20 @@ class _OnnxRunner:
     def _set_up(self) -> None:
         self._binding = self._session.io_binding()
         self._bound: dict[str, Array] = {}  # by name in the graph; bound memory must stay alive
-        self._buffers: dict[str, Array] = {}
+        self._buffers: dict[Reading, Array] = {}
 
-    def run(self, values: Mapping[str, Array], targets: Mapping[str, Array], *, keep: bool) -> dict[str, Array]:
+    def run(
+        self, values: Mapping[Reading, Array], targets: Mapping[Reading, Array], *, keep: bool
+    ) -> dict[Reading, Array]:
         for port in self._step.input_ports:
             self._bind(self._binding.bind_input, port, self._input(values, port))
-        outputs: dict[str, Array] = {}
+        outputs: dict[Reading, Array] = {}
         for port in self._step.output_ports:
-            target = targets.get(port.value, self._buffers.get(port.value))
+            target = targets.get(port.reading, self._buffers.get(port.reading))
             if target is None or target.shape != port.shape:  # behind a layer in Python it may be another
                 target = np.empty(port.shape, port.dtype)
-            outputs[port.value] = target
-            self._bind(self._binding.bind_output, port, outputs[port.value])
+            outputs[port.reading] = target
+            self._bind(self._binding.bind_output, port, outputs[port.reading])
         try:
             self._session.run_with_iobinding(self._binding)
         except RuntimeError as why:
@@ -125,12 +130,12 @@ class _OnnxRunner:
         reason = why.partition("Status Message: ")[2].partition("\x1b")[0].strip() or why
         return f"{where} cannot take the values of its bottoms: {reason}"
 
-    def _input(self, values: Mapping[str, Array], port: Port) -> Array:
-        if port.value not in values:
-            raise Calib8Error(f"input {port.value!r} is missing; its shape is {port.shape}")
-        array = np.asarray(values[port.value], dtype=port.dtype, order="C")  # of 0 axes, too
+    def _input(self, values: Mapping[Reading, Array], port: Port) -> Array:
+        if port.reading not in values:
+            raise Calib8Error(f"input {value_of(port.reading)!r} is missing; its shape is {port.shape}")
+        array = np.asarray(values[port.reading], dtype=port.dtype, order="C")  # of 0 axes, too
         if array.shape != port.shape:
-            raise Calib8Error(f"{port.value!r} has the shape {array.shape}; expected {port.shape}")
+            raise Calib8Error(f"{value_of(port.reading)!r} has the shape {array.shape}; expected {port.shape}")
         return array
 
     def _bind(self, bind: Callable[..., None], port: Port, array: Array) -> None:
@@ -150,7 +155,7 @@ class _HostRunner:
         return _HostRunner(self._step)
 
     def runners_after(
-        self, runners: list[_Runner], index: int, produced: Mapping[str, Array], options: EngineOptions
+        self, runners: list[_Runner], index: int, produced: Mapping[Reading, Array], options: EngineOptions
     ) -> list[_Runner]:
         """The runners to go on with: others, kept for the next time, if the layer's tops have unexpected shapes."""
         shapes = tuple(array.shape for array in produced.values())
@@ -159,13 +164,15 @@ class _HostRunner:
         if shapes not in self._others:
             while len(self._others) >= _SHAPES_KEPT:
                 del self._others[next(iter(self._others))]
-            steps = self._step.lower_again({value: array.shape for value, array in produced.items()})
+            steps = self._step.lower_again({value_of(r): array.shape for r, array in produced.items()})
             self._others[shapes] = _runners_of(steps[index + 1 :], options)
         return [*runners[: index + 1], *self._others[shapes]]
 
-    def run(self, values: Mapping[str, Array], targets: Mapping[str, Array], *, keep: bool) -> dict[str, Array]:
+    def run(
+        self, values: Mapping[Reading, Array], targets: Mapping[Reading, Array], *, keep: bool
+    ) -> dict[Reading, Array]:
         del targets, keep  # its arrays are its own
-        bottoms = [values[b] for b in self._step.layer.bottoms]
+        bottoms = [values[b] for b in self._step.bottoms]
         tops = self._step.op.run(bottoms, self._step.call)
         return dict(zip(self._step.outputs, tops, strict=True))
 

@@ -1,25 +1,31 @@
-"""A network once."""
+"""A network once, in FP32 or in integers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from calib8.engine.executor import Executor
 from calib8.engine.options import EngineOptions
 from calib8.errors import OptionError
 from calib8.lowering.floating import lower_float
+from calib8.lowering.integer import IntegerSetup, lower_int8
 from calib8.lowering.model import Model
+from calib8.lowering.readings import Reading, value_of
+from calib8.lowering.steps import Step
+
+Array = NDArray[Any]
 
 
 def run_float(
     model: Model,
-    inputs: Mapping[str, NDArray[np.float32]],
+    inputs: Mapping[str, Array],
     observe: Sequence[str] | None = None,
     options: EngineOptions = EngineOptions(),
-) -> dict[str, NDArray[np.float32]]:
+) -> dict[str, Array]:
     """One forward pass in FP32.
 
     Args:
@@ -33,13 +39,53 @@ def run_float(
         OptionError: an observed name is no value of the network.
     """
     names = tuple(model.net.outputs if observe is None else observe)
-    unknown = [name for name in names if name not in model.shapes]
+    _check(model, names)
+    found = _run(lower_float(model, names), model, inputs, names, options)
+    return {name: found[name] for name in names}
+
+
+def run_int8(
+    model: Model,
+    setup: IntegerSetup,
+    inputs: Mapping[str, Array],
+    observe: Sequence[Reading] | None = None,
+    options: EngineOptions = EngineOptions(),
+) -> dict[Reading, Array]:
+    """One forward pass with layers in the chip's integers.
+
+    Args:
+        setup: which layers, with which integers; what `integer_setup` gives.
+        inputs: as `run_float`; those of `setup.quantized_inputs` as x * 128 / threshold.
+        observe: values or blobs to return, or the `Codes` of a value; None returns the network's outputs.
+
+    Returns:
+        A copy of every observed value, in Caffe's shape: float32 in real units, and codes as uint8, `code + 128`.
+
+    Raises:
+        OptionError: an observed name is no value of the network.
+    """
+    readings = tuple(model.net.outputs if observe is None else observe)
+    _check(model, [value_of(reading) for reading in readings])
+    setup = replace(setup, integer_kernels=options.integer_kernels)
+    return _run(lower_int8(model, setup, readings), model, inputs, readings, options)
+
+
+def _check(model: Model, values: Sequence[str]) -> None:
+    unknown = [value for value in values if value not in model.shapes]
     if unknown:
         raise OptionError(f"{model.net.source}: there is no blob {unknown[0]!r}")
-    found: dict[str, NDArray[np.float32]] = {}
-    executor = Executor(lower_float(model, names), names, options)
-    executor.run(
+
+
+def _run(
+    steps: Sequence[Step],
+    model: Model,
+    inputs: Mapping[str, Array],
+    observed: Sequence[Reading],
+    options: EngineOptions,
+) -> dict[Reading, Array]:
+    found: dict[Reading, Array] = {}
+    Executor(steps, observed, options).run(
         {model.value_of_input.get(blob, blob): array for blob, array in inputs.items()},
-        lambda name, array: found.__setitem__(name, array.copy()),
+        lambda reading, array: found.__setitem__(reading, array.copy()),
     )
-    return found
+    return {reading: found[reading] for reading in observed}

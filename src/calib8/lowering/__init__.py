@@ -3,6 +3,7 @@
 - `model`: `Model`, a Net whose layers are read, whose values have shapes and whose weights fit; other shapes of it
 - `examine`: `build_model`, a Model from a prototxt and a caffemodel; `examine_model`, all that is wrong with them
 - `shapes`, `weights`: the inference of shapes, and the blobs of a caffemodel bound to the layers of a prototxt
+- `readings`: what is read of a value, its real numbers or its codes
 - `pairs`: a BatchNorm and the Scale behind it
 - `floating`: `lower_float`, the network in FP32 as steps: ONNX graphs, and layers that run in Python between them
 """
@@ -10,6 +11,7 @@
 from calib8.lowering.examine import build_model
 from calib8.lowering.floating import lower_float
 from calib8.lowering.model import Model
+from calib8.lowering.readings import Codes, Reading, value_of
 from calib8.lowering.steps import HostStep, OnnxStep, Step
 
-__all__ = ["HostStep", "Model", "OnnxStep", "Step", "build_model", "lower_float"]
+__all__ = ["Codes", "HostStep", "Model", "OnnxStep", "Reading", "Step", "build_model", "lower_float", "value_of"]

@@ -34,7 +34,7 @@ def lower_float(model: Model, outputs: Collection[str], *, max_output_bytes: int
     for stretch, later in zip(cut, _read_later(cut), strict=True):
         layer, op = stretch[0]
         if op.kind == "host":
-            steps.append(HostStep(layer, op, model.call(layer), again))
+            steps.append(HostStep(layer, op, model.call(layer), layer.bottoms, again))
         else:
             steps.append(_graph(model, stretch, later | set(outputs)))
     return tuple(steps)

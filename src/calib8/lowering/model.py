@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.errors import DataError, ModelError, UnsupportedError, UserLayerError
+from calib8.errors import DataError, ModelError
 from calib8.graph import Layer, Net, Shape
 from calib8.layers import Call, Op
 from calib8.lowering.pairs import scales_of_batch_norms
-from calib8.lowering.problems import problem_of, raise_problems, titled
+from calib8.lowering.problems import problem_of, raise_problems
 from calib8.lowering.shapes import InputShapes, infer_shapes, unknown_inputs, values_that_are_read
 from calib8.lowering.weights import fit_layers
 
@@ -149,11 +149,7 @@ class Model:
         """
         outside = {value: shape for value, shape in self.shapes.items() if value not in self.net.producer}
         found = infer_shapes(self.pairs, {**outside, **shapes}, self.shapes, smallest=0)
-        for index, why in found.failures.items():
-            if isinstance(why, UserLayerError):
-                raise why
-            raise UnsupportedError(f"{self.net.source}: {titled(self.net.layers[index])}: {why}")
-        return replace(self, shapes=found.shapes)
+        return replace(self, shapes=found.all_or_error(self.net.source, self.pairs))
 
 
 def _is_of_one(single: Shape, shape: Shape, batch: int) -> bool:

@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from calib8.errors import PrototxtError, UserLayerError
+from calib8.errors import PrototxtError, UnsupportedError, UserLayerError
 from calib8.graph import Layer, Shape
 from calib8.layers import Op, RefusedError
-from calib8.lowering.problems import Problem, some
+from calib8.lowering.problems import Problem, some, titled
 
 MAX_ELEMENTS = 2**31 - 1
 """Largest number of elements of one blob (BVLC/caffe src/caffe/blob.cpp, Blob::Reshape)."""
@@ -33,6 +33,18 @@ class Inferred:
 
     shapes: dict[str, Shape]
     failures: Mapping[int, RefusedError | UserLayerError]
+
+    def all_or_error(self, source: str, pairs: Sequence[MaybePair]) -> dict[str, Shape]:
+        """The shapes, if every layer has some.
+
+        Raises:
+            UnsupportedError, UserLayerError: the first layer that has none.
+        """
+        for index, why in self.failures.items():
+            if isinstance(why, UserLayerError):
+                raise why
+            raise UnsupportedError(f"{source}: {titled(pairs[index][0])}: {why}")
+        return self.shapes
 
 
 def infer_shapes(

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from calib8.graph import Layer, Shape
 from calib8.layers import Call, OnnxBuilder, Op
+from calib8.lowering.readings import Reading
 
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output of a graph: a value of the network, its name in the graph, its shape, its numpy dtype."""
+    """An input or output of a graph: what it is of the network, its name in the graph, its shape, its numpy dtype."""
 
-    value: str
+    reading: Reading
     name: str
     shape: Shape
     dtype: Any = np.float32
@@ -41,14 +42,14 @@ class OnnxStep:
     layers: tuple[str, ...]
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        """The values that it reads."""
-        return tuple(port.value for port in self.input_ports)
+    def inputs(self) -> tuple[Reading, ...]:
+        """What it reads."""
+        return tuple(port.reading for port in self.input_ports)
 
     @property
-    def outputs(self) -> tuple[str, ...]:
-        """The values that it gives."""
-        return tuple(port.value for port in self.output_ports)
+    def outputs(self) -> tuple[Reading, ...]:
+        """What it gives."""
+        return tuple(port.reading for port in self.output_ports)
 
 
 LowerAgain = Callable[[Mapping[str, Shape]], "tuple[Step, ...]"]
@@ -59,22 +60,24 @@ class HostStep:
     """One layer that runs in Python.
 
     Attributes:
+        bottoms: what it reads, in the order of the layer's bottoms.
         lower_again: the steps of the whole network where this layer's tops have other shapes than it announced.
     """
 
     layer: Layer
     op: Op
     call: Call
+    bottoms: tuple[Reading, ...]
     lower_again: LowerAgain | None = None
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        """The values that it reads."""
-        return tuple(dict.fromkeys(self.layer.bottoms))
+    def inputs(self) -> tuple[Reading, ...]:
+        """What it reads."""
+        return tuple(dict.fromkeys(self.bottoms))
 
     @property
-    def outputs(self) -> tuple[str, ...]:
-        """The values that it writes."""
+    def outputs(self) -> tuple[Reading, ...]:
+        """What it writes."""
         return self.layer.tops
 
 
@@ -93,11 +96,10 @@ def close_graph(g: OnnxBuilder, inputs: Sequence[Port], outputs: Sequence[Port],
     return OnnxStep(onnx, weights, tuple(inputs), tuple(own), layers)
 
 
-def last_readers(steps: Sequence[Step], keep: Sequence[str] = ()) -> list[tuple[str, ...]]:
-    """For every step the values that nobody needs after it, but for those to `keep`."""
-    last: dict[str, int] = {}
+def last_readers(steps: Sequence[Step]) -> list[tuple[Reading, ...]]:
+    """For every step what nobody needs after it."""
+    last: dict[Reading, int] = {}
     for index, step in enumerate(steps):
-        for value in (*step.outputs, *step.inputs):
-            last[value] = index
-    kept = set(keep)
-    return [tuple(v for v, at in last.items() if at == index and v not in kept) for index in range(len(steps))]
+        for reading in (*step.outputs, *step.inputs):
+            last[reading] = index
+    return [tuple(r for r, at in last.items() if at == index) for index in range(len(steps))]

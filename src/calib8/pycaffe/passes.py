@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from calib8.engine import EngineOptions, Executor
 from calib8.graph import Layer, Shape
 from calib8.layers import Op
-from calib8.lowering import Model, Step, lower_float
+from calib8.lowering import Model, Reading, Step, lower_float, value_of
 from calib8.pycaffe.blob import NetBlob, Parameter
 from calib8.pycaffe.feeds import Feed
 from calib8.pycaffe.stretch import Stretch, Weights, make_stretch, read_from_outside
@@ -208,13 +208,14 @@ class _Pass:
         stretch = self._stretch
         heard: dict[str, Array] = {}
 
-        def visit(value: str, array: Array) -> None:
+        def visit(reading: Reading, array: Array) -> None:
+            value = value_of(reading)
             if value in stretch.heard:
                 heard[value] = array
             if value in now and array is not targets[value]:
                 now[value].take(array)
 
-        targets = {v: b.values for v, b in now.items()}
+        targets: dict[Reading, Array] = {v: b.values for v, b in now.items()}
         self._executors.get(stretch, stretch.heard.union(now), hosts=True).run(inputs, visit, targets)
         read = dict(self._place.read)
         for layer, op in stretch.mute:
@@ -241,11 +242,11 @@ class _Rest:
         """Compute all that is still pending."""
         there = ((value, ref()) for value, ref in self.blobs)
         pending = {value: blob for value, blob in there if blob is not None and blob.pending is self}
-        targets = {v: b.values for v, b in pending.items()}
+        targets: dict[Reading, Array] = {v: b.values for v, b in pending.items()}
 
-        def visit(value: str, array: Array) -> None:
-            if array is not targets[value]:
-                pending[value].take(array)
+        def visit(reading: Reading, array: Array) -> None:
+            if array is not targets[reading]:
+                pending[value_of(reading)].take(array)
 
         stretch = self.stretch.with_host_tops({v: self.given[v].shape for v in self.stretch.host_tops})
         self.executors.get(stretch, frozenset(pending), hosts=False).run(self.given, visit, targets)

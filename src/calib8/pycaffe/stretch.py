@@ -15,7 +15,7 @@ from calib8.errors import UnsupportedError
 from calib8.graph import Layer, Shape
 from calib8.layers import Op, RefusedError
 from calib8.lowering import Model
-from calib8.lowering.shapes import MAX_ELEMENTS
+from calib8.lowering.shapes import Pair, infer_shapes
 
 Weights = Mapping[str, tuple[NDArray[np.float32], ...]]
 
@@ -37,12 +37,12 @@ class Stretch:
     @cached_property
     def host_tops(self) -> frozenset[str]:
         """Values that layers in Python write: these layers are not to run twice."""
-        return frozenset(t for layer, op in self._pairs if op.kind == "host" for t in layer.tops)
+        return frozenset(t for layer, op in self.model.pairs if op.kind == "host" for t in layer.tops)
 
     @cached_property
-    def mute(self) -> tuple[tuple[Layer, Op], ...]:
+    def mute(self) -> tuple[Pair, ...]:
         """Layers in Python without tops: nothing depends on them, and they run nevertheless."""
-        return tuple((layer, op) for layer, op in self._pairs if op.kind == "host" and not layer.tops)
+        return tuple((layer, op) for layer, op in self.model.pairs if op.kind == "host" and not layer.tops)
 
     @cached_property
     def heard(self) -> frozenset[str]:
@@ -58,7 +58,7 @@ class Stretch:
     @cached_property
     def without_hosts(self) -> Model:
         """The layers that may run again: those in Python are left out, and their tops are inputs."""
-        pairs = [(layer, op) for layer, op in self._pairs if op.kind != "host"]
+        pairs = [(layer, op) for layer, op in self.model.pairs if op.kind != "host"]
         return _of(self.model, pairs)
 
     def with_host_tops(self, shapes: Mapping[str, Shape]) -> Stretch:
@@ -74,10 +74,6 @@ class Stretch:
         weights = sum(blob.nbytes for layer in self.model.net.layers for blob in layer.blobs)
         return weights + sum(4 * math.prod(self.model.shapes[v]) for v in values)
 
-    @property
-    def _pairs(self) -> list[tuple[Layer, Op]]:
-        return list(zip(self.model.net.layers, self.model.ops, strict=True))
-
 
 def read_from_outside(layers: Sequence[Layer]) -> tuple[str, ...]:
     """The values that layers read and do not write."""
@@ -85,9 +81,7 @@ def read_from_outside(layers: Sequence[Layer]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(b for layer in layers for b in layer.bottoms if b not in written))
 
 
-def make_stretch(
-    model: Model, pairs: Sequence[tuple[Layer, Op]], shapes: Mapping[str, Shape], weights: Weights
-) -> Stretch:
+def make_stretch(model: Model, pairs: Sequence[Pair], shapes: Mapping[str, Shape], weights: Weights) -> Stretch:
     """Lay out layers of a model for other shapes.
 
     Args:
@@ -99,36 +93,28 @@ def make_stretch(
         UnsupportedError: layers that these shapes or weights do not fit; the first of them.
         UserLayerError: a Python layer failed in `reshape`.
     """
-    known = dict(shapes)
+    known = infer_shapes(pairs, shapes, smallest=0).all_or_error(model.net.source, pairs)
     for layer, op in pairs:
-        known.update(_tops(layer, op, [known[b] for b in layer.bottoms], weights.get(layer.name, ())))
+        _check_weights(layer, op, [known[b] for b in layer.bottoms], weights.get(layer.name, ()))
     bound = [(replace(layer, blobs=weights.get(layer.name, ())), op) for layer, op in pairs]
     laid_out = _of(replace(model, shapes=known), bound)
     blobs = {blob: value for layer, _ in pairs for blob, value in zip(layer.top_blobs, layer.tops, strict=True)}
     return Stretch(laid_out, tuple(shapes), blobs)
 
 
-def _of(model: Model, pairs: Sequence[tuple[Layer, Op]]) -> Model:
+def _of(model: Model, pairs: Sequence[Pair]) -> Model:
     net = replace(model.net, layers=tuple(layer for layer, _ in pairs), has_weights=True)
     return replace(model, net=net, ops=tuple(op for _, op in pairs))
 
 
-def _tops(layer: Layer, op: Op, bottoms: list[Shape], blobs: Sequence[NDArray[Any]]) -> dict[str, Shape]:
+def _check_weights(layer: Layer, op: Op, bottoms: list[Shape], blobs: Sequence[NDArray[Any]]) -> None:
     try:
-        tops = op.top_shapes(bottoms)
         wanted = op.blob_shapes(bottoms)
     except RefusedError as why:
         raise UnsupportedError(f"layer {layer.name!r} ({layer.type}): {why}") from None
-    too_large = [shape for shape in tops if math.prod(shape) > MAX_ELEMENTS]
-    if too_large:
-        raise UnsupportedError(
-            f"layer {layer.name!r} ({layer.type}) would have a top of the shape {too_large[0]}; a blob has at most "
-            f"{MAX_ELEMENTS} elements"
-        )
     found = [blob.shape for blob in blobs]
     if blobs and found != [tuple(shape) for shape in wanted]:
         raise UnsupportedError(
             f"layer {layer.name!r} ({layer.type}) has weights of the shapes {found}; for bottoms of the shapes "
             f"{bottoms} it needs {wanted}"
         )
-    return dict(zip(layer.tops, map(tuple, tops), strict=True))
