@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.docs-installed
+LOWEST_VENV := build/lowest-venv
 C_SOURCES := $(wildcard src/calib8/*/*.c)
 
 # protoc 25.1: its modules work with every protobuf >= 4.25. A newer protoc's refuse older runtimes.
@@ -16,7 +17,18 @@ PROTO_VENV := build/proto-venv
 PROTOC := $(PROTO_VENV)/bin/python -m grpc_tools.protoc
 PROTO_FILES := calib8/proto/caffe.proto calib8/proto/calibration.proto
 
-.PHONY: setup test check demo bench docs docker-check proto clean
+# `pip install --group` came with pip 25.1; the pip that venv brings may be older.
+PIP := -m pip install --quiet --disable-pip-version-check
+PIP_WITH_GROUPS := 'pip>=25.1'
+
+# As many processes as the machine has cores; tests come in a random order, which `-p no:randomly` turns off and
+# `-p randomly -p "randomly_seed=N"` repeats (pytest prints the seed).
+JOBS := auto
+PYTEST := -m pytest --numprocesses $(JOBS)
+# Branches included, a little below what is measured.
+COVERAGE_FLOOR := 90
+
+.PHONY: setup test coverage lint check demo bench docs docker-check wheel-check test-lowest proto proto-check clean
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -28,18 +40,23 @@ $(STAMP): pyproject.toml $(C_SOURCES)
 	  done; \
 	  echo "make: no Python >= 3.10 with venv and ensurepip found; install one, or name it: make PYTHON=/path/python3" >&2; \
 	  exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python $(PIP) $(PIP_WITH_GROUPS)
+	$(BIN)/python $(PIP) -e . --group dev
 	@touch $@
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST) $(TESTS)
 
-check: $(STAMP)
+coverage: $(STAMP)
+	$(BIN)/python $(PYTEST) --cov --cov-report=term --cov-fail-under=$(COVERAGE_FLOOR)
+
+lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/python -m pytest
+
+check: lint proto-check coverage
 
 demo: $(STAMP)
 	@$(BIN)/python examples/demo.py
@@ -50,12 +67,30 @@ bench: $(STAMP)
 	  echo "== bench/bench_$$name.py"; $(BIN)/python bench/bench_$$name.py || exit 1; done
 
 $(DOCS_STAMP): $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(BIN)/python $(PIP) --group docs
 	@touch $@
 
 docs: $(DOCS_STAMP)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "site/index.html"
+
+# What a user gets: the wheel, in an environment with nothing else, outside of the checkout.
+wheel-check: $(STAMP)
+	rm -rf build/wheel build/lib
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
+	$(BIN)/python -m venv --clear build/wheel-venv
+	build/wheel-venv/bin/python $(PIP) build/wheel/calib8-*.whl
+	build/wheel-venv/bin/python .ci/try_wheel.py examples/digits
+
+# The oldest versions that pyproject.toml allows, in an environment of their own. The newest are those of .venv.
+test-lowest: $(LOWEST_VENV)/.installed
+	$(LOWEST_VENV)/bin/python $(PYTEST) $(TESTS)
+
+$(LOWEST_VENV)/.installed: $(STAMP) tests/lowest.txt
+	$(BIN)/python -m venv --clear $(LOWEST_VENV)
+	$(LOWEST_VENV)/bin/python $(PIP) $(PIP_WITH_GROUPS)
+	$(LOWEST_VENV)/bin/python $(PIP) -e . --group test --constraint tests/lowest.txt
+	@touch $@
 
 # Lints docker/ and runs the Dockerfiles' package steps in virtual environments; loads some 400 MB of packages.
 docker-check: $(STAMP)
@@ -72,6 +107,14 @@ $(PROTO_VENV)/.installed: $(STAMP)
 proto: $(PROTO_VENV)/.installed
 	cd src && ../$(PROTOC) -I . --python_out . --pyi_out . $(PROTO_FILES)
 
+# The modules in the tree are those that protoc makes of the .proto files beside them.
+proto-check: $(PROTO_VENV)/.installed
+	rm -rf build/proto && mkdir -p build/proto
+	cd src && ../$(PROTOC) -I . --python_out ../build/proto --pyi_out ../build/proto $(PROTO_FILES)
+	@for made in build/proto/calib8/proto/*; do \
+	  cmp "$$made" "src/calib8/proto/$${made##*/}" || { \
+	    echo "make: $${made##*/} is not what protoc makes of its .proto: make proto" >&2; exit 1; }; done
+
 clean:
-	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist site .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests bench examples calibration_tool -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,7 +1,8 @@
 """Broken and hostile files: one clear line each, no other exception, no long wait, no large allocation.
 
-The bounds: 5 s for a network, and `_MOST_BYTES` of memory for building and lowering one, whatever sizes its prototxt
-claims. Lowering computes constants of at most 2^24 elements (layers/constants.py).
+The bounds: 5 s of the processor for a network (a busy machine is no failure), and `_MOST_BYTES` of memory for building
+and lowering one, whatever sizes its prototxt claims. Lowering computes constants of at most 2^24 elements
+(layer_kit/constants.py).
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def build_and_lower(text: str) -> None:
 def refused_or_not(text: str) -> None:
     """No exception but Calib8Error, every problem one line, within the bounds."""
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         build_and_lower(text)
     except Calib8Error as why:
@@ -66,7 +67,7 @@ def refused_or_not(text: str) -> None:
     finally:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    assert time.perf_counter() - start < _SECONDS
+    assert time.process_time() - start < _SECONDS
     assert peak < _MOST_BYTES
 
 
@@ -161,9 +162,9 @@ def test_odd_names_are_names():
 
 def test_a_long_chain_is_no_recursion():
     text = INPUT + "".join(relu(f"l{i}", "x" if i == 0 else f"y{i - 1}", f"y{i}") for i in range(3000))
-    start = time.perf_counter()
+    start = time.process_time()
     build_and_lower(text)
-    assert time.perf_counter() - start < _SECONDS
+    assert time.process_time() - start < _SECONDS
 
 
 @pytest.mark.parametrize("cut", [0, 1, 7, 100, 1000, -1])

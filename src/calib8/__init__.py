@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
 
 __version__ = "0.1.0"
+"""The version of calib8; pyproject.toml and the package's metadata take it from here."""
 
 __all__ = [
     "CalibrateOptions",

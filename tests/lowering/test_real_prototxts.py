@@ -12,7 +12,7 @@ from calib8.errors import Calib8Error
 from calib8.lowering import build_model
 from calib8.proto.text import read_prototxt
 
-_SECONDS = 5.0
+_SECONDS = 5.0  # of the processor: a busy machine is no failure
 
 
 def outcome(path) -> str:
@@ -36,9 +36,9 @@ def test_every_file_is_built_or_refused(shared, capsys):
     found: dict[str, str] = {}
     slowest = 0.0
     for path in paths:
-        start = time.perf_counter()
+        start = time.process_time()
         found[path.name] = outcome(path)
-        slowest = max(slowest, time.perf_counter() - start)
+        slowest = max(slowest, time.process_time() - start)
     counts = Counter("built" if what == "built" else "refused" for what in found.values())
     with capsys.disabled():
         print(f"\nreal prototxts: {dict(counts)}, slowest {slowest:.2f} s")

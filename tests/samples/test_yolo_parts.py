@@ -119,7 +119,8 @@ def test_corners_find_back_into_the_image(yolov3, height, width, size, padding):
     assert yolov3.in_image(whole, place, image)[0] == pytest.approx([0, 0, width, height])
     if padding:
         assert len(rows) == size[0] or len(columns) == size[1]
-        assert abs(len(rows) / len(columns) * width / height - 1) <= 1 / len(rows) + 1 / len(columns)
+        factor = min(size[0] / height, size[1] / width)
+        assert abs(len(rows) - height * factor) <= 1 and abs(len(columns) - width * factor) <= 1
         assert abs(rows[0] - (size[0] - 1 - rows[-1])) <= 1  # in the middle
         assert abs(columns[0] - (size[1] - 1 - columns[-1])) <= 1
     else:
