@@ -87,6 +87,25 @@ def collect_histograms(
     return {value: counter.result() for value, counter in counters.items()}
 
 
+def collect(
+    model: Model,
+    batches: Batches,
+    counters: Mapping[str, Counter],
+    options: CollectOptions = CollectOptions(),
+    progress: Progress = lambda done: None,
+) -> None:
+    """Feed counters of any kind in one pass over the samples: each takes in its value of every image.
+
+    Args:
+        counters: by value. Images may come in any order, and several may be on their way at the same time.
+
+    Raises:
+        DataError, Calib8Error: as `collect_histograms`.
+    """
+    with Workers(options.workers) as workers:
+        _Passes(model, batches, tuple(counters), options, workers, progress).over(counters)
+
+
 class _Passes:
     """Forward passes over all batches, with an executor for each set of input shapes."""
 

@@ -9,6 +9,6 @@
 
 from calib8.engine.executor import Executor
 from calib8.engine.options import EngineOptions, use_gpu
-from calib8.engine.run import run_float, run_int8
+from calib8.engine.run import run_float, run_int8, run_layer
 
-__all__ = ["EngineOptions", "Executor", "run_float", "run_int8", "use_gpu"]
+__all__ = ["EngineOptions", "Executor", "run_float", "run_int8", "run_layer", "use_gpu"]

@@ -1,4 +1,4 @@
-"""A network once, in FP32 or in integers."""
+"""A network once, in FP32 or in integers; or one layer of it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from calib8.engine.executor import Executor
 from calib8.engine.options import EngineOptions
 from calib8.errors import OptionError
+from calib8.graph import Layer
+from calib8.layers import Call, OnnxBuilder
 from calib8.lowering.floating import lower_float
 from calib8.lowering.integer import IntegerSetup, lower_int8
 from calib8.lowering.model import Model
 from calib8.lowering.readings import Reading, value_of
-from calib8.lowering.steps import Step
+from calib8.lowering.steps import Port, Step, close_graph
 
 Array = NDArray[Any]
 
@@ -89,3 +91,35 @@ def _run(
         lambda reading, array: found.__setitem__(reading, array.copy()),
     )
     return {reading: found[reading] for reading in observed}
+
+
+def run_layer(
+    model: Model,
+    layer: Layer,
+    bottoms: Sequence[Array],
+    blobs: Sequence[Array],
+    options: EngineOptions = EngineOptions(),
+) -> list[Array]:
+    """Compute one layer in FP32, with bottoms and weights of the caller's; the bottoms may have shapes of their own.
+
+    Args:
+        layer: one that has an ONNX form.
+        blobs: in the shapes of the layer's own.
+
+    Returns:
+        The tops.
+    """
+    op = model.op_of[layer.name]
+    shapes = tuple(array.shape for array in bottoms)
+    tops = tuple(op.top_shapes(shapes))
+    g = OnnxBuilder()
+    inputs = [Port(f"bottom {i}", g.input(shape), shape) for i, shape in enumerate(shapes)]
+    names = op.lower(g, Call(tuple(port.name for port in inputs), shapes, tops, tuple(blobs)))
+    outputs = [Port(f"top {i}", name, shape) for i, (name, shape) in enumerate(zip(names, tops, strict=True))]
+    step = close_graph(g, inputs, outputs, (layer.name,))
+    found: dict[Reading, Array] = {}
+    Executor([step], [port.reading for port in outputs], options).run(
+        dict(zip((port.reading for port in inputs), bottoms, strict=True)),
+        lambda reading, array: found.__setitem__(reading, array.copy()),
+    )
+    return [found[port.reading] for port in outputs]
