@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from calib8.errors import PrototxtError
-from calib8.graph import build_net
-from calib8.graph.build import TRAIN
+from calib8.graph import Phase, build_net
 from calib8.proto.text import parse_prototxt
 
 INPUT = 'layer { name: "data" type: "Input" top: "data" }\n'
@@ -109,7 +108,7 @@ def test_a_bottom_of_another_phase_is_said_to_be_one():
     text = layer("data", "", "data", "Data", "include { phase: TRAIN }") + layer("a", "data", "y")
     (problem,) = problems(text)
     assert problem.endswith("which only layer 'data' writes, and that has no part in this phase")
-    assert len(net(text, phase=TRAIN).layers) == 2
+    assert len(net(text, phase=Phase.TRAIN).layers) == 2
 
 
 def test_no_layer_left():

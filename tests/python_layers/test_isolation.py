@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from calib8.graph.build import TEST
+from calib8.graph import Phase
 from calib8.python_layers import Layer, UserClass, UserLayer
 
 WriteModule = Callable[[str, str], Path]
@@ -29,7 +29,7 @@ class L(caffe.Layer):
 
 
 def value_of(user_class: UserClass) -> float:
-    return float(UserLayer(user_class, TEST).forward()[0][0])
+    return float(UserLayer(user_class, Phase.TEST).forward()[0][0])
 
 
 def test_two_models_with_modules_of_the_same_names(
@@ -168,7 +168,7 @@ def test_yaml_load_without_a_loader_works_inside_only(
                 top[0].reshape(yaml.load(self.param_str)['h'], len(yaml.load('[1]', Loader=yaml.FullLoader)))
         """,
     )
-    layer = UserLayer(UserClass(param_of("old_yaml", param_str="{'h': 5}"), tmp_path), TEST)
+    layer = UserLayer(UserClass(param_of("old_yaml", param_str="{'h': 5}"), tmp_path), Phase.TEST)
     assert layer.top_shapes == ((5, 1),)
     with pytest.raises(TypeError):
         yaml.load("{}")  # type: ignore[call-arg]

@@ -10,7 +10,7 @@ import pytest
 
 from calib8.data import open_source, takes
 from calib8.errors import UserLayerError
-from calib8.graph.build import TEST, TRAIN
+from calib8.graph import Phase
 from calib8.python_layers import UserClass, UserLayer
 
 WriteModule = Callable[[str, str], Path]
@@ -36,20 +36,20 @@ class L(caffe.Layer):
 
 def test_caffes_order_of_calls(tmp_path: Path, write_module: WriteModule, param_of: ParamOf) -> None:
     write_module("counting.py", COUNTING)
-    layer = UserLayer(UserClass(param_of("counting"), tmp_path), TEST)
+    layer = UserLayer(UserClass(param_of("counting"), tmp_path), Phase.TEST)
     assert layer.top_shapes == ((2, 3),)
     assert [layer.forward()[0][0, 0] for _ in range(2)] == [12, 23]
 
 
 def test_tops_are_copies(tmp_path: Path, write_module: WriteModule, param_of: ParamOf) -> None:
     write_module("counting.py", COUNTING)
-    layer = UserLayer(UserClass(param_of("counting"), tmp_path), TEST)
+    layer = UserLayer(UserClass(param_of("counting"), tmp_path), Phase.TEST)
     (first,) = layer.forward()
     layer.forward()
     assert first[0, 0] == 12
 
 
-@pytest.mark.parametrize("phase", [TEST, TRAIN])
+@pytest.mark.parametrize("phase", [Phase.TEST, Phase.TRAIN])
 def test_what_a_layer_can_read(tmp_path: Path, write_module: WriteModule, param_of: ParamOf, phase: int) -> None:
     write_module(
         "reads.py",
@@ -88,7 +88,7 @@ def test_in_place_tops_share_the_bottoms_blob(tmp_path: Path, write_module: Writ
                 top[0].data[0] = 9
         """,
     )
-    layer = UserLayer(UserClass(param_of("place", bottom="x", top="x"), tmp_path), TEST, [(3,)])
+    layer = UserLayer(UserClass(param_of("place", bottom="x", top="x"), tmp_path), Phase.TEST, [(3,)])
     values = np.array([1, 2, 3], np.float32)
     assert layer.forward([values])[0].tolist() == [9, 2, 3]
     assert values.tolist() == [1, 2, 3]
@@ -106,7 +106,7 @@ def test_the_bottoms_shape_may_change(tmp_path: Path, write_module: WriteModule,
                 top[0].data[...] = bottom[0].data
         """,
     )
-    layer = UserLayer(UserClass(param_of("follows", bottom="x"), tmp_path), TEST, [(2, 2)])
+    layer = UserLayer(UserClass(param_of("follows", bottom="x"), tmp_path), Phase.TEST, [(2, 2)])
     assert layer.forward([np.ones((3, 5), np.float32)])[0].shape == (3, 5)
 
 
@@ -124,10 +124,10 @@ class L(caffe.Layer):
 def test_weights_come_from_the_caffemodel(tmp_path: Path, write_module: WriteModule, param_of: ParamOf) -> None:
     write_module("weights.py", WEIGHTS)
     user_class = UserClass(param_of("weights"), tmp_path)
-    layer = UserLayer(user_class, TEST, blobs=[np.array([3, 4], np.float32)])
+    layer = UserLayer(user_class, Phase.TEST, blobs=[np.array([3, 4], np.float32)])
     assert layer.forward()[0].tolist() == [3, 4]
     with pytest.raises(UserLayerError, match=r"\[\(3,\)\].*\[\(2,\)\]"):
-        UserLayer(user_class, TEST, blobs=[np.zeros(3, np.float32)])
+        UserLayer(user_class, Phase.TEST, blobs=[np.zeros(3, np.float32)])
 
 
 def test_a_log_line_says_which_file_runs(

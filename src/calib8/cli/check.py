@@ -14,8 +14,7 @@ from calib8.cli.options import add_shape_option
 from calib8.cli.table import aligned, printable
 from calib8.data import open_source
 from calib8.errors import CaffemodelError, Calib8Error, DataError, UserLayerError
-from calib8.graph import Shape
-from calib8.graph.build import PHASE_NAMES, TEST, TRAIN
+from calib8.graph import Phase, Shape
 from calib8.layers.data import SHAPES_ADVICE
 from calib8.lowering.examine import examine_model
 from calib8.proto.caffemodel import Caffemodel, read_caffemodel
@@ -57,7 +56,7 @@ what --json prints, one object (keys are added, never renamed or removed):
 
 _NAMES_WIDTH = 48
 
-_PHASES = {name.lower(): phase for phase, name in PHASE_NAMES.items()}
+_PHASES = {phase.name.lower(): phase for phase in Phase}
 
 
 def add_parser(commands: Any) -> None:
@@ -94,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def check(
-    prototxt: Path, caffemodel: Path | None = None, shapes: Mapping[str, Shape] | None = None, phase: int = TEST
+    prototxt: Path, caffemodel: Path | None = None, shapes: Mapping[str, Shape] | None = None, phase: Phase = Phase.TEST
 ) -> Overview:
     """The overview of the network in these files; unreadable files are problems, not errors."""
     problems: list[str] = []
@@ -115,12 +114,12 @@ def check(
 
 
 def _examined(
-    prototxt: Prototxt, weights: Caffemodel | None, shapes: dict[str, Shape], phase: int, problems: list[str]
+    prototxt: Prototxt, weights: Caffemodel | None, shapes: dict[str, Shape], phase: Phase, problems: list[str]
 ) -> Overview:
     notes: tuple[str, ...] = ()
     data_problems: tuple[str, ...] = ()
     layer = data_layer(prototxt)
-    if phase != TRAIN and layer is not None and not any(top in shapes for top in layer.top):
+    if phase != Phase.TRAIN and layer is not None and not any(top in shapes for top in layer.top):
         try:
             source = open_source(layer, Path(prototxt.source).parent, phase)
             shapes.update(source.shapes)
@@ -214,12 +213,12 @@ def _list(title: str, texts: tuple[str, ...]) -> str:
     return "\n".join([f"{title}:", *(f"  - {printable(text)}" for text in texts)]) if texts else ""
 
 
-def as_json(overview: Overview, prototxt: Path, caffemodel: Path | None, phase: int) -> dict[str, Any]:
+def as_json(overview: Overview, prototxt: Path, caffemodel: Path | None, phase: Phase) -> dict[str, Any]:
     """The object that the module's text documents."""
     return {
         "prototxt": str(prototxt),
         "caffemodel": None if caffemodel is None else str(caffemodel),
-        "phase": PHASE_NAMES[phase],
+        "phase": phase.name,
         "usable": not overview.problems,
         "name": overview.name,
         "inputs": [{"blob": blob, "shape": shape} for blob, shape in overview.inputs.items()],

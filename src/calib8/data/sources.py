@@ -13,9 +13,9 @@ from calib8.data.image_data import ImageDataSource
 from calib8.data.lmdb_data import LmdbSource
 from calib8.data.python_data import PythonSource
 from calib8.errors import DataError
-from calib8.graph.build import TEST
+from calib8.graph import Phase
 
-_SOURCES: dict[str, Callable[[Any, Path, int], SampleSource]] = {
+_SOURCES: dict[str, Callable[[Any, Path, Phase], SampleSource]] = {
     "Data": lambda param, folder, phase: LmdbSource(param, folder),
     "AnnotatedData": lambda param, folder, phase: LmdbSource(param, folder),
     "ImageData": lambda param, folder, phase: ImageDataSource(param, folder),
@@ -26,13 +26,13 @@ DATA_TYPES = frozenset(_SOURCES)
 """Types of layers that `open_source` reads, when they have no bottoms."""
 
 
-def open_source(param: Any, model_folder: str | os.PathLike[str], phase: int = TEST) -> SampleSource:
+def open_source(param: Any, model_folder: str | os.PathLike[str], phase: Phase = Phase.TEST) -> SampleSource:
     """The samples of a data layer.
 
     Args:
         param: the LayerParameter of a layer without bottoms.
         model_folder: the folder of the prototxt; relative paths are looked for in the working directory, then here.
-        phase: caffe.TRAIN or caffe.TEST, for Python layers.
+        phase: the network's, for Python layers.
 
     Raises:
         DataError: a type that gives no samples, or data that cannot be used.

@@ -2,5 +2,6 @@
 
 from calib8.graph.build import build_net
 from calib8.graph.net import Layer, Net, Shape
+from calib8.graph.phase import Phase
 
-__all__ = ["Layer", "Net", "Shape", "build_net"]
+__all__ = ["Layer", "Net", "Phase", "Shape", "build_net"]

@@ -9,18 +9,15 @@ from typing import Any
 
 from calib8.errors import PrototxtError
 from calib8.graph.net import Layer, Net
-from calib8.graph.phase import layers_taking_part
+from calib8.graph.phase import Phase, layers_taking_part
 from calib8.proto.text import Prototxt
 from calib8.proto.textformat import Place
-
-TRAIN, TEST = 0, 1
-PHASE_NAMES = {TRAIN: "TRAIN", TEST: "TEST"}
 
 
 def build_net(
     prototxt: Prototxt,
     *,
-    phase: int = TEST,
+    phase: Phase = Phase.TEST,
     level: int = 0,
     stages: Collection[str] = (),
 ) -> Net:
@@ -39,7 +36,7 @@ def build_net(
 def draft_net(
     prototxt: Prototxt,
     *,
-    phase: int = TEST,
+    phase: Phase = Phase.TEST,
     level: int = 0,
     stages: Collection[str] = (),
     measures: Collection[str] = (),
@@ -57,7 +54,7 @@ def draft_net(
         _name_problems(kept) + _rule_problems(everything) + _order_problems(kept, _absent_writers(everything, present))
     )
     if not kept:
-        state = f"phase {PHASE_NAMES[phase]} ({len(everything)} layers in the file)"
+        state = f"phase {phase.name} ({len(everything)} layers in the file)"
         problems.append(f"{prototxt.source}: no layer takes part in {state}")
     layers, values = _rename_in_place(kept)
     names = {layer.name for layer in layers}

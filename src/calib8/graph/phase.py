@@ -1,4 +1,4 @@
-"""Which layers of a prototxt take part in a phase.
+"""Caffe's phases, and which layers of a prototxt take part in one.
 
 Source: BVLC/caffe, src/caffe/net.cpp, Net::Net, Net::FilterNet and Net::StateMeetsRule.
 """
@@ -6,10 +6,18 @@ Source: BVLC/caffe, src/caffe/net.cpp, Net::Net, Net::FilterNet and Net::StateMe
 from __future__ import annotations
 
 from collections.abc import Collection
+from enum import IntEnum
 from typing import Any
 
 
-def layers_taking_part(net: Any, phase: int, level: int = 0, stages: Collection[str] = ()) -> dict[int, Any]:
+class Phase(IntEnum):
+    """What a network is for, with the numbers that Caffe has for it (BVLC/caffe, src/caffe/proto/caffe.proto)."""
+
+    TRAIN = 0
+    TEST = 1
+
+
+def layers_taking_part(net: Any, phase: Phase, level: int = 0, stages: Collection[str] = ()) -> dict[int, Any]:
     """The LayerParameters of a NetParameter that belong to the net in this state, by their index in the file.
 
     The stages of the file's own `state` count, too. Its phase and its level do not: Caffe overwrites both.
@@ -18,7 +26,7 @@ def layers_taking_part(net: Any, phase: int, level: int = 0, stages: Collection[
     return {index: param for index, param in enumerate(net.layer) if layer_takes_part(param, phase, level, every)}
 
 
-def layer_takes_part(param: Any, phase: int, level: int = 0, stages: Collection[str] = ()) -> bool:
+def layer_takes_part(param: Any, phase: Phase, level: int = 0, stages: Collection[str] = ()) -> bool:
     """Whether a LayerParameter belongs to the net in this state.
 
     With `include` rules, one of them must be met; with `exclude` rules, none of them. Without rules it is in.
@@ -29,7 +37,7 @@ def layer_takes_part(param: Any, phase: int, level: int = 0, stages: Collection[
     return not any(_meets(rule, phase, level, stages) for rule in param.exclude)
 
 
-def _meets(rule: Any, phase: int, level: int, stages: Collection[str]) -> bool:
+def _meets(rule: Any, phase: Phase, level: int, stages: Collection[str]) -> bool:
     if rule.HasField("phase") and rule.phase != phase:
         return False
     if rule.HasField("min_level") and level < rule.min_level:

@@ -17,8 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.graph import Layer, Shape
-from calib8.graph.build import TEST
+from calib8.graph import Layer, Phase, Shape
 from calib8.layer_kit.fields import Fields, RefusedError
 from calib8.layer_kit.form import IntegerForm, SameCodes
 from calib8.layer_kit.onnx_builder import OnnxBuilder
@@ -196,12 +195,12 @@ def registry() -> dict[str, type[Op]]:
     return dict(_REGISTRY)
 
 
-def make_op(layer: Layer, model_folder: Path = Path(), phase: int = TEST) -> Op:
+def make_op(layer: Layer, model_folder: Path = Path(), phase: Phase = Phase.TEST) -> Op:
     """The Op of a layer.
 
     Args:
         model_folder: the prototxt's folder, for layers that the user wrote.
-        phase: 0 for TRAIN, 1 for TEST, for the same.
+        phase: the network's, for the same.
 
     Raises:
         RefusedError: unsupported type, wrong number of bottoms or tops, a field without meaning, set fields that are

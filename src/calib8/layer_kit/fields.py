@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from calib8.errors import Calib8Error
+from calib8.graph import Phase
 from calib8.proto.scalars import fields_of
 from calib8.proto.textformat import NOWHERE, Place
 
@@ -102,12 +103,14 @@ class Group:
 
 
 class Fields:
-    """The fields of one LayerParameter, and where the layer stands: the prototxt's folder, the phase (1 is TEST).
+    """The fields of one LayerParameter, and where the layer stands: the prototxt's folder, the phase.
 
     `place` has the fields that the schema does not know.
     """
 
-    def __init__(self, param: Any, model_folder: Path = Path(), phase: int = 1, place: Place = NOWHERE) -> None:
+    def __init__(
+        self, param: Any, model_folder: Path = Path(), phase: Phase = Phase.TEST, place: Place = NOWHERE
+    ) -> None:
         self.param = param
         self._place = place
         self.model_folder = model_folder

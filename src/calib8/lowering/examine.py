@@ -10,8 +10,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from calib8.errors import PrototxtError, UserLayerError
-from calib8.graph import Layer, Net, Shape
-from calib8.graph.build import TEST, draft_net
+from calib8.graph import Layer, Net, Phase, Shape
+from calib8.graph.build import draft_net
 from calib8.layers import Op, RefusedError, make_op
 from calib8.lowering.aliases import reads_of_overwritten
 from calib8.lowering.model import Model
@@ -52,7 +52,7 @@ def build_model(
     weights: Weights | None = None,
     input_shapes: Mapping[str, Shape] | None = None,
     *,
-    phase: int = TEST,
+    phase: Phase = Phase.TEST,
     level: int = 0,
     stages: Collection[str] = (),
     measures: Collection[str] = (),
@@ -62,8 +62,7 @@ def build_model(
     Args:
         weights: a caffemodel, or blobs by layer name; None builds the structure alone.
         input_shapes: shapes of tops of Input and data layers, instead of those in the prototxt.
-        phase: 0 for TRAIN, 1 for TEST.
-        level, stages: the rest of Caffe's NetState.
+        phase, level, stages: Caffe's NetState.
         measures: types of layers that only measure, and stay in nevertheless.
 
     Raises:
@@ -83,7 +82,7 @@ def examine_model(
     weights: Weights | None = None,
     input_shapes: Mapping[str, Shape] | None = None,
     *,
-    phase: int = TEST,
+    phase: Phase = Phase.TEST,
     level: int = 0,
     stages: Collection[str] = (),
     measures: Collection[str] = (),
@@ -105,7 +104,7 @@ def examine_model(
     return Examination(bound, ops, fitted.shapes, tuple(problems), all_notes)
 
 
-def _read_layers(net: Net, phase: int) -> tuple[tuple[Op | None, ...], dict[int, Failure], list[str]]:
+def _read_layers(net: Net, phase: Phase) -> tuple[tuple[Op | None, ...], dict[int, Failure], list[str]]:
     """The Op of every layer, why some have none, and notes on fields that do not count."""
     ops: list[Op | None] = []
     refused: dict[int, Failure] = {}

@@ -10,7 +10,7 @@
 - `training`: what is not there
 """
 
-from calib8.graph.build import TEST, TRAIN
+from calib8.graph import Phase
 from calib8.pycaffe.classifier import Classifier
 from calib8.pycaffe.definition import layer_type_list
 from calib8.pycaffe.detector import Detector
@@ -31,6 +31,8 @@ from calib8.pycaffe.training import (
     set_solver_rank,
 )
 from calib8.python_layers import Layer
+
+TRAIN, TEST = map(int, Phase)
 
 __all__ = [
     "TEST",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.graph.build import TEST
+from calib8.graph import Phase
 from calib8.pycaffe.io import oversample as oversample_images
 from calib8.pycaffe.io import resize_image
 from calib8.pycaffe.net import Net
@@ -63,7 +63,7 @@ class Classifier(Net):
         raw_scale: float | None = None,
         channel_swap: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(model_file, TEST, weights=pretrained_file)
+        super().__init__(model_file, Phase.TEST, weights=pretrained_file)
         self.transformer = image_transformer(self, mean, input_scale, raw_scale, channel_swap)
         self.crop_dims = np.array(self.blobs[self.inputs[0]].shape[2:])
         self.image_dims = self.crop_dims if image_dims is None else np.array(image_dims)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from calib8.graph.build import is_training_only
-from calib8.graph.phase import layers_taking_part
+from calib8.graph.phase import Phase, layers_taking_part
 from calib8.layers import registry
 from calib8.lowering import Model, build_model
 from calib8.proto import caffe_pb2
@@ -49,7 +49,7 @@ class Definition:
 
 
 def read_definition(
-    path: str | os.PathLike[str], phase: int, level: int = 0, stages: Collection[str] = ()
+    path: str | os.PathLike[str], phase: Phase, level: int = 0, stages: Collection[str] = ()
 ) -> Definition:
     """Read a prototxt, open its data and infer all shapes.
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.errors import DataError, OptionError
-from calib8.graph.build import TEST
+from calib8.graph import Phase
 from calib8.pycaffe.classifier import image_transformer
 from calib8.pycaffe.io import load_image, resize_image
 from calib8.pycaffe.net import Net
@@ -48,7 +48,7 @@ class Detector(Net):
         channel_swap: Sequence[int] | None = None,
         context_pad: int | None = None,
     ) -> None:
-        super().__init__(model_file, TEST, weights=pretrained_file)
+        super().__init__(model_file, Phase.TEST, weights=pretrained_file)
         self.transformer = image_transformer(self, mean, input_scale, raw_scale, channel_swap)
         self.configure_crop(context_pad)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from calib8.atomic import write_atomically
 from calib8.errors import OptionError
-from calib8.graph.phase import layer_takes_part
+from calib8.graph.phase import Phase, layer_takes_part
 from calib8.proto import caffe_pb2
 
 _TEXT_FORMATS = ("dot", "gv", "raw")
@@ -43,7 +43,7 @@ def dot_text(
     nodes: dict[str, dict[str, str]] = {}
     edges: list[tuple[str, str, str]] = []
     for layer in caffe_net.layer:
-        if phase is not None and not layer_takes_part(layer, phase):
+        if phase is not None and not layer_takes_part(layer, Phase(phase)):
             continue
         node = f"{layer.name}_{layer.type}"
         nodes[node] = {"label": _layer_label(layer, rankdir, display_lrm), "shape": "box", "style": "filled"}

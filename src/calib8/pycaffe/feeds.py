@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from calib8.data import DATA_TYPES, Batch, SampleSource, open_source
 from calib8.data.python_data import BUNDLED
 from calib8.errors import DataError, UnsupportedError
-from calib8.graph import Shape
+from calib8.graph import Phase, Shape
 from calib8.layer_kit.fields import Fields, RefusedError
 from calib8.layers.dummy_data import DummyData
 from calib8.proto import caffe_pb2
@@ -69,7 +69,7 @@ def _images(batch: Batch) -> int:
 class PythonFeed(Feed):
     """The tops of the user's Python layer; its one instance is set up once, as in Caffe."""
 
-    def __init__(self, param: Any, model_folder: Path, phase: int) -> None:
+    def __init__(self, param: Any, model_folder: Path, phase: Phase) -> None:
         self.layer = UserLayer(UserClass(param, model_folder, [BUNDLED]), phase)
         self._tops = tuple(param.top)
         self.shapes = dict(zip(self._tops, self.layer.top_shapes, strict=True))
@@ -165,7 +165,7 @@ class DummyFeed(Feed):
             raise UnsupportedError(f"layer {self._layer!r} (DummyData) {why}") from None
 
 
-def make_feed(param: Any, model_folder: Path, phase: int) -> Feed | None:
+def make_feed(param: Any, model_folder: Path, phase: Phase) -> Feed | None:
     """The feed of a data layer; None for every other layer.
 
     Raises:

@@ -20,7 +20,7 @@ from calib8.arithmetic import INT8_LEVELS
 from calib8.engine import EngineOptions
 from calib8.engine.session import check_device
 from calib8.errors import DataError, OptionError
-from calib8.graph.build import TEST, TRAIN
+from calib8.graph import Phase
 from calib8.lowering import Model, Step
 from calib8.lowering.integer import IntegerSetup, lower_int8
 from calib8.pycaffe.blob import NetBlob
@@ -100,10 +100,10 @@ class Net(TrainingMethods):
             if level is None:
                 raise OptionError(f"Net({network_file!r}, {phase!r}): the phase is missing; add caffe.TEST")
             weights, phase, level = phase, level, 0
-        if phase not in (TRAIN, TEST):
-            raise OptionError(f"phase is {phase!r}; expected caffe.TEST ({TEST}) or caffe.TRAIN ({TRAIN})")
+        if phase not in tuple(Phase):
+            raise OptionError(f"phase is {phase!r}; expected caffe.TEST (1) or caffe.TRAIN (0)")
         check_device(EngineOptions())
-        self._definition = read_definition(network_file, phase, level or 0, stages or ())
+        self._definition = read_definition(network_file, Phase(phase), level or 0, stages or ())
         stored = read_weights(weights) if weights is not None else {}
         self.params = make_params(self._definition, stored)
         if weights is not None:
@@ -114,7 +114,6 @@ class Net(TrainingMethods):
         for feed in self._definition.feeds.values():
             for top, values in feed.first().items():
                 self.blobs[top].take(values)
-        self._phase = phase
         self._to_check: dict[str, int] = {}  # inputs that should come quantised, and for how many passes yet
         self._passes = ForwardPasses(model, self.blobs, self.params, self._definition.feeds)
 

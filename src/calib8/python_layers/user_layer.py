@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.errors import Calib8Error, UserLayerError
-from calib8.graph import Shape
+from calib8.graph import Phase, Shape
 from calib8.python_layers.blob import Blob, BlobVec
 from calib8.python_layers.failures import run_failure
 from calib8.python_layers.isolation import World
@@ -112,7 +112,7 @@ class UserLayer:
     def __init__(
         self,
         user_class: UserClass,
-        phase: int,
+        phase: Phase,
         bottom_shapes: Sequence[Shape] = (),
         blobs: Sequence[NDArray[np.float32]] = (),
     ) -> None:
@@ -171,12 +171,12 @@ class UserLayer:
         by_name = dict(zip(self._class.param.bottom, self._bottoms, strict=True))
         return [by_name.get(name) or Blob() for name in self._class.param.top]
 
-    def _make(self, phase: int) -> Layer:
+    def _make(self, phase: Phase) -> Layer:
         with self._class.running("__init__", self._numbers):
             layer = self._class.layer_class(self._class.param)
         layer.layer_name, layer.model_folder = self._class.param.name, str(self._class.model_folder)
         layer.param_str = layer.param_str_ = self._class.param.python_param.param_str
-        layer.phase = phase
+        layer.phase = int(phase)  # as in Caffe
         if not isinstance(getattr(layer, "blobs", None), BlobVec):
             layer.blobs = BlobVec()  # its __init__ did not call ours
         return layer

@@ -13,8 +13,7 @@ from types import MappingProxyType
 from calib8.data import DATA_TYPES, SampleSource, open_source
 from calib8.errors import DataError
 from calib8.graph import Shape
-from calib8.graph.build import TEST
-from calib8.graph.phase import layers_taking_part
+from calib8.graph.phase import Phase, layers_taking_part
 from calib8.lowering import Model, build_model
 from calib8.proto.caffe_pb2 import LayerParameter
 from calib8.proto.caffemodel import read_caffemodel
@@ -91,7 +90,7 @@ def open_network(
 
 def data_layer(prototxt: Prototxt) -> LayerParameter | None:
     """Find the network's own data layer in the TEST phase: that named "data", or else the first that gives samples."""
-    present = layers_taking_part(prototxt.net, TEST).values()
+    present = layers_taking_part(prototxt.net, Phase.TEST).values()
     found = [p for p in present if p.type in DATA_TYPES and not p.bottom]
     named = [p for p in found if p.name == DATA_LAYER]
     return (named + found)[0] if found else None
