@@ -19,16 +19,6 @@ DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
 FILES = DIGITS / "deploy.prototxt", DIGITS / "custom.caffemodel"
 
 
-@pytest.fixture(scope="module")
-def network():
-    return open_network(*FILES)
-
-
-@pytest.fixture(scope="module")
-def result(network):
-    return calibrate(network, CalibrateOptions(iteration=20, method="mse"))
-
-
 def test_every_public_name_is_there_and_says_what_it_does():
     for name in calib8.__all__:
         assert getattr(calib8, name).__doc__, name

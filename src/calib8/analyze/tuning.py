@@ -88,6 +88,11 @@ def run_search(
     return TuningResult(trials.plan, before, after, tuple(run.accepted), run.asked, finished, dict(run.differences))
 
 
+def losses_of(trials: Trials) -> Losses:
+    """Measure the whole network as it is."""
+    return _Run(trials, None, math.inf, lambda status: None).losses()
+
+
 def layer_differences(
     trials: Trials, targets: Sequence[tuple[str, str]], watch: Watch = lambda status: None
 ) -> dict[str, float]:

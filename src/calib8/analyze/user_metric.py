@@ -21,7 +21,7 @@ from calib8.python_layers.isolation import World
 
 
 def user_metric(name: str, model: Model) -> tuple[Quality, str]:
-    """The function that `module:function` names, and a digest of its file.
+    """Find the function that `module:function` names; returns it as a quality, and a digest of its file.
 
     Modules are found in the working directory and on PYTHONPATH.
 
@@ -31,17 +31,30 @@ def user_metric(name: str, model: Model) -> tuple[Quality, str]:
     module, _, function = name.partition(":")
     world = World([Path.cwd()])
     called = _import(module, function, name, world)
+    plain, code = function_metric(called, model)
 
     def quality(fp32: Outputs, int8: Outputs, labels: Any) -> float:
-        blobs = model.net.blob_of
-        arguments = [{blobs[v]: a for v, a in outputs.items()} for outputs in (fp32, int8)]
         with world.entered():
             try:
-                return float(called(*arguments) if labels is None else called(*arguments, labels))
+                return plain(fp32, int8, labels)
             except Exception as why:  # noqa: BLE001 - the user's code
                 raise OptionError(f"metric {name}: {run_failure(why, world.owns)}") from None
 
-    return quality, _digest(called)
+    return quality, code
+
+
+def function_metric(function: Callable[..., float], model: Model) -> tuple[Quality, str]:
+    """Make a quality of a function that takes outputs by blob; returns it with a digest of the function's file.
+
+    What the function raises is its caller's.
+    """
+    blobs = model.net.blob_of
+
+    def quality(fp32: Outputs, int8: Outputs, labels: Any) -> float:
+        arguments = [{blobs[v]: a for v, a in outputs.items()} for outputs in (fp32, int8)]
+        return float(function(*arguments) if labels is None else function(*arguments, labels))
+
+    return quality, _digest(function)
 
 
 def _digest(function: Callable[..., Any]) -> str:

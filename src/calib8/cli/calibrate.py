@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,11 @@ from calib8.cli.images import add_image_options, images_of
 from calib8.cli.options import add_common_options, add_gpu_option, network_name
 from calib8.cli.progress import ProgressLines
 from calib8.cli.table import aligned
-from calib8.cli.thresholds import add_threshold_options, method_options
+from calib8.cli.thresholds import add_threshold_options, calibrate_options
 from calib8.errors import OptionError
 from calib8.export import write_calibration_files
 from calib8.lowering import Model
 from calib8.workflow import (
-    CalibrateOptions,
     CalibrationResult,
     calibrate,
     change_thresholds,
@@ -99,7 +99,10 @@ def run(options: argparse.Namespace) -> int:
     with ProgressLines() as progress:
         network = open_network(options.path / "deploy.prototxt", options.path / "custom.caffemodel", images_of(options))
         if options.thresholds is None:
-            result = calibrate(network, _calibrate_options(options), progress)
+            wanted = replace(
+                calibrate_options(options), two_pass=options.two_pass, memory_opt=options.memory_opt
+            )  # fmt: skip
+            result = calibrate(network, wanted, progress)
         else:
             given = read_thresholds(network, options.thresholds)
             result = change_thresholds(network, given, concat_quantize=options.concat_quantize)
@@ -108,14 +111,6 @@ def run(options: argparse.Namespace) -> int:
     print(summary(network.model, result))
     print("\n".join(str(path) for path in paths))
     return 0
-
-
-def _calibrate_options(options: argparse.Namespace) -> CalibrateOptions:
-    return CalibrateOptions(
-        iteration=options.iteration, bins=options.bins, two_pass=options.two_pass, memory_opt=options.memory_opt,
-        threads=options.threads, method=options.method, threshold=method_options(options),
-        concat_quantize=options.concat_quantize,
-    )  # fmt: skip
 
 
 def summary(model: Model, result: CalibrationResult) -> str:

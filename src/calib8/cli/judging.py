@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from calib8.analyze.judges import Judge, QualityDrop, SquaredDifference, top1
-from calib8.analyze.user_metric import user_metric
-from calib8.analyze.yolo import Anchors, yolo_difference
-from calib8.cli.samples import Samples, read_labels
-from calib8.errors import OptionError
-from calib8.lowering import Model
+from calib8.analyze.yolo import Anchors
+from calib8.workflow import Metric
 
 METRICS = """\
 metrics, all of them as a loss, 0 for outputs that are those of FP32:
@@ -43,38 +38,23 @@ def add_judge_options(parser: argparse.ArgumentParser) -> Any:
     return group
 
 
-def check_judge_options(options: argparse.Namespace, metrics: Sequence[str]) -> None:
-    """Raises OptionError for options that none of these metrics reads."""
-    if options.labels is not None and all(metric in ("difference", "yolo") for metric in metrics):
-        raise OptionError(
-            f"--labels are not read by --metric {metrics[0]}; they are for top1 and for functions of yours"
-        )
-    if options.anchors and "yolo" not in metrics:
-        raise OptionError(f"--anchors are not read by --metric {metrics[0]}; they are for yolo")
-
-
-def make_judge(name: str, options: argparse.Namespace, model: Model, samples: Samples, values: Sequence[str]) -> Judge:
-    """The judge of a metric.
-
-    Args:
-        values: that stand for the network's outputs, for the built-in metrics.
+def metrics_of(options: argparse.Namespace, *names: str) -> tuple[Metric, ...]:
+    """The metrics of these names, each with what it reads of the options.
 
     Raises:
-        OptionError: no such metric, or options that it does not take.
-        DataError: labels that cannot be used.
+        OptionError: options that none of them reads.
     """
-    if name == "difference":
-        return SquaredDifference(values)
-    if name == "yolo":
-        return yolo_difference(model, values, options.anchors)
-    images = sum(len(next(iter(one.values()))) for one in samples.inputs)
-    labels = samples.labels if options.labels is None else read_labels(options.labels, samples, images)
-    if labels is not None and len(samples.inputs) != images:
-        labels = labels.reshape(len(samples.inputs), -1)
-    if name == "top1":
-        return QualityDrop("top1", top1, values, labels)
-    function, code = user_metric(name, model)
-    return QualityDrop(name, function, model.net.outputs, labels, code)
+    plain = [Metric(name) for name in names]
+    unread_labels = options.labels if not any(metric.reads_labels for metric in plain) else None
+    unread_anchors = options.anchors if not any(metric.reads_anchors for metric in plain) else ()
+    Metric(names[0], labels=unread_labels, anchors=unread_anchors)  # refuses them
+    return tuple(
+        Metric(
+            metric.name, labels=options.labels if metric.reads_labels else None,
+            anchors=options.anchors if metric.reads_anchors else (),
+        )
+        for metric in plain
+    )  # fmt: skip
 
 
 def _anchors(text: str) -> Anchors:

@@ -5,20 +5,17 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import logging
-from pathlib import Path
 from typing import Any
 
-from calib8.analyze.experiment import Experiment, ExperimentOptions
-from calib8.analyze.judges import compared_values
-from calib8.analyze.pictures import sensitivity_picture, shown_tops
-from calib8.analyze.report import SENSITIVITY_HEADER, sensitivity_csv, sensitivity_json, sensitivity_rows
-from calib8.analyze.sensitivity import Sensitivity, measure_sensitivity
-from calib8.atomic import write_atomically, write_together
-from calib8.cli.judging import METRICS, add_judge_options, check_judge_options, make_judge
-from calib8.cli.progress import ProgressLine
-from calib8.cli.start import Start, add_start_options, histograms_of, open_start
+from calib8.analyze.report import SENSITIVITY_HEADER, sensitivity_rows
+from calib8.analyze.sensitivity import Sensitivity
+from calib8.cli.judging import METRICS, add_judge_options, metrics_of
+from calib8.cli.progress import ProgressLines
+from calib8.cli.start import add_start_options, open_start
 from calib8.cli.table import aligned
+from calib8.cli.thresholds import measure_options
 from calib8.errors import OptionError
+from calib8.workflow import SensitivityOptions, draw_sensitivity, sensitivity, write_sensitivity
 
 _log = logging.getLogger(__name__)
 
@@ -79,21 +76,18 @@ def run(options: argparse.Namespace) -> int:
     """
     if options.output is not None and not options.output.is_dir():
         raise OptionError(f"{options.output}: no such folder; the results would go there")
-    check_judge_options(options, [options.metric])
-    start = open_start(options, with_histograms=False)
-    samples = start.samples(options.samples)
-    compared = compared_values(start.model)
-    judge = make_judge(options.metric, options, start.model, samples, compared)
-    outputs = tuple(dict.fromkeys((*compared, *judge.values)))
-    settings = ExperimentOptions(options.threads, options.budget << 20)
-    with ProgressLine("sensitivity", None) as progress:
-        found = measure_sensitivity(
-            Experiment(start.model, samples.inputs, outputs, settings), start.plan, judge, compared,
-            lambda done, units, name: progress(done, name, units),
-        )  # fmt: skip
-    paths = _write(options, start, found)
+    (metric,) = metrics_of(options, options.metric)
+    judged = SensitivityOptions(options.samples, metric, options.threads, options.budget)
+    with ProgressLines() as progress:
+        network, calibration = open_start(options, progress)
+        found = sensitivity(network, calibration, judged, progress)
+        picture = None
+        if not options.no_picture and _can_draw():
+            measured = measure_options(options).at_most(network.samples)
+            picture = draw_sensitivity(network, options.name, found, measured, progress)
+    paths = write_sensitivity(options.output or options.path, options.name, found, calibration.origin, picture)
     print(aligned([SENSITIVITY_HEADER, *sensitivity_rows(found)], right=range(2, len(SENSITIVITY_HEADER))))
-    print(f"\neverything in INT8, {found.samples} samples: {_whole(found)}; thresholds: {start.origin}")
+    print(f"\neverything in INT8, {found.samples} samples: {_whole(found)}; thresholds: {calibration.origin}")
     print("\n".join(map(str, paths)))
     return 0
 
@@ -104,20 +98,6 @@ def _whole(found: Sensitivity) -> str:
     if found.whole.top1 == found.whole.top1:  # there are channels
         figures.append(f"top-1 as in FP32 {found.whole.top1:.2%}")
     return ", ".join(figures)
-
-
-def _write(options: argparse.Namespace, start: Start, found: Sensitivity) -> list[Path]:
-    base = (options.output or options.path) / f"bmnet_{options.name}_sensitivity"
-    contents = {".json": sensitivity_json(options.name, start.origin, found), ".csv": sensitivity_csv(found)}
-    if not options.no_picture and _can_draw():
-        values = dict.fromkeys(shown_tops(found))
-        histograms = histograms_of(options, start.whole, start.source, values, lambda done: None)
-        contents[".png"] = sensitivity_picture(options.name, found, histograms)
-    with write_together():
-        for suffix, data in contents.items():
-            with write_atomically(f"{base}{suffix}") as file:
-                file.write(data)
-    return [Path(f"{base}{suffix}") for suffix in contents]
 
 
 def _can_draw() -> bool:

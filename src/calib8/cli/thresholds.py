@@ -7,6 +7,7 @@ from pathlib import Path
 
 from calib8.calibrate.histogram import DEFAULT_BINS
 from calib8.calibrate.thresholds import DEFAULT_METHOD, METHODS, ThresholdOptions
+from calib8.workflow import CalibrateOptions, MeasureOptions
 
 
 def add_threshold_options(parser: argparse.ArgumentParser, method: str | None) -> None:
@@ -33,6 +34,15 @@ def add_threshold_options(parser: argparse.ArgumentParser, method: str | None) -
     )  # fmt: skip
 
 
-def method_options(options: argparse.Namespace) -> ThresholdOptions:
-    """What can be set of `--method`."""
-    return ThresholdOptions(percent=options.percent, ignore_zeros=options.ignore_zeros)
+def measure_options(options: argparse.Namespace) -> MeasureOptions:
+    """How values are measured."""
+    return MeasureOptions(iteration=options.iteration, bins=options.bins, threads=options.threads)
+
+
+def calibrate_options(options: argparse.Namespace) -> CalibrateOptions:
+    """How values are measured, and thresholds found in them."""
+    return CalibrateOptions(
+        **vars(measure_options(options)), method=options.method or DEFAULT_METHOD,
+        threshold=ThresholdOptions(percent=options.percent, ignore_zeros=options.ignore_zeros),
+        concat_quantize=options.concat_quantize,
+    )  # fmt: skip

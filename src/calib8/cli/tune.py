@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import argparse
-import math
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from calib8.cli.judging import METRICS, add_judge_options, check_judge_options
+from calib8.analyze.report import difference_log
+from calib8.cli.judging import METRICS, add_judge_options, metrics_of
+from calib8.cli.progress import ProgressLines
 from calib8.cli.start import add_start_options, open_start, spellings
-from calib8.cli.tuning import TuneRun, drop_metric
+from calib8.cli.table import aligned
 from calib8.errors import OptionError
+from calib8.lowering import Model
+from calib8.quantize import QuantPlan
+from calib8.workflow import (
+    SEARCHES,
+    DropOptions,
+    LayerDamage,
+    MixedResult,
+    Network,
+    TuneOptions,
+    Tuner,
+    TuneResult,
+    write_layer_damage,
+    write_mixed,
+    write_tuning,
+)
+
+_log = logging.getLogger(__name__)
 
 _DESCRIPTION = """\
 Tune the thresholds of a calibration, so that the INT8 network comes closer to the FP32 one.
@@ -47,7 +68,6 @@ examples:
   calib8 tune lenet models/lenet --search original --samples 10
   calib8 tune mine models/mine --samples 100 --labels labels.txt --max-drop 0.01"""
 
-SEARCHES = ("candidates", "original", "none")
 PARTS = ("all", "test", "tune")
 
 
@@ -104,34 +124,84 @@ def run(options: argparse.Namespace) -> int:
     Returns:
         The exit code.
     """
-    _check(options)
-    options.output = options.output or options.path / "tuned"
-    searches_candidates = options.part == "all" and options.search == "candidates"
-    found = TuneRun(options, open_start(options, with_histograms=searches_candidates), _ignored(options))
-    return {"all": found.everything, "test": found.test, "tune": found.one_layer}[options.part]()
+    wanted, drop = _checked(options)
+    output = options.output or options.path / "tuned"
+    if output.exists() and not output.is_dir():
+        raise OptionError(f"{output}: cannot be made a folder for the results: it is a file")
+    with ProgressLines() as progress:
+        network, calibration = open_start(options, progress)
+        tuner = Tuner(network, calibration, wanted, drop)
+        _make_folder(output)
+        if options.part == "test":
+            _print_damage(output, tuner.layer_damage(progress))
+            return 0
+        plan = None
+        if options.part == "tune" or options.search != "none":
+            result = tuner.tune(progress)
+            progress.clear()
+            _print_tuning(result, network, options, write_tuning(output, options.name, network, result))
+            plan = result.plan
+        if drop is not None:
+            mixed = tuner.mixed_precision(plan, progress)
+            progress.clear()
+            paths = write_mixed(output, options.name, mixed)
+            _print_proposal(mixed)
+            print("\n".join(map(str, paths)))
+    return 0
 
 
-def _check(options: argparse.Namespace) -> None:
+def _checked(options: argparse.Namespace) -> tuple[TuneOptions, DropOptions | None]:
+    """The options of the library.
+
+    Raises:
+        OptionError: all that is wrong with them.
+    """
+    problems = _unfit(options)
+    wanted, drop = None, None
+    try:
+        wanted = _tune_options(options)
+    except OptionError as why:
+        problems += why.problems
+    try:
+        drop = None if options.max_drop is None else DropOptions(options.max_drop)
+    except OptionError as why:
+        problems += why.problems
+    if problems or wanted is None:
+        raise OptionError("calib8 tune cannot be run like this", problems)
+    names = [options.metric, *([] if drop is None else [_drop_metric(options)])]
+    metrics = metrics_of(options, *names)
+    return replace(wanted, metric=metrics[0]), None if drop is None else replace(drop, metric=metrics[1])
+
+
+def _unfit(options: argparse.Namespace) -> list[str]:
+    """Options that do not go together."""
     problems = []
-    if options.minutes is not None and not options.minutes > 0:
-        problems.append(f"--minutes is {options.minutes}; it must be above 0")
-    if options.held_out is not None and options.held_out < 0:
-        problems.append(f"--held-out is {options.held_out}; it must be 0 or more")
-    if options.max_drop is not None and not options.max_drop >= 0:
-        problems.append(f"--max-drop is {options.max_drop}; it must be 0 or more")
     if options.drop_metric is not None and options.max_drop is None:
         problems.append("--drop-metric belongs to --max-drop")
-    if options.difference is not None and not (math.isfinite(options.difference) and options.difference >= 0):
-        problems.append(f"--difference is {options.difference}; it must be a number, 0 or more")
     if options.search == "none" and options.max_drop is None and options.part == "all":
         problems.append("--search none leaves nothing to do; give --max-drop, or choose a search")
     if options.part == "tune" and not options.layer:
         problems.append("--part tune needs --layer")
     if options.part == "all" and (options.layer or options.difference is not None):
         problems.append("--layer and --difference belong to --part test and --part tune")
-    if problems:
-        raise OptionError("calib8 tune cannot be run like this", problems)
-    check_judge_options(options, [options.metric, *([] if options.max_drop is None else [drop_metric(options)])])
+    return problems
+
+
+def _tune_options(options: argparse.Namespace) -> TuneOptions:
+    return TuneOptions(
+        samples=options.samples, threads=options.threads, budget=options.budget, held_out=options.held_out,
+        search=options.search if options.part == "all" else "original", at=options.at, minutes=options.minutes,
+        ignored=_ignored(options), layer=options.layer, difference=options.difference,
+        record=(options.output or options.path / "tuned") / f"bmnet_{options.name}_tuning.progress",
+        iteration=options.iteration, bins=options.bins,
+    )  # fmt: skip
+
+
+def _drop_metric(options: argparse.Namespace) -> str:
+    """What may drop by --max-drop."""
+    if options.drop_metric is not None:
+        return str(options.drop_metric)
+    return "top1" if options.metric in ("difference", "yolo") else str(options.metric)
 
 
 def _ignored(options: argparse.Namespace) -> frozenset[str]:
@@ -142,3 +212,62 @@ def _ignored(options: argparse.Namespace) -> frozenset[str]:
     except (OSError, UnicodeDecodeError) as why:
         raise OptionError(f"--ignore_layer_list {options.ignore_layer_list}: cannot be read: {why}") from None
     return frozenset(name for line in text.splitlines() for part in line.split(",") if (name := part.strip()))
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as why:
+        raise OptionError(f"{path}: cannot be made a folder for the results: {why.strerror or why}") from None
+
+
+def _print_damage(output: Path, damage: LayerDamage) -> None:
+    write_layer_damage(output, damage)
+    print(difference_log(damage.differences).decode(), end="")
+    if damage.whole is not None:
+        print(f"whole network, {damage.metric}: {damage.whole:.9g}")
+
+
+def _print_tuning(result: TuneResult, network: Network, options: argparse.Namespace, paths: Sequence[Path]) -> None:
+    """Print what changed."""
+    found = result.found
+    print(aligned(_changes(result.before, found.plan, network.of_one_sample), right=(1, 2, 3)))
+    print(f"\n{found.trials} trials, {len(found.accepted)} accepted; {result.metric}:")
+    print(_compared("tuned", result.tuned, found.before.tuned, found.after.tuned))
+    if found.before.held_out is not None and found.after.held_out is not None:
+        print(_compared("held out", result.held_out, found.before.held_out, found.after.held_out))
+    if found.after.tuned > found.before.tuned:
+        _log.warning(
+            "the network as a whole has become worse: this search looks at single layers; --search candidates "
+            "accepts nothing that makes it worse"
+        )
+    if not found.finished:
+        print(f"stopped after {options.minutes:g} minutes; the same command with more --minutes goes on from here")
+    print("\n".join(map(str, paths)))
+
+
+def _changes(before: QuantPlan, after: QuantPlan, model: Model) -> list[tuple[str, str, str, str]]:
+    rows = [("layer", "threshold", "tuned", "change")]
+    for layer in model.net.layers:
+        for top in layer.tops:
+            old, new = before.thresholds[top], after.thresholds[top]
+            if old != new:
+                rows.append((layer.name, f"{old:.6g}", f"{new:.6g}", f"{new / old - 1:+.1%}"))
+    return rows
+
+
+def _compared(what: str, samples: int, before: float, after: float) -> str:
+    change = f" ({after / before - 1:+.1%})" if before else ""
+    return f"  on {samples} images {what}: {before:.6g} -> {after:.6g}{change}"
+
+
+def _print_proposal(mixed: MixedResult) -> None:
+    found, allowed = mixed.found, f"{mixed.max_drop:g} allowed"
+    print(f"\nmixed precision, {mixed.metric}: {found.drop_before:.6g} with everything in INT8, {allowed}")
+    if not found.kept:
+        print("nothing has to stay in FP32")
+        return
+    rows: list[Sequence[str]] = [("kept in FP32", "buys")]
+    rows += [(kept.unit.name, f"{kept.buys:.6g}") for kept in found.kept]
+    print(aligned(rows, right=(1,)))
+    print(f"{found.drop_after:.6g} with these in FP32" + ("" if found.int8_layers else ": nothing is left in INT8"))

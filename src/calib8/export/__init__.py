@@ -9,7 +9,7 @@
 """
 
 from calib8.export.calibration_table import table_message
-from calib8.export.files import read_plan, table_name, write_calibration_files, write_calibration_table
+from calib8.export.files import read_plan, table_name, write_calibration_files, write_calibration_table, write_files
 from calib8.export.int8_caffemodel import read_int8_model, write_int8_model
 from calib8.export.onnx_model import OnnxExport, onnx_export
 from calib8.export.plain_table import plain_table, read_plain_table
@@ -29,5 +29,6 @@ __all__ = [
     "tpu_mlir_names",
     "write_calibration_files",
     "write_calibration_table",
+    "write_files",
     "write_int8_model",
 ]

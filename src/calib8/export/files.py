@@ -36,6 +36,20 @@ MAX_TABLE_BYTES = 64 * 2**20
 _PLAIN_LINE = re.compile(r"\s*\S.* [-+.0-9a-zA-Z]+ -?\d+\s*$", re.MULTILINE)
 
 
+def write_files(folder: str | os.PathLike[str], contents: Mapping[str, bytes]) -> tuple[Path, ...]:
+    """Write files of these names with these bytes: all of them or none; returns their paths.
+
+    Raises:
+        OptionError: the folder does not exist or cannot be written.
+    """
+    paths = tuple(Path(folder) / name for name in contents)
+    with write_together():
+        for path, data in zip(paths, contents.values(), strict=True):
+            with write_atomically(path) as file:
+                file.write(data)
+    return paths
+
+
 def write_calibration_table(path: str | os.PathLike[str], name: str, model: Model, plan: QuantPlan) -> None:
     """Write `path` (plain), `path`.pb2 and `path`.prototxt: all of them or none.
 

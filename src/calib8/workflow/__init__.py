@@ -6,6 +6,9 @@ Nothing here reads a command line or prints. Options are frozen dataclasses, res
 - `network`: a network and its samples, read once
 - `images`: images for networks with a plain Input layer
 - `calibrating`: thresholds from samples, integers from thresholds
+- `judging`: what counts as a good result, and the samples that it is judged on (`samples`)
+- `sensitivities`, `tuning`: which layer costs the accuracy, and how to get it back
+- `reports`: the files of judging and tuning
 - `progress`: what a callback is told
 
 Messages of errors name the parameters of these functions between backticks, as in `samples`; a command puts its
@@ -24,23 +27,59 @@ from calib8.workflow.calibrating import (
     read_thresholds,
 )
 from calib8.workflow.images import Images
+from calib8.workflow.judging import JudgeOptions, Metric
 from calib8.workflow.network import Network, data_layer, open_network
 from calib8.workflow.progress import Progress, ProgressCallback
+from calib8.workflow.reports import (
+    draw_sensitivity,
+    write_layer_damage,
+    write_mixed,
+    write_sensitivity,
+    write_tuning,
+)
+from calib8.workflow.sensitivities import SensitivityOptions, sensitivity
+from calib8.workflow.tuning import (
+    SEARCHES,
+    DropOptions,
+    LayerDamage,
+    MixedResult,
+    TuneOptions,
+    Tuner,
+    TuneResult,
+    tune,
+)
 
 __all__ = [
+    "SEARCHES",
     "CalibrateOptions",
     "CalibrationResult",
+    "DropOptions",
     "Images",
+    "JudgeOptions",
+    "LayerDamage",
     "MeasureOptions",
+    "Metric",
+    "MixedResult",
     "Network",
     "Progress",
     "ProgressCallback",
+    "SensitivityOptions",
+    "TuneOptions",
+    "TuneResult",
+    "Tuner",
     "calibrate",
     "change_thresholds",
     "choose_thresholds",
     "data_layer",
+    "draw_sensitivity",
     "measure_histograms",
     "open_network",
     "read_calibration",
     "read_thresholds",
+    "sensitivity",
+    "tune",
+    "write_layer_damage",
+    "write_mixed",
+    "write_sensitivity",
+    "write_tuning",
 ]

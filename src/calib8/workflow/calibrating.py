@@ -13,12 +13,12 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from calib8.calibrate.collect import CollectOptions, collect_histograms
 from calib8.calibrate.histogram import DEFAULT_BINS, BlobHistogram, check_bins
 from calib8.calibrate.thresholds import DEFAULT_METHOD, ThresholdOptions, check_method, find_threshold
-from calib8.data import takes
+from calib8.data import SampleSource, takes
 from calib8.engine import EngineOptions
 from calib8.errors import OptionError
 from calib8.export import read_plain_table, read_plan
@@ -28,6 +28,7 @@ from calib8.workflow.network import Network
 from calib8.workflow.progress import Progress, ProgressCallback, quiet
 
 _log = logging.getLogger(__name__)
+Options = TypeVar("Options", bound="MeasureOptions")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,10 @@ class MeasureOptions:
         """Raises OptionError for a value that cannot be used."""
         check_bins(self.bins)
         EngineOptions(threads=self.threads)
+
+    def at_most(self: Options, source: SampleSource) -> Options:
+        """The same with fewer samples, if there are fewer."""
+        return self if source.size is None else replace(self, iteration=min(self.iteration, source.size))
 
 
 @dataclass(frozen=True)

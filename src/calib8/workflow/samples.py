@@ -35,18 +35,20 @@ class Samples:
 
 
 def read_samples(model: Model, source: SampleSource, count: int) -> Samples:
-    """The first images of a source.
+    """Read the first images of a source.
 
     Raises:
         DataError: there are fewer, they lack an input, have another shape, or do not fill the last run.
     """
+    if source.size is not None and count > source.size:
+        raise DataError(f"`samples` asks for {count} images, and the data have {source.size}")
     values = {model.net.blob_of[value]: value for value in model.inputs}
     found = _joined(list(takes(source, count)), model.net.source)
     missing = [blob for blob, value in values.items() if blob not in found and model.net.is_read(value)]
     if missing:
         raise DataError(
             f"{model.net.source}: the data give {', '.join(map(repr, found))}; the network also needs {missing[0]!r}; "
-            "let the data layer give it, or, with --images, say --value BLOB=V[,V]"
+            "let the data layer give it, or, with `images`, say `values=..`"
         )
     per_run = max((model.shapes[value][0] for blob, value in values.items() if blob in found), default=1)
     if count % per_run:
@@ -83,7 +85,7 @@ def _own_labels(found: Mapping[str, Array], count: int) -> Array | None:
 
 
 def read_labels(path: Path, samples: Samples, count: int) -> Array:
-    """Labels of a file: a number in each line, for the images in their order, or `name number` for images by name.
+    """Read the labels of a file: a number in each line, for the images in their order, or `name number` by name.
 
     Raises:
         DataError: the file cannot be read, has other lines, or lacks images.
