@@ -52,7 +52,8 @@ def test_the_guide_s_own_lines(folder, tmp_path):
     calibration.export_calirabtion_pb2(f"{tmp_path}/again")
     names = {path.name for path in tmp_path.iterdir() if path.is_file()}
     table = {f"bmnet_digits_calibration_table{suffix}" for suffix in ("", ".pb2", ".prototxt")}
-    assert names == {"bmnet_digits_int8.caffemodel", *table, "again", "again.pb2", "again.prototxt"}
+    records = {"bmnet_digits.calib8.json", "again.calib8.json"}
+    assert names == {"bmnet_digits_int8.caffemodel", *table, "again", "again.pb2", "again.prototxt", *records}
     message = calibration_pb2.NetCalibrationParameter.FromString((tmp_path / "again.pb2").read_bytes())
     assert message.name == "digits"
     assert [row.name for row in message.layer] == [layer.name for layer in calibration.model.net.layers]

@@ -12,7 +12,13 @@ import pytest
 from calib8.cli.main import main
 
 _ROOT = Path(__file__).resolve().parent.parent
-_FILES = ("_int8.caffemodel", "_calibration_table", "_calibration_table.pb2", "_calibration_table.prototxt")
+_FILES = (
+    ".calib8.json",
+    "_int8.caffemodel",
+    "_calibration_table",
+    "_calibration_table.pb2",
+    "_calibration_table.prototxt",
+)
 
 
 @pytest.fixture

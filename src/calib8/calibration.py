@@ -13,7 +13,7 @@ from calib8.calibrate.histogram import DEFAULT_BINS, BlobHistogram, check_bins
 from calib8.calibrate.thresholds import DEFAULT_METHOD, ThresholdOptions
 from calib8.data import SampleSource
 from calib8.errors import OptionError
-from calib8.export import write_calibration_files, write_calibration_table, write_int8_model
+from calib8.export import write_calibration_files, write_calibration_table, write_weights
 from calib8.lowering import Model
 from calib8.quantize import QuantPlan
 from calib8.workflow import (
@@ -220,12 +220,12 @@ class Calibration:
         )
 
     def export_model(self, path: str | os.PathLike[str]) -> None:
-        """Write the int8 caffemodel.
+        """Write the int8 caffemodel, and the record of its run beside it.
 
         Raises:
             OptionError: nothing is quantised yet, or the folder cannot be written.
         """
-        write_int8_model(path, self.model, self.plan)
+        write_weights(path, self.info.model_name, self.model, self.plan)
 
     def export_calibration_pb2(self, path: str | os.PathLike[str]) -> None:
         """Write the calibration table: `path` (plain), `path`.pb2 and `path`.prototxt.

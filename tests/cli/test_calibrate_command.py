@@ -75,13 +75,13 @@ def test_output_folder_and_options(folder, tmp_path, capsys):
     options = "--method percentile --percent 99.9 --ignore-zeros --bins 512 --concat-quantize --two-pass --memory_opt"
     command = ["calibrate", "digits", str(folder), "-n", "20", "--output", str(output), "--threads", "1"]
     assert main([*command, *options.split()]) == 0
-    assert len(made(output)) == 4 and not made(folder)
+    assert len(made(output)) == 5 and not made(folder)
 
 
 def test_images(with_input, capsys):
     command = ["calibrate", "d", str(with_input), "-n", "6", "--images", str(with_input / "list.txt")]
     assert main([*command, "--mean", "128", "--scale", "0.0078125"]) == 0
-    assert len(made(with_input)) == 4
+    assert len(made(with_input)) == 5
 
 
 def test_other_inputs_take_values(with_input, capsys):
@@ -201,7 +201,7 @@ def test_the_guide_s_script(folder):
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "'iteration': 10" in done.stdout
-    assert len(made(folder)) == 4
+    assert len(made(folder)) == 5
     wrong = subprocess.run([*command[:-2], str(folder / "no")], capture_output=True, text=True, check=False)
     assert wrong.returncode == 1 and len(wrong.stderr.splitlines()) == 1
 

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 IGNORED = "conv1,pool1,conv2a,conv2b,sum,relu_sum,conv3_3x3,pool3"
 FEW = ["--samples", "4", "--held-out", "6", "-n", "20", "--ignore_layer_list", IGNORED]
 RESULTS = [
+    "bmnet_digits.calib8.json",
     "bmnet_digits_calibration_table",
     "bmnet_digits_calibration_table.pb2",
     "bmnet_digits_calibration_table.prototxt",

@@ -87,6 +87,7 @@ def log(folder):
 def test_main_tunes_every_layer_but_the_ignored(calibrated, tmp_path, capsys):
     assert run("main.py", calibrated, tmp_path / "new" / "out", "--ignore_layer_list", "conv1,ip") == 0
     assert names(tmp_path / "new" / "out") == [
+        "bmnet_digits.calib8.json",
         "bmnet_digits_calibration_table",
         "bmnet_digits_calibration_table.pb2",
         "bmnet_digits_calibration_table.prototxt",

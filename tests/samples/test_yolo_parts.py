@@ -219,6 +219,7 @@ def test_the_guides_command_calibrates_through_the_data_layer(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert {path.name for path in folder.glob("bmnet_*")} == {
+        "bmnet_yolov3.calib8.json",
         "bmnet_yolov3_int8.caffemodel",
         "bmnet_yolov3_calibration_table",
         "bmnet_yolov3_calibration_table.pb2",

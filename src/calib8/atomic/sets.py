@@ -78,6 +78,12 @@ def write_together() -> Iterator[None]:
             staging.remove()
 
 
+def written_files() -> dict[Path, Path]:
+    """What this `write_together` has written so far: for each path the file in which its bytes are now."""
+    stagings = _open_sets.get() or {}
+    return {folder / n: staging.parts / n for folder, staging in stagings.items() for n in names_in(staging.parts)}
+
+
 @contextlib.contextmanager
 def record_writes() -> Iterator[list[Path]]:
     """Yield a list that grows by every path that is written within the block, for what is said when it is ended."""

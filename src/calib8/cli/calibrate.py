@@ -36,7 +36,8 @@ PATH is a folder with deploy.prototxt and custom.caffemodel. Calibration images 
 layer (a Data layer over an LMDB, ImageData, HDF5Data or a Python layer, named "data"), or from --images for a network
 with a plain Input layer. Into the same folder go
   bmnet_NAME_int8.caffemodel                       integer weights and biases
-  bmnet_NAME_calibration_table, .pb2, .prototxt    a threshold for every blob, shifts and multipliers"""
+  bmnet_NAME_calibration_table, .pb2, .prototxt    a threshold for every blob, shifts and multipliers
+  bmnet_NAME.calib8.json                           which files are of one run"""
 
 _EPILOG = """\
 examples:

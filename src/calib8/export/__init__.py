@@ -5,11 +5,19 @@
 - `plain_table`: names, thresholds and shifts, a line each
 - `tpu_mlir`: the tables of the vendor's current toolchain
 - `onnx_model`: the network as an ONNX file, in FP32 or quantised
+- `record`: which files are of one run, in a small file beside them
 - `files`: all of the first three under the guide's names, whole or not at all; and back into a `QuantPlan`
 """
 
 from calib8.export.calibration_table import table_message
-from calib8.export.files import read_plan, table_name, write_calibration_files, write_calibration_table, write_files
+from calib8.export.files import (
+    read_plan,
+    table_name,
+    write_calibration_files,
+    write_calibration_table,
+    write_files,
+    write_weights,
+)
 from calib8.export.int8_caffemodel import read_int8_model, write_int8_model
 from calib8.export.onnx_model import OnnxExport, onnx_export
 from calib8.export.plain_table import plain_table, read_plain_table
@@ -31,4 +39,5 @@ __all__ = [
     "write_calibration_table",
     "write_files",
     "write_int8_model",
+    "write_weights",
 ]

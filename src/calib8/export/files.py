@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from calib8.errors import TableError
 from calib8.export.calibration_table import Message, table_bytes, table_message, table_text
 from calib8.export.int8_caffemodel import read_int8_model, write_int8_model
 from calib8.export.plain_table import plain_table, read_plain_table
+from calib8.export.record import check_same_run, run_of, write_record
 from calib8.export.table_reader import (
     parse_binary_table,
     parse_text_table,
@@ -29,6 +29,7 @@ from calib8.graph import Layer
 from calib8.layers import Op
 from calib8.lowering import Model
 from calib8.quantize import QuantPlan, fold_thresholds, make_plan
+from calib8.reading import read_file
 
 MAX_TABLE_BYTES = 64 * 2**20
 """Largest calibration table that is read: a network with 100,000 layers has less."""
@@ -50,8 +51,22 @@ def write_files(folder: str | os.PathLike[str], contents: Mapping[str, bytes]) -
     return paths
 
 
+def write_weights(path: str | os.PathLike[str], name: str, model: Model, plan: QuantPlan) -> None:
+    """Write the int8 caffemodel, and the record of its run beside it.
+
+    Args:
+        name: the model's name, which stands in the record.
+
+    Raises:
+        OptionError: the folder does not exist or cannot be written.
+    """
+    with write_together():
+        write_int8_model(path, model, plan)
+        write_record([path], name, run_of(name, model, plan))
+
+
 def write_calibration_table(path: str | os.PathLike[str], name: str, model: Model, plan: QuantPlan) -> None:
-    """Write `path` (plain), `path`.pb2 and `path`.prototxt: all of them or none.
+    """Write `path` (plain), `path`.pb2 and `path`.prototxt, and the record of their run: all of them or none.
 
     Args:
         name: the model's name, which stands in the table.
@@ -59,12 +74,8 @@ def write_calibration_table(path: str | os.PathLike[str], name: str, model: Mode
     Raises:
         OptionError: the folder does not exist or cannot be written.
     """
-    message = table_message(name, model, plan)
-    contents = {"": plain_table(model, plan), ".pb2": table_bytes(message), ".prototxt": table_text(message)}
     with write_together():
-        for suffix, data in contents.items():
-            with write_atomically(f"{os.fspath(path)}{suffix}") as file:
-                file.write(data)
+        write_record(_write_tables(path, name, model, plan), name, run_of(name, model, plan))
 
 
 def write_calibration_files(
@@ -72,15 +83,27 @@ def write_calibration_files(
 ) -> tuple[Path, ...]:
     """Write `bmnet_NAME_int8.caffemodel` and the three `bmnet_NAME_calibration_table` files: all of them or none.
 
+    Beside them goes `bmnet_NAME.calib8.json`, the record of their run.
+
+    Returns:
+        The paths of the four.
+
     Raises:
         OptionError: the folder does not exist or cannot be written.
     """
-    table = Path(folder) / f"bmnet_{name}_calibration_table"
     weights = Path(folder) / f"bmnet_{name}_int8.caffemodel"
     with write_together():
         write_int8_model(weights, model, plan)
-        write_calibration_table(table, name, model, plan)
-    return weights, table, Path(f"{table}.pb2"), Path(f"{table}.prototxt")
+        tables = _write_tables(Path(folder) / f"bmnet_{name}_calibration_table", name, model, plan)
+        write_record([weights, *tables], name, run_of(name, model, plan))
+    return weights, *tables
+
+
+def _write_tables(path: str | os.PathLike[str], name: str, model: Model, plan: QuantPlan) -> tuple[Path, ...]:
+    message = table_message(name, model, plan)
+    path = Path(path)
+    contents = {"": plain_table(model, plan), ".pb2": table_bytes(message), ".prototxt": table_text(message)}
+    return write_files(path.parent, {f"{path.name}{suffix}": data for suffix, data in contents.items()})
 
 
 def read_plan(
@@ -94,7 +117,8 @@ def read_plan(
         int8_model: the integer weights; None computes them from the table's thresholds.
 
     Raises:
-        TableError: a file cannot be read, or belongs to another network; all names that do not fit.
+        TableError: a file cannot be read, or belongs to another network; all names that do not fit. The int8 model is
+            of another run than the table.
         CaffemodelError: the int8 model cannot be read.
         QuantizationError: thresholds that the integer contract cannot express.
     """
@@ -116,7 +140,10 @@ def read_plan(
     if not isinstance(found, str):
         plan = with_row_integers(plan, found, model, source)
         plan = replace(plan, warnings=plan.warnings + unread(found))
-    return plan if int8_model is None else read_int8_model(int8_model, model, plan)
+    if int8_model is None:
+        return plan
+    check_same_run(table, int8_model)
+    return read_int8_model(int8_model, model, plan)
 
 
 def _with_neutral_weights(model: Model) -> Model:
@@ -155,14 +182,4 @@ def _parse(data: bytes, source: str) -> Message | str:
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
-    try:
-        # A pipe or a device would block, or never end.
-        if not stat.S_ISREG(Path(path).stat().st_mode):
-            raise TableError(f"{path}: not a regular file")
-        with Path(path).open("rb") as file:
-            data = file.read(MAX_TABLE_BYTES + 1)
-    except (OSError, ValueError) as why:
-        raise TableError(f"{path}: cannot be read: {getattr(why, 'strerror', None) or why}") from None
-    if len(data) > MAX_TABLE_BYTES:
-        raise TableError(f"{path}: more than {MAX_TABLE_BYTES} bytes, the most that is read of a calibration table")
-    return data
+    return read_file(path, MAX_TABLE_BYTES, TableError)

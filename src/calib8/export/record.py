@@ -1,0 +1,170 @@
+"""`bmnet_NAME.calib8.json`: which files are of one run.
+
+The formats that the compiler reads have no room for it, so it stands beside them. One object:
+
+    calib8_record   1, the format
+    network         the network's name
+    run             the run's identity: a digest of all thresholds and integers, so the same for the same result
+    files           {"name of a file": "sha256:..."}, in the folder of the record
+
+Keys are added, never renamed or removed; readers pass over keys that they do not know.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calib8.atomic import write_atomically, written_files
+from calib8.errors import TableError
+from calib8.export.calibration_table import table_message
+from calib8.lowering import Model
+from calib8.quantize import QuantPlan
+from calib8.reading import exists, open_file, read_file
+
+MAX_RECORD_BYTES = 16 * 2**20
+_FORMAT = 1
+_BLOCK = 1 << 20
+_ENDINGS = ("_int8.caffemodel", "_calibration_table", ".caffemodel")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Record:
+    """Which files are of one run.
+
+    Attributes:
+        network: its name.
+        run: the identity.
+        files: "sha256:..." by the file's name.
+        further: other keys of the object, as they are.
+    """
+
+    network: str
+    run: str
+    files: Mapping[str, str]
+    further: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_bytes(self) -> bytes:
+        """The file."""
+        found = {"calib8_record": _FORMAT, "network": self.network, "run": self.run, "files": dict(self.files)}
+        return json.dumps({**found, **self.further}, indent=1).encode() + b"\n"
+
+
+def record_path(file: str | os.PathLike[str]) -> Path:
+    """Where the record stands that a file of a calibration belongs to, by its name."""
+    path = Path(file)
+    name = path.name.removesuffix(".pb2").removesuffix(".prototxt")
+    ending = next((e for e in _ENDINGS if name.endswith(e) and name != e), "")
+    return path.with_name(f"{name.removesuffix(ending)}.calib8.json")
+
+
+def run_of(name: str, model: Model, plan: QuantPlan) -> str:
+    """The identity of a result: a digest of everything that its files hold."""
+    found = hashlib.sha256(table_message(name, model, plan).SerializeToString(deterministic=True))
+    for layer in model.net.layers:
+        own = plan.plans[layer.name]
+        for blob in layer.blobs if own is None else own.blobs:
+            found.update(repr((layer.name, blob.shape, blob.dtype.str)).encode())
+            flat = blob.reshape(-1)
+            for start in range(0, flat.size, _BLOCK):
+                found.update(np.ascontiguousarray(flat[start : start + _BLOCK]).data)
+    return found.hexdigest()
+
+
+def write_record(files: Iterable[str | os.PathLike[str]], name: str, run: str) -> None:
+    """Write the record of files of one folder, within the `write_together` that writes them.
+
+    Files of the same run that a record knows already stay in it.
+
+    Raises:
+        OptionError: the folder cannot be written.
+    """
+    digests = {path.name: _sha256(part) for path, part in written_files().items() if path in set(map(Path, files))}
+    path = record_path(next(iter(files)))
+    before = _read_if_any(path, refuse=False)
+    kept = before.files if before is not None and before.run == run else {}
+    with write_atomically(path) as file:
+        file.write(Record(name, run, dict(sorted({**kept, **digests}.items()))).to_bytes())
+
+
+def check_same_run(table: str | os.PathLike[str], weights: str | os.PathLike[str]) -> None:
+    """Refuse weights and a table of different runs, as far as there are records of them.
+
+    Raises:
+        TableError: they are, or a record is damaged.
+    """
+    found = [_Origin(path) for path in (table, weights)]
+    runs = {origin.run for origin in found if origin.run is not None}
+    strangers = [origin for origin in found if origin.record is not None and origin.run is None]
+    if not runs:
+        for origin in strangers:
+            _log.warning("%s: %s is not the file that it tells of; it is not used", origin.record_path, origin.path)
+        return
+    if len(runs) > 1 or strangers:
+        what = f"{strangers[0].path} has been changed or replaced since" if strangers else "they have two records"
+        raise TableError(
+            f"{os.fspath(table)} and {os.fspath(weights)} are of different runs: {what} ({found[0].record_path}); "
+            "together they give wrong results. Calibrate again, or take both from one run; if you have changed one of "
+            "them on purpose, remove the record"
+        )
+
+
+class _Origin:
+    """What the record beside a file says of it; `run` is None where it does not know these bytes."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self.record_path = record_path(path)
+        self.record = _read_if_any(self.record_path, refuse=True)
+        known = None if self.record is None else self.record.files.get(Path(path).name)
+        self.run = self.record.run if self.record is not None and known == _sha256(path, known) else None
+
+
+def _read_if_any(path: Path, *, refuse: bool) -> Record | None:
+    if not exists(path):
+        return None
+    try:
+        return parse_record(read_file(path, MAX_RECORD_BYTES, TableError), str(path))
+    except TableError:
+        if refuse:
+            raise
+        return None
+
+
+def parse_record(data: bytes, source: str) -> Record:
+    """A record from its bytes.
+
+    Raises:
+        TableError: it is none, or of a format that is not known.
+    """
+    try:
+        found = json.loads(data)
+        keys = dict(found)
+        number, network, run, files = (keys.pop(k) for k in ("calib8_record", "network", "run", "files"))
+        right = number == _FORMAT and isinstance(network, str) and isinstance(run, str)
+        right = right and all(isinstance(digest, str) for digest in dict(files).values())
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        right = False
+    if not right:
+        raise TableError(f"{source}: no record of a run, or one of a later calib8; remove it to go on without it")
+    return Record(network, run, dict(files), keys)
+
+
+def _sha256(path: str | os.PathLike[str], expected: str | None = "") -> str:
+    """The digest of a file; not read where nothing is expected."""
+    if expected is None:
+        return ""
+    found = hashlib.sha256()
+    with open_file(path, TableError) as file:
+        while block := file.read(_BLOCK):
+            found.update(block)
+    return f"sha256:{found.hexdigest()}"
