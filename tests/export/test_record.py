@@ -97,7 +97,7 @@ def test_weights_alone_change_the_identity(model, random_model):
     other = random_model(NET, seed=1)
     thresholds = dict.fromkeys(observed_values(model, False), 1.0)
     plans = [make_plan(m, thresholds) for m in (model, other)]
-    assert not all(np.array_equal(a, b) for a, b in zip(plans[0].plans["ip"].blobs, plans[1].plans["ip"].blobs))  # noqa: B905
+    assert not all(np.array_equal(a, b) for a, b in zip(plans[0].forms["ip"].blobs, plans[1].forms["ip"].blobs))  # noqa: B905
     assert run_of("net", model, plans[0]) != run_of("net", other, plans[1])
 
 

@@ -71,7 +71,7 @@ def run_of(name: str, model: Model, plan: QuantPlan) -> str:
     """The identity of a result: a digest of everything that its files hold."""
     found = hashlib.sha256(table_message(name, model, plan).SerializeToString(deterministic=True))
     for layer in model.net.layers:
-        own = plan.plans[layer.name]
+        own = plan.forms[layer.name]
         for blob in layer.blobs if own is None else own.blobs:
             found.update(repr((layer.name, blob.shape, blob.dtype.str)).encode())
             flat = blob.reshape(-1)
