@@ -52,7 +52,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 def round_half_up(values: ArrayLike) -> NDArray[np.float64]:
-    """`rnd(v) = floor(v + 0.5)`: to the nearest integer, ties towards +infinity (-2.5 becomes -2).
+    """Round `rnd(v) = floor(v + 0.5)`: to the nearest integer, ties towards +infinity (-2.5 becomes -2).
 
     Evaluated as `ceil(floor(2v) / 2)`, which is exact up to 2^1023 in size: in `v + 0.5` the largest number below 0.5
     and odd numbers from 2^52 on would round up.
@@ -62,17 +62,17 @@ def round_half_up(values: ArrayLike) -> NDArray[np.float64]:
 
 
 def saturate_int8(values: ArrayLike) -> NDArray[np.int8]:
-    """`sat8(v)`: integral values clamped to [-128, 127]; NaN becomes 0."""
+    """Clamp integral values `sat8(v)` to [-128, 127]; NaN becomes 0."""
     return _clamp(values, -128, 127).astype(np.int8)
 
 
 def saturate_int16(values: ArrayLike) -> NDArray[np.int16]:
-    """`sat16(v)`: integral values clamped to [-32768, 32767]; NaN becomes 0."""
+    """Clamp integral values `sat16(v)` to [-32768, 32767]; NaN becomes 0."""
     return _clamp(values, -32768, 32767).astype(np.int16)
 
 
 def saturating_sum_int16(terms: Sequence[ArrayLike]) -> NDArray[np.int16]:
-    """The chip's 16-bit accumulator: `acc = sat16(acc + term)`, term by term in the given order.
+    """Add up in the chip's 16-bit accumulator: `acc = sat16(acc + term)`, term by term in the given order.
 
     The order matters once a partial sum saturates.
     """
@@ -83,20 +83,20 @@ def saturating_sum_int16(terms: Sequence[ArrayLike]) -> NDArray[np.int16]:
 
 
 def quantize(values: ArrayLike, threshold: float) -> NDArray[np.int8]:
-    """`q = sat8(rnd(x * 128 / threshold))`."""
+    """Turn real values into codes: `q = sat8(rnd(x * 128 / threshold))`."""
     check_thresholds(threshold)
     with np.errstate(over="ignore", invalid="ignore"):  # only float64 values overflow, and then they saturate
         return saturate_int8(round_half_up(np.asarray(values, dtype=np.float64) * INT8_LEVELS / float(threshold)))
 
 
 def dequantize(codes: ArrayLike, threshold: float) -> NDArray[np.float32]:
-    """`x = q * threshold / 128`, in real units."""
+    """Turn codes into real values: `x = q * threshold / 128`."""
     check_thresholds(threshold)
     return np.asarray(np.asarray(codes, dtype=np.float64) * float(threshold) / INT8_LEVELS, dtype=np.float32)
 
 
 def requantize(accumulator: ArrayLike, rshift: int) -> NDArray[np.int8]:
-    """`sat8(rnd(acc / 2^rs))` of a signed integer accumulator, exactly and without overflow.
+    """Shift a signed integer accumulator to a code, exactly and without overflow: `sat8(rnd(acc / 2^rs))`.
 
     In integers: `(acc >> rs) + bit (rs - 1) of acc`, since an arithmetic shift is a floor.
 
@@ -115,7 +115,7 @@ def requantize(accumulator: ArrayLike, rshift: int) -> NDArray[np.int8]:
 
 
 def weight_rshift(max_abs_weight: float, tx: float, ty: float) -> int:
-    """Right shift of a Convolution, Deconvolution, InnerProduct, or of BatchNorm's and Scale's factors.
+    """Find the right shift of a Convolution, Deconvolution, InnerProduct, or of BatchNorm's and Scale's factors.
 
     `m = max|W| * tx/ty` is doubled until `m >= 64`: the number of doublings. 0 for a dead layer (`m == 0`).
 
@@ -130,7 +130,7 @@ def weight_rshift(max_abs_weight: float, tx: float, ty: float) -> int:
 
 
 def quantize_weight(weights: ArrayLike, tx: float, ty: float, rshift: int) -> NDArray[np.int8]:
-    """`Wq = sat8(rnd(W * (tx/ty) * 2^rs))`, same shape; block by block, without a float64 copy.
+    """Quantise weights: `Wq = sat8(rnd(W * (tx/ty) * 2^rs))`, same shape; block by block, without a float64 copy.
 
     Raises:
         QuantizationError: a weight is NaN or infinite.
@@ -155,7 +155,7 @@ class QuantizedBias:
 
 
 def quantize_bias(bias: ArrayLike, ty: float, rshift: int) -> QuantizedBias:
-    """`Bq = sat16(rnd(B * (128/ty) * 2^rs))`. The bias never limits the shift: what does not fit saturates.
+    """Quantise biases: `Bq = sat16(rnd(B * (128/ty) * 2^rs))`. They never limit the shift: what does not fit saturates.
 
     Raises:
         QuantizationError: a bias is NaN or infinite.
@@ -169,7 +169,7 @@ def quantize_bias(bias: ArrayLike, ty: float, rshift: int) -> QuantizedBias:
 def batch_norm_affine(
     mean: ArrayLike, variance: ArrayLike, eps: float, gamma: ArrayLike = 1.0, beta: ArrayLike = 0.0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """BatchNorm and its Scale as `y = s*x + b`: `s = gamma/sqrt(var + eps)`, `b = beta - mean*s`, shape (C,).
+    """Write BatchNorm and its Scale as `y = s*x + b`: `s = gamma/sqrt(var + eps)`, `b = beta - mean*s`, shape (C,).
 
     They are then quantised as weight and bias of a 1x1 depthwise convolution. Mean and variance are the
     BatchNorm's blobs divided by its scale factor.
@@ -188,13 +188,13 @@ def batch_norm_affine(
 
 
 def dead_channels(variance: ArrayLike) -> NDArray[np.bool_]:
-    """Channels that the original treats as dead (scale 0): `var < mean(var) / 256`, shape (C,)."""
+    """Find the channels that the original treats as dead (scale 0): `var < mean(var) / 256`, shape (C,)."""
     values = np.asarray(variance, dtype=np.float64)
     return np.asarray(values < values.mean() / 256)
 
 
 def pooling_multiplier(tx: float, ty: float) -> tuple[int, int]:
-    """(mult, rs) of a Pooling, or of one bottom of a Concat: the largest `rs` with `rnd(tx/ty * 2^rs) < 256`.
+    """Find (mult, rs) of a Pooling, or of one bottom of a Concat: the largest `rs` with `rnd(tx/ty * 2^rs) < 256`.
 
     `mult = rnd(tx/ty * 2^rs)`, unsigned 8 bits. The public rule doubles `d = 2^rs` while `2*d < 256*ty/tx`;
     just below a power of two it ends at `mult = 256`, where this takes 128 and one shift less.
@@ -216,7 +216,7 @@ def pooling_multiplier(tx: float, ty: float) -> tuple[int, int]:
 
 
 def average_pooling_constants(kernel_elements: int, mult: int, rshift: int) -> tuple[int, int]:
-    """(c, r) of an average pooling over k window elements: the result is `sat8(rnd(sum * c / 2^r))`.
+    """Find (c, r) of an average pooling over k window elements: the result is `sat8(rnd(sum * c / 2^r))`.
 
     `m` = the largest with `2^m < 256*k`, `c = floor(2^m / k) * mult`, `r = m + rs`; then `c` is halved
     (floor) and `r` decremented while `c > 255`, or `r` is no shift that there is. `mult`, `rs` are those of
@@ -232,7 +232,7 @@ def average_pooling_constants(kernel_elements: int, mult: int, rshift: int) -> t
 
 
 def eltwise_multipliers(txs: Sequence[float], ty: float) -> tuple[tuple[int, ...], int]:
-    """(mult per bottom, rs) of an Eltwise SUM or MAX: `mult_i = trunc(tx_i/ty * 2^rs)`, one `rs` for all.
+    """Find (mult per bottom, rs) of an Eltwise SUM or MAX: `mult_i = trunc(tx_i/ty * 2^rs)`, one `rs` for all.
 
     `rs` doubles the largest `tx_i/ty` into [64, 128). The layer's coefficients are not in the multipliers.
 
@@ -246,7 +246,7 @@ def eltwise_multipliers(txs: Sequence[float], ty: float) -> tuple[tuple[int, ...
 
 
 def eltwise_product_multiplier(txs: Sequence[float], ty: float) -> tuple[int, int]:
-    """(mult, rs) of an Eltwise PROD: `prod(tx_i/128) * 128/ty` doubled into [64, 128), truncated.
+    """Find (mult, rs) of an Eltwise PROD: `prod(tx_i/128) * 128/ty` doubled into [64, 128), truncated.
 
     The product of the codes times `mult` needs 64 bits from four bottoms on.
 
@@ -260,7 +260,7 @@ def eltwise_product_multiplier(txs: Sequence[float], ty: float) -> tuple[int, in
 
 
 def leaky_relu_constants(ratio: float) -> tuple[int, int]:
-    """(scale, rs) of one side of a leaky ReLU: the largest `scale = rnd(ratio * 2^rs)` that fits int8.
+    """Find (scale, rs) of one side of a leaky ReLU: the largest `scale = rnd(ratio * 2^rs)` that fits int8.
 
     `ratio` is `tx/ty` for the positive side and `slope * tx/ty` for the negative one. 1.0 gives (64, 6), 0.1
     gives (102, 10), 0 gives (0, 0).
@@ -294,7 +294,7 @@ class PReluConstants:
 
 
 def prelu_constants(slopes: ArrayLike, tx: float, ty: float) -> PReluConstants:
-    """PReLU: `gt_scale = sat8(rnd(tx/ty * 2^gt_rs))`, `slope_q = sat8(rnd(slope * tx/ty * 2^le_rs))`.
+    """Find a PReLU's integers: `gt_scale = sat8(rnd(tx/ty * 2^gt_rs))`, `slope_q = sat8(rnd(slope * tx/ty * 2^le_rs))`.
 
     `gt_rs` doubles `tx/ty` into [64, 128), `le_rs` the same for `max|slope| * tx/ty`, as for weights.
 
@@ -309,7 +309,7 @@ def prelu_constants(slopes: ArrayLike, tx: float, ty: float) -> PReluConstants:
 
 
 def elu_codes(alpha: float, tx: float, ty: float) -> NDArray[np.int8]:
-    """The top's code for each of the bottom's codes -128 to 127, of an ELU: shape (256,).
+    """Tabulate an ELU: the top's code for each of the bottom's codes -128 to 127, shape (256,).
 
     With `v = code * tx/128`: `sat8(rnd(v * 128/ty))` for `v >= 0`, and `sat8(trunc(y * 128/ty))` with
     `y = alpha * (exp(v) - 1)` for `v < 0`. y is a float32 number, as on the CPU that computes it; so the last bit of an
@@ -342,7 +342,7 @@ def check_thresholds(*thresholds: float) -> None:
 
 
 def _doublings_to_64(value: float, meaning: str) -> int:
-    """Doublings that bring `value` into [64, 128), at most MAX_RSHIFT; 0 for 0; 128 and more are refused."""
+    """Count the doublings that bring `value` into [64, 128), at most MAX_RSHIFT; 0 for 0; 128 and more are refused."""
     if not value < 128:
         raise QuantizationError(
             f"{meaning} = {value:.6g} is 128 or more and would need a negative right shift; "

@@ -23,7 +23,8 @@ NamedSample = tuple[Callable[[], str], Sample]
 
 
 def first_shapes(param: Any, batch_size: int, samples: Iterator[NamedSample], transform: Transform) -> dict[str, Shape]:
-    """Shapes of a full batch as the first sample settles them: pixels (N, C, H, W), labels (N) for a second top.
+    """Find the shapes of a full batch as the first sample settles them: pixels (N, C, H, W), labels (N) for a second
+    top.
 
     Raises:
         DataError: no top or more than two, a batch size that is not positive, a first sample that does not fit the

@@ -28,7 +28,7 @@ class Sample:
 
 
 def read_datum(record: bytes, transform: Transform, annotated: bool) -> Sample:
-    """The sample in a serialized Datum (AnnotatedDatum if `annotated`), decoded and resized.
+    """Read the sample in a serialized Datum (AnnotatedDatum if `annotated`), decoded and resized.
 
     Raises:
         DataError: what is wrong with it, without its key.
@@ -46,7 +46,7 @@ def read_datum(record: bytes, transform: Transform, annotated: bool) -> Sample:
 
 
 def _raw(datum: Any) -> NDArray[Any]:
-    """Raw pixels; uint8 `data` comes before `float_data`, as in Caffe."""
+    """Take raw pixels; uint8 `data` comes before `float_data`, as in Caffe."""
     shape = (datum.channels, datum.height, datum.width)
     if min(shape) < 1:
         raise DataError(f"has the shape {shape}: not a Datum (or one for layers of another type)")
@@ -68,7 +68,7 @@ def _decode(data: bytes, transform: Transform) -> NDArray[Any]:
 
 
 def decode_image(data: bytes, flags: int) -> NDArray[Any] | None:
-    """OpenCV's pixels (H, W[, C]) of the bytes of an image file; None if they are none."""
+    """Decode the bytes of an image file to OpenCV's pixels (H, W[, C]); None if they are none."""
     if not data:
         return None
     try:
@@ -78,5 +78,5 @@ def decode_image(data: bytes, flags: int) -> NDArray[Any] | None:
 
 
 def chw(image: NDArray[Any]) -> NDArray[Any]:
-    """A view (C, H, W) of an image (H, W) or (H, W, C)."""
+    """View an image (H, W) or (H, W, C) as (C, H, W)."""
     return image[np.newaxis] if image.ndim == 2 else image.transpose(2, 0, 1)

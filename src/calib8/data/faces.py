@@ -31,7 +31,7 @@ class SampleSource(Protocol):
     notes: tuple[str, ...]
 
     def batches(self) -> Iterator[Batch]:
-        """All samples in their order, in full batches; only the last one may be smaller.
+        """Yield all samples in their order, in full batches; only the last one may be smaller.
 
         Every call begins with the first sample again, and gives the same bytes. The arrays are the caller's.
 
@@ -77,5 +77,5 @@ def _cut(source: SampleSource, iteration: int) -> Iterator[Batch]:
 
 
 def _first(array: NDArray[np.float32], images: int, count: int) -> NDArray[np.float32]:
-    """The part of a top that belongs to the first `count` images; a top that does not count images stays whole."""
+    """Cut the part of a top that belongs to the first `count` images; a top that does not count images stays whole."""
     return array[:count] if array.ndim and len(array) == images else array

@@ -13,7 +13,7 @@ MAX_TEXT_BYTES = 256 * 2**20
 
 
 def find_path(path: str, folders: Iterable[str | os.PathLike[str]]) -> Path:
-    """The path itself if it is absolute, else the first that exists: in the working directory, then in `folders`.
+    """Take the path itself if it is absolute, else the first that exists: in the working directory, then in `folders`.
 
     A path that exists nowhere is returned as it stands in the working directory, for the caller's message.
     """
@@ -25,7 +25,7 @@ def find_path(path: str, folders: Iterable[str | os.PathLike[str]]) -> Path:
 
 
 def read_lines(path: Path, what: str) -> list[str]:
-    """The lines of a text file, UTF-8 or any 8-bit code, without their line ends.
+    """Read the lines of a text file, UTF-8 or any 8-bit code, without their line ends.
 
     Raises:
         DataError: it cannot be read, is larger than MAX_TEXT_BYTES, or is no text; `what` says what it was for.

@@ -59,23 +59,23 @@ def read_param(text: str, what: str) -> GeneralDataParam:
 
 
 def take_color(reader: KeyReader) -> str:
-    """`color_format`."""
+    """Take `color_format`."""
     return str(reader.take("color_format", _color, "rgb or bgr", "rgb"))
 
 
 def take_mean(reader: KeyReader, color: str) -> tuple[float, ...]:
-    """`r_mean`, `g_mean` and `b_mean`, in the order of the channels."""
+    """Take `r_mean`, `g_mean` and `b_mean`, in the order of the channels."""
     means = {name: reader.take(name, number, "a number", 0.0) for name in _MEANS_OF_COLOR["rgb"]}
     return tuple(means[name] for name in _MEANS_OF_COLOR[color])
 
 
 def take_padding(reader: KeyReader) -> bool:
-    """`padding`."""
+    """Take `padding`."""
     return bool(reader.take("padding", _flag, "true or false", False))
 
 
 def parse_keys(text: str, what: str) -> dict[Any, Any]:
-    """Keys and values in YAML, JSON or as a Python dict.
+    """Parse keys and values in YAML, JSON or as a Python dict.
 
     Raises:
         DataError: it is none; `what` says what.
@@ -105,7 +105,7 @@ class KeyReader:
         self._known: list[str] = []
 
     def take(self, key: str, convert: Any, expected: str, default: Any = ...) -> Any:
-        """The value of a key, converted; without a default, the key must be there."""
+        """Take the value of a key, converted; without a default, the key must be there."""
         self._known.append(key)
         if key not in self._values:
             if default is ...:
@@ -119,7 +119,7 @@ class KeyReader:
             return default
 
     def finish(self, what: str) -> None:
-        """Raises DataError with all problems, unknown keys among them."""
+        """Raise DataError with all problems, unknown keys among them."""
         unknown = sorted(str(key) for key in self._values if key not in _WITHOUT_EFFECT)
         known = ", ".join(self._known)
         self._problems += [f"{key!r} is unknown; known are {known}" for key in unknown]
@@ -134,14 +134,14 @@ def _text(value: Any) -> str:
 
 
 def number(value: Any) -> float:
-    """A finite number. Raises ValueError or TypeError for anything else."""
+    """Convert to a finite number. Raises ValueError or TypeError for anything else."""
     if isinstance(value, bool) or not math.isfinite(float(value)):
         raise ValueError(value)
     return float(value)
 
 
 def side(value: Any) -> int:
-    """A number of pixels. Raises ValueError or TypeError for anything else."""
+    """Convert to a number of pixels. Raises ValueError or TypeError for anything else."""
     found = number(value)
     if not (found.is_integer() and 0 < found <= MAX_SIDE):
         raise ValueError(value)

@@ -44,7 +44,7 @@ class Hdf5Source(SampleSource):
         self.notes = (f"{self._what}: shuffle is not followed; rows come in their order",) if data.shuffle else ()
 
     def batches(self) -> Iterator[Batch]:
-        """See SampleSource. A batch may hold rows of several files."""
+        """Yield batches, see SampleSource. A batch may hold rows of several files."""
         batch: Batch = {}
         missing, filled = sum(self._rows), 0
         for path, rows in zip(self._files, self._rows, strict=True):
@@ -89,7 +89,7 @@ def _listed_files(source: str, model_folder: Path, what: str) -> list[Path]:
 
 
 def _all_shapes(files: list[Path], tops: tuple[str, ...], what: str) -> tuple[list[int], dict[str, Shape]]:
-    """Rows of every file, and the shape of one row of every top."""
+    """Find the rows of every file, and the shape of one row of every top."""
     found = [_shapes_in(path, tops, what) for path in files]
     first = found[0][1]
     problems = [

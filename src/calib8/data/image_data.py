@@ -44,7 +44,7 @@ class ImageDataSource(SampleSource):
         self.shapes = first_shapes(param, data.batch_size, self._samples(), self._transform)
 
     def batches(self) -> Iterator[Batch]:
-        """See SampleSource."""
+        """Yield batches, see SampleSource."""
         return batches_of(self._samples(), len(self._images), self.shapes, self._transform)
 
     def _samples(self) -> Iterator[NamedSample]:

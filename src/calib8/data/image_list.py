@@ -34,7 +34,7 @@ class ListedImage:
     place: str
 
     def read(self, flags: int) -> NDArray[Any]:
-        """The pixels (H, W[, C]), uint8, BGR. `flags` are OpenCV's, IMREAD_COLOR or IMREAD_GRAYSCALE.
+        """Read the pixels (H, W[, C]), uint8, BGR. `flags` are OpenCV's, IMREAD_COLOR or IMREAD_GRAYSCALE.
 
         Raises:
             DataError: the file cannot be read, or is no image.
@@ -52,7 +52,7 @@ class ListedImage:
 
 
 def read_image_list(path: Path, what: str, folders: Sequence[Path], root: str = "") -> list[ListedImage]:
-    """The images in a list file; empty lines do not count.
+    """Read the images of a list file; empty lines do not count.
 
     Args:
         path: the list.
@@ -69,7 +69,7 @@ def read_image_list(path: Path, what: str, folders: Sequence[Path], root: str = 
 
 
 def find_images(listing: str | os.PathLike[str], what: str) -> list[ListedImage]:
-    """The images of a text file with a path per line, of a folder (sorted by name), or one image.
+    """Find the images of a text file with a path per line, of a folder (sorted by name), or one image.
 
     Raises:
         DataError: see `read_image_list`.

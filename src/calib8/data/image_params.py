@@ -21,7 +21,7 @@ from calib8.data.preprocess import Preprocess
 
 
 def read_image_params(text: str) -> Preprocess:
-    """Read them.
+    """Read the parameters of images from their text.
 
     Raises:
         DataError: all unknown and wrong keys.

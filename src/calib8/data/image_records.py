@@ -47,14 +47,15 @@ class LabelledImages:
     classes: tuple[str, ...] = ()
 
     def shuffled(self, seed: int) -> LabelledImages:
-        """In an order that the seed alone decides."""
+        """Put them in an order that the seed alone decides."""
         images = list(self.images)
         random.Random(seed).shuffle(images)
         return replace(self, images=tuple(images))
 
 
 def labelled_images(source: Path, classes: Sequence[str] = ()) -> LabelledImages:
-    """The images of a list, of a folder, or of a folder with a folder for each class; without the last two's labels, 0.
+    """Find the images of a list, of a folder, or of a folder with a folder for each class; without the last two's
+    labels, 0.
 
     Args:
         source: a text file with `path label` lines, or a folder.
@@ -88,7 +89,7 @@ def _images_below(folder: Path) -> list[Path]:
 def image_records(
     images: Sequence[ListedImage], root: Path, options: RecordOptions, progress: Callable[[int], None]
 ) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and records. All images are looked at, also behind one that cannot be used.
+    """Yield keys and records. All images are looked at, also behind one that cannot be used.
 
     Args:
         root: what paths in keys are relative to, if they lie there.
@@ -125,7 +126,7 @@ class _Maker:
         self._shape: tuple[int, ...] | None = None
 
     def record(self, listed: ListedImage) -> bytes:
-        """A serialized Datum. Raises DataError with the image's path and place."""
+        """Make a serialized Datum. Raises DataError with the image's path and place."""
         image = listed.read(self._flags)
         size = self._options.preprocess.size
         if size is not None:
@@ -144,7 +145,7 @@ class _Maker:
         return caffe_pb2.Datum(encoded=True, data=cv2.imencode(".png", image)[1].tobytes())
 
     def _keeps_file(self, listed: ListedImage, image: NDArray[Any]) -> bool:
-        """Whether the file's own pixels have the wanted channels: readers decode it as it is."""
+        """Tell whether the file's own pixels have the wanted channels: readers decode it as it is."""
         try:
             return listed.read(cv2.IMREAD_UNCHANGED).shape == image.shape
         except DataError:  # 16 bits

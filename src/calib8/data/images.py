@@ -56,7 +56,7 @@ class ImagesSource(SampleSource):
         self.notes = ()
 
     def batches(self) -> Iterator[Batch]:
-        """See SampleSource."""
+        """Yield batches, see SampleSource."""
         for start in range(0, len(self._images), self.batch_size):
             chosen = self._images[start : start + self.batch_size]
             array = np.empty((len(chosen), *self._preparer.shape), np.float32)

@@ -41,7 +41,7 @@ class LmdbSource(SampleSource):
         self.shapes = dict(list(shapes.items())[:1]) if self._annotated else shapes
 
     def batches(self) -> Iterator[Batch]:
-        """See SampleSource."""
+        """Yield batches, see SampleSource."""
         return batches_of(self._samples(), self._records.count, self.shapes, self._transform)
 
     def _samples(self) -> Iterator[NamedSample]:

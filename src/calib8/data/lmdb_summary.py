@@ -76,7 +76,7 @@ def summarize(records: LmdbRecords, keys: int, progress: Progress) -> LmdbSummar
 
 
 def record_at(records: LmdbRecords, index: int) -> Sample:
-    """The sample with this number, in the order of the keys.
+    """Read the sample with this number, in the order of the keys.
 
     Raises:
         OptionError: there are fewer.
@@ -89,7 +89,7 @@ def record_at(records: LmdbRecords, index: int) -> Sample:
 
 
 def mean_image(records: LmdbRecords, progress: Progress) -> NDArray[np.float32]:
-    """The mean of all records, (C, H, W), summed in float64.
+    """Compute the mean of all records, (C, H, W), summed in float64.
 
     Source: BVLC/caffe, tools/compute_image_mean.cpp, which sums in float32.
 

@@ -44,7 +44,7 @@ def write_lmdb(path: Path, records: Records, *, force: bool = False) -> None:
 
 
 def check_target(path: Path, *, force: bool) -> None:
-    """Raises OptionError if `write_lmdb` would refuse to write here."""
+    """Raise OptionError if `write_lmdb` would refuse to write here."""
     if not path.parent.is_dir():
         raise OptionError(f"cannot write {path}: {path.parent} is no folder")
     if not path.exists() and not path.is_symlink():

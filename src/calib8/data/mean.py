@@ -17,7 +17,7 @@ MAX_MEAN_BYTES = 256 * 2**20
 
 
 def read_mean(path: Path, what: str) -> NDArray[np.float32]:
-    """A mean image (C, H, W), or (C, 1, 1) where the file has one number per channel.
+    """Read a mean image (C, H, W), or (C, 1, 1) where the file has one number per channel.
 
     Raises:
         DataError: the file cannot be read or has another shape; `what` says what it was for.
@@ -42,7 +42,7 @@ def read_mean(path: Path, what: str) -> NDArray[np.float32]:
 
 
 def mean_bytes(mean: NDArray[np.float32]) -> bytes:
-    """A mean image (C, H, W) as a `.binaryproto`, as Caffe's compute_image_mean writes it."""
+    """Write a mean image (C, H, W) as a `.binaryproto`, as Caffe's compute_image_mean writes it."""
     channels, height, width = mean.shape
     blob = caffe_pb2.BlobProto(num=1, channels=channels, height=height, width=width, data=mean.reshape(-1))
     data: bytes = blob.SerializeToString(deterministic=True)

@@ -111,7 +111,7 @@ class Preparer:
 
 
 def resized(image: NDArray[Any], size: tuple[int, int], preprocess: Preprocess) -> NDArray[Any]:
-    """An image (H, W[, C]) of uint8 or float32 as large as `size` (height, width), by the Preprocess's way.
+    """Resize an image (H, W[, C]) of uint8 or float32 to `size` (height, width), by the Preprocess's way.
 
     Raises:
         DataError: "crop", and the image is too small for it after its short side is resized.
@@ -130,7 +130,7 @@ def _to(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
 
 
 def _letterbox(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """The image as large as it fits, in the middle; an odd line of padding goes below, or to the right."""
+    """Resize the image as large as it fits, in the middle; an odd line of padding goes below, or to the right."""
     ratio = max(image.shape[0] / height, image.shape[1] / width)
     image = _to(image, max(1, int(image.shape[0] / ratio)), max(1, int(image.shape[1] / ratio)))
     top, left = (height - image.shape[0]) // 2, (width - image.shape[1]) // 2
@@ -150,7 +150,7 @@ def _crop(image: NDArray[Any], height: int, width: int, short_side: int | None) 
 
 
 def _mean(mean: Any, shape: tuple[int, int, int]) -> NDArray[np.float32]:
-    """The mean as (H, W, C) or (1, 1, C)."""
+    """Read the mean as (H, W, C) or (1, 1, C)."""
     if not isinstance(mean, str | os.PathLike):
         return _per_channel(mean or 0.0, shape[0], "mean")
     array = read_mean(Path(mean), "mean")

@@ -27,7 +27,7 @@ DATA_TYPES = frozenset(_SOURCES)
 
 
 def open_source(param: Any, model_folder: str | os.PathLike[str], phase: Phase = Phase.TEST) -> SampleSource:
-    """The samples of a data layer.
+    """Open the samples of a data layer.
 
     Args:
         param: the LayerParameter of a layer without bottoms.

@@ -72,7 +72,9 @@ class Transform:
     notes: tuple[str, ...] = ()
 
     def top_shape(self, shape: Sequence[int]) -> tuple[int, int, int]:
-        """The (C, H, W) of a top for pixels (C, H, W) that are already resized. Raises DataError if they do not fit."""
+        """Find the (C, H, W) of a top for pixels (C, H, W) that are already resized. Raises DataError if they do not
+        fit.
+        """
         channels, height, width = shape
         crop_h, crop_w = self.crop or (height, width)
         if crop_h > height or crop_w > width:
@@ -95,7 +97,7 @@ class Transform:
             np.multiply(top, np.float32(self.scale), out=top)
 
     def resized(self, image: NDArray[Any]) -> NDArray[Any]:
-        """A decoded image (H, W[, C]), resized where `resize_param` says so."""
+        """Resize a decoded image (H, W[, C]) where `resize_param` says so."""
         if self.resize is None:
             return image
         height, width, interpolation = self.resize

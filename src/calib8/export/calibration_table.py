@@ -18,7 +18,7 @@ Message = calibration_pb2.NetCalibrationParameter
 
 
 def table_message(name: str, model: Model, plan: QuantPlan) -> Message:
-    """The table of a quantised network that is called `name`.
+    """Make the table of a quantised network that is called `name`.
 
     Raises:
         OptionError: the name is no text.
@@ -33,13 +33,13 @@ def table_message(name: str, model: Model, plan: QuantPlan) -> Message:
 
 
 def table_bytes(message: Message) -> bytes:
-    """The binary form."""
+    """Write a table in its binary form."""
     data: bytes = message.SerializeToString(deterministic=True)
     return data
 
 
 def table_text(message: Message) -> bytes:
-    """The text form; floats in the fewest digits that read back the same."""
+    """Write a table in its text form; floats in the fewest digits that read back the same."""
     text: str = text_format.MessageToString(message, as_utf8=True)
     return text.encode()
 

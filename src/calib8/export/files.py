@@ -109,7 +109,7 @@ def _write_tables(path: str | os.PathLike[str], name: str, model: Model, plan: Q
 def read_plan(
     model: Model, table: str | os.PathLike[str], int8_model: str | os.PathLike[str] | None = None
 ) -> QuantPlan:
-    """The plan that files of a calibration hold, ours or the original's.
+    """Read the plan that files of a calibration hold, ours or the original's.
 
     Args:
         model: the FP32 network.
@@ -147,7 +147,7 @@ def read_plan(
 
 
 def _with_neutral_weights(model: Model) -> Model:
-    """The network with weights that fit any thresholds, whatever its own are."""
+    """Give the network weights that fit any thresholds, whatever its own are."""
     layers = tuple(
         replace(layer, blobs=tuple(np.full(b.shape, neutral, np.float32) for b, neutral in _neutral(layer, op)))
         for layer, op in zip(model.net.layers, model.ops, strict=True)
@@ -156,13 +156,13 @@ def _with_neutral_weights(model: Model) -> Model:
 
 
 def _neutral(layer: Layer, op: Op) -> Iterator[tuple[NDArray[np.float32], float]]:
-    """Every blob of a layer with a value for all its numbers."""
+    """Fill every blob of a layer with one value for all its numbers."""
     for index, blob in enumerate(layer.blobs):
         yield blob, op.neutral_blobs[index] if index < len(op.neutral_blobs) else 0.0
 
 
 def table_name(table: str | os.PathLike[str]) -> str:
-    """The network's name in a calibration table, binary or text.
+    """Read the network's name in a calibration table, binary or text.
 
     Raises:
         TableError: the file cannot be read, is none, or is a plain one, which has no name.
@@ -174,7 +174,7 @@ def table_name(table: str | os.PathLike[str]) -> str:
 
 
 def _parse(data: bytes, source: str) -> Message | str:
-    """A table's message, or the text of a plain table."""
+    """Parse a table: its message, or the text of a plain one."""
     if any(byte < 0x20 and byte not in b"\t\r\n" for byte in data[:4096]):
         return parse_binary_table(data, source)
     text = data.decode("utf-8", "replace")

@@ -41,7 +41,7 @@ def write_int8_model(path: str | os.PathLike[str], model: Model, plan: QuantPlan
 
 
 def read_int8_model(path: str | os.PathLike[str], model: Model, plan: QuantPlan) -> QuantPlan:
-    """`plan` with the integer weights of the file instead of its own.
+    """Give `plan` the integer weights of the file instead of its own.
 
     Raises:
         CaffemodelError: the file cannot be read.
@@ -64,13 +64,13 @@ def read_int8_model(path: str | os.PathLike[str], model: Model, plan: QuantPlan)
 
 
 def _integers(own: Sequence[Integers], stored: Sequence[NDArray[np.float32]] | None) -> tuple[Integers, ...]:
-    """The stored blobs in the shapes and the integer types of a layer's own."""
+    """Bring stored blobs into the shapes and the integer types of a layer's own."""
     bound = bind_blobs([blob.shape for blob in own], stored)
     return tuple(_cast(i, blob, like.dtype) for i, (blob, like) in enumerate(zip(bound, own, strict=True)))
 
 
 def _cast(index: int, blob: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Integers stored as float32, block by block; what is no integer of this type is refused."""
+    """Turn integers stored as float32 into integers, block by block; what is none of this type is refused."""
     result = np.empty(blob.shape, dtype=dtype)
     flat_in, flat_out = blob.reshape(-1), result.reshape(-1)
     for start in range(0, flat_in.size, _BLOCK):

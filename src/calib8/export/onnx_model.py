@@ -50,7 +50,7 @@ class OnnxExport:
 
 
 def onnx_export(name: str, model: Model, plan: QuantPlan | None = None) -> OnnxExport:
-    """The network in FP32, or quantised by a plan.
+    """Write the network in FP32, or quantised by a plan.
 
     Raises:
         UnsupportedError: nothing of the network can be computed without a layer that runs in Python.
@@ -64,7 +64,7 @@ def onnx_export(name: str, model: Model, plan: QuantPlan | None = None) -> OnnxE
 
 
 def _reachable(model: Model) -> tuple[list[str], tuple[str, ...]]:
-    """The outputs of what can be computed without a layer that runs in Python, and a note on what cannot."""
+    """List the outputs that can be computed without a layer that runs in Python, and note which cannot."""
     available = set(model.inputs)
     cut: list[Layer] = []
     for layer, op in zip(model.net.layers, model.ops, strict=True):
@@ -112,17 +112,17 @@ class _Builder(OnnxBuilder):
         )
 
     def quantize(self, x: str, step: float, nudge: float) -> str:
-        """Real numbers to int8 codes."""
+        """Turn real numbers into int8 codes."""
         raised = self.node("Add", x, self.scalar(nudge)) if nudge else x
         return self.node("QuantizeLinear", raised, self.scalar(step), self.constant(np.int8(0)))
 
     def dequantize(self, codes: str, step: float) -> str:
-        """Codes to real numbers."""
+        """Turn codes into real numbers."""
         # Without the zero point, 0 is meant; but ONNX Runtime 1.32 then moves the node as if codes were uint8.
         return self.node("DequantizeLinear", codes, self.scalar(step), self.constant(np.int8(0)))
 
     def is_constant(self, name: str) -> bool:
-        """Whether a name is that of a weight or a constant."""
+        """Tell whether a name is that of a weight or a constant."""
         return name in self._arrays
 
     def _name(self, prefix: str) -> str:
@@ -173,7 +173,7 @@ class _Walk:
             self.codes[top] = self.g.quantize(name, step, nudge)
 
     def _is_handed_on(self, value: str) -> bool:
-        """Whether one INT8 layer reads the value and gives the same codes, or only non-negative ones."""
+        """Tell whether one INT8 layer reads the value and gives the same codes, or only non-negative ones."""
         readers = self.model.net.consumers[value]
         if self.plan is None or len(readers) != 1 or readers[0].bottoms.count(value) != 1:
             return False
@@ -205,7 +205,9 @@ class _Walk:
         return self.plan.thresholds[value] / INT8_LEVELS
 
     def finish(self, name: str, outputs: Sequence[str]) -> Any:
-        """The ModelProto. Inputs and outputs have the names of their blobs, inner values theirs where they are free."""
+        """Make the ModelProto. Inputs and outputs have the names of their blobs, inner values theirs where they are
+        free.
+        """
         net, shapes = self.model.net, self.model.shapes
         labels = {self.real[value]: net.blob_of[value] for value in self.model.inputs if value in self.real}
         ports: dict[str, Shape] = {}

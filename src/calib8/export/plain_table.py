@@ -12,7 +12,7 @@ from calib8.quantize import QuantPlan
 
 
 def plain_table(model: Model, plan: QuantPlan) -> bytes:
-    """The table's bytes. Layers without a top have no line.
+    """Write the table's bytes. Layers without a top have no line.
 
     Raises:
         TableError: a layer's name has a line break in it.
@@ -30,7 +30,7 @@ def plain_table(model: Model, plan: QuantPlan) -> bytes:
 
 
 def read_plain_table(text: str, model: Model, source: str) -> dict[str, float]:
-    """The thresholds of all values of the network. Further tops of a layer take that of its first.
+    """Read the thresholds of all values of the network. Further tops of a layer take that of its first.
 
     Raises:
         TableError: lines of another form, names that do not fit, layers without a line; all of them.

@@ -20,7 +20,7 @@ from calib8.quantize import QuantPlan, with_given
 
 
 def parse_binary_table(data: bytes, source: str) -> Message:
-    """A table from its binary form.
+    """Parse a table in its binary form.
 
     Raises:
         TableError: it is none.
@@ -34,7 +34,7 @@ def parse_binary_table(data: bytes, source: str) -> Message:
 
 
 def parse_text_table(text: str, source: str) -> Message:
-    """A table from its text form.
+    """Parse a table in its text form.
 
     Raises:
         TableError: it is none; with line numbers.
@@ -67,7 +67,7 @@ def _checked(message: Message, source: str) -> Message:
 
 
 def row_thresholds(message: Message, model: Model, source: str) -> dict[str, float]:
-    """The thresholds of all values of the network.
+    """Read the thresholds of all values of the network.
 
     A layer's row has its name and gives a threshold for each top, by blob name or else by place. The data layers may
     have been others when the table was made (an LMDB's, where now there are Input layers): what the row of one does
@@ -102,7 +102,7 @@ def row_thresholds(message: Message, model: Model, source: str) -> dict[str, flo
 
 
 def _blobs_of(rows: Iterable[TableRow]) -> dict[str, float]:
-    """Thresholds by the names of the rows' blobs."""
+    """List thresholds by the names of the rows' blobs."""
     return {blob.name: float(blob.threshold_y) for row in rows for blob in row.blob_param}
 
 
@@ -113,7 +113,7 @@ def _top_thresholds(row: TableRow | None, layer: Layer, elsewhere: Mapping[str, 
 
 
 def with_row_integers(plan: QuantPlan, message: Message, model: Model, source: str) -> QuantPlan:
-    """`plan` with the shifts and multipliers of the table instead of its own.
+    """Give `plan` the shifts and multipliers of the table instead of its own.
 
     Raises:
         TableError: rows that lack what their layers need, or hold what no layer can have; all of them.
@@ -139,7 +139,7 @@ def _from_row(own: IntegerForm, row: TableRow, bottoms: int) -> IntegerForm:
 
 
 def unread(message: Message) -> tuple[str, ...]:
-    """A warning for each row with parameters of layers that were fused into its own; in a prototxt they are layers."""
+    """Warn of each row with parameters of layers that were fused into its own; in a prototxt they are layers."""
     return tuple(
         f"layer {row.name!r}: its {field} in the table is not read"
         for row in message.layer
@@ -149,7 +149,7 @@ def unread(message: Message) -> tuple[str, ...]:
 
 
 def unequal(thresholds: Mapping[str, float], plan: QuantPlan, model: Model) -> tuple[str, ...]:
-    """A warning for each layer that hands its bottom's codes on, whose top has another threshold in the table."""
+    """Warn of each layer that hands its bottom's codes on, whose top has another threshold in the table."""
     return tuple(
         f"layer {layer.name!r}: the table has {thresholds[top]:g} for its top, which holds its bottom's codes; "
         f"{plan.thresholds[top]:g} is used"

@@ -54,7 +54,7 @@ class _Row:
 
 
 def tpu_mlir_files(name: str, model: Model, thresholds: Mapping[str, float]) -> TpuMlirFiles:
-    """The files' bytes.
+    """Write the bytes of the files.
 
     Args:
         name: the network's name, for the headers.
@@ -78,7 +78,7 @@ def tpu_mlir_files(name: str, model: Model, thresholds: Mapping[str, float]) -> 
 
 
 def tpu_mlir_names(model: Model) -> dict[str, str]:
-    """tpu-mlir's name of every value that it has, in the order of the layers.
+    """Give tpu-mlir's name of every value that it has, in the order of the layers.
 
     Dropouts make no values. Its count of a blob's writers has layers of all phases, and Dropouts where the prototxt has
     the layers of V1. Source: sophgo/tpu-mlir, python/transform/CaffeConverter.py, resolve_alias and get_loc.
@@ -98,7 +98,7 @@ def tpu_mlir_names(model: Model) -> dict[str, str]:
 
 
 def non_negative_values(model: Model) -> frozenset[str]:
-    """The values that hold no negative number, whatever the input; those of which that is known."""
+    """Find the values that hold no negative number, whatever the input; those of which that is known."""
     found: set[str] = set()
     for layer, op in zip(model.net.layers, model.ops, strict=True):
         if op.kind != "source" and op.non_negative([b in found for b in layer.bottoms]):
@@ -107,7 +107,7 @@ def non_negative_values(model: Model) -> frozenset[str]:
 
 
 def _inserted(model: Model, layer: Layer, names: Mapping[str, str], thresholds: Mapping[str, float]) -> Iterator[_Row]:
-    """Rows of the operators that come in with a layer."""
+    """List the rows of the operators that come in with a layer."""
     op, top = model.op_of[layer.name], layer.tops[0] if layer.tops else ""
     if isinstance(op, Concat):
         readers = model.net.consumers[top]
@@ -125,7 +125,7 @@ def _line(row: _Row) -> str:
 
 
 def _decimal(value: float) -> str:
-    """Seven decimals, and more where the number has not enough digits in them."""
+    """Write seven decimals, and more where the number has not enough digits in them."""
     more = _SIGNIFICANT - 1 - math.floor(math.log10(value)) if value else 0
     return f"{value:.{max(_DECIMALS, more)}f}"
 

@@ -21,7 +21,7 @@ def build_net(
     level: int = 0,
     stages: Collection[str] = (),
 ) -> Net:
-    """The network that Caffe would build in this state, without weights.
+    """Build the network that Caffe would build in this state, without weights.
 
     Raises:
         PrototxtError: with all structural problems: duplicate names, bottoms that nothing produces, tops produced
@@ -41,7 +41,7 @@ def draft_net(
     stages: Collection[str] = (),
     measures: Collection[str] = (),
 ) -> tuple[Net, list[str]]:
-    """What `build_net` gives, and all structural problems; with problems the net is only good to look at.
+    """Build what `build_net` gives, and list all structural problems; with problems the net is only good to look at.
 
     Args:
         measures: types of layers that only measure, and stay in nevertheless.
@@ -74,7 +74,7 @@ def draft_net(
 
 
 def is_training_only(layer_type: str) -> bool:
-    """Whether layers of this type only measure: losses, accuracies and evaluations have no part in inference."""
+    """Tell whether layers of this type only measure: losses, accuracies and evaluations have no part in inference."""
     return layer_type.endswith(("Loss", "LossLayer", "Accuracy", "Evaluate")) or layer_type in {
         "Accuracy",
         "SoftmaxWithLoss",
@@ -109,7 +109,7 @@ class _Placed:
 
 
 def located(source: str, line: int) -> str:
-    """ "file:line", or "file" for what stands in no line."""
+    """Name a place "file:line", or "file" for what stands in no line."""
     return f"{source}:{line}" if line else source
 
 
@@ -151,13 +151,13 @@ def _rule_problems(layers: Iterable[_Placed]) -> list[str]:
 
 
 def _absent_writers(everything: Iterable[_Placed], present: Collection[_Placed]) -> dict[str, _Placed]:
-    """The layer that would write a blob, if it took part in this phase."""
+    """Find the layer that would write a blob, if it took part in this phase."""
     taking_part = {id(x) for x in present}
     return {t: x for x in everything if id(x) not in taking_part for t in x.param.top}
 
 
 def _order_problems(layers: Sequence[_Placed], absent: Mapping[str, _Placed]) -> list[str]:
-    """Bottoms must be written by an earlier layer; a blob may be written again only in place."""
+    """List bottoms that no earlier layer writes, and blobs that are written again other than in place."""
     problems: list[str] = []
     written: dict[str, str] = {}
     later = {t: x for x in layers for t in x.param.top}
@@ -187,7 +187,7 @@ def _missing(reader: _Placed, writer: _Placed | None, absent: _Placed | None) ->
 
 
 def _writers(layers: Iterable[_Placed]) -> dict[str, tuple[str, ...]]:
-    """The types of the layers that write each blob."""
+    """List the types of the layers that write each blob."""
     found: dict[str, tuple[str, ...]] = {}
     for x in layers:
         for top in x.param.top:

@@ -108,7 +108,7 @@ class Net:
         return {value: tuple(readers) for value, readers in found.items()}
 
     def is_read(self, value: str) -> bool:
-        """Whether a layer makes something of a value; Silence does not."""
+        """Tell whether a layer makes something of a value; Silence does not."""
         return any(reader.tops for reader in self.consumers[value])
 
     @cached_property
@@ -127,6 +127,6 @@ class Net:
         )
 
     def with_weights(self, blobs: Mapping[str, tuple[NDArray[np.float32], ...]]) -> Net:
-        """The same net with other weights, by layer name; layers that are not named keep theirs."""
+        """Copy the net with other weights, by layer name; layers that are not named keep theirs."""
         layers = tuple(replace(x, blobs=tuple(blobs.get(x.name, x.blobs))) for x in self.layers)
         return replace(self, layers=layers, has_weights=True)

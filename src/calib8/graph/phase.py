@@ -18,7 +18,7 @@ class Phase(IntEnum):
 
 
 def layers_taking_part(net: Any, phase: Phase, level: int = 0, stages: Collection[str] = ()) -> dict[int, Any]:
-    """The LayerParameters of a NetParameter that belong to the net in this state, by their index in the file.
+    """Select the LayerParameters of a NetParameter that belong to the net in this state, by their index in the file.
 
     The stages of the file's own `state` count, too. Its phase and its level do not: Caffe overwrites both.
     """
@@ -27,7 +27,7 @@ def layers_taking_part(net: Any, phase: Phase, level: int = 0, stages: Collectio
 
 
 def layer_takes_part(param: Any, phase: Phase, level: int = 0, stages: Collection[str] = ()) -> bool:
-    """Whether a LayerParameter belongs to the net in this state.
+    """Tell whether a LayerParameter belongs to the net in this state.
 
     With `include` rules, one of them must be met; with `exclude` rules, none of them. Without rules it is in.
     A layer with rules of both kinds is Caffe's error, which `graph.build` refuses before.

@@ -1,8 +1,8 @@
 """Caffe's BlobProto and numpy arrays.
 
-A blob has its values in `data` (float), `double_data`, or NVIDIA's `raw_data` with a type, and its shape in
-`shape` or in the four numbers of old files (BVLC/caffe src/caffe/blob.cpp, Blob::FromProto and
-Blob::ShapeEquals). `diff` is a leftover of training and is not read.
+A blob has its values in `data` (float), `double_data`, or NVIDIA's `raw_data` with a type, and its shape in `shape` or
+in the four numbers of old files (BVLC/caffe src/caffe/blob.cpp, Blob::FromProto and Blob::ShapeEquals). `diff` is a
+leftover of training and is not read.
 """
 
 from __future__ import annotations
@@ -21,18 +21,11 @@ MAX_AXES = 32
 _MAX_DIM = 2**31 - 1
 _MAX_PRODUCT = 2**48  # also of the other sizes of an empty blob: numpy refuses more
 
-_NUM, _CHANNELS, _HEIGHT, _WIDTH, _DATA, _SHAPE, _DOUBLE_DATA, _RAW_TYPE, _RAW_DATA = (
-    1,
-    2,
-    3,
-    4,
-    5,
-    7,
-    8,
-    10,
-    12,
-)
+# Field numbers of BlobProto; `diff` and its like (6, 9, 11, 13) are passed over.
+_NUM, _CHANNELS, _HEIGHT, _WIDTH = 1, 2, 3, 4
+_DATA, _SHAPE, _DOUBLE_DATA, _RAW_TYPE, _RAW_DATA = 5, 7, 8, 10, 12
 _LEGACY = (_NUM, _CHANNELS, _HEIGHT, _WIDTH)
+# BlobProto.RawType, little-endian as everything in protobuf.
 _RAW_DTYPES = {0: "<f8", 1: "<f4", 2: "<f2", 3: "<i4", 4: "<u4"}
 _UNPACKED_BLOCK = 1 << 20
 
@@ -42,7 +35,7 @@ class BlobError(ValueError):
 
 
 def read_blob(reader: Reader, start: int, end: int) -> NDArray[np.float32]:
-    """The blob stored in data[start:end]: a read-only view where it is stored as packed floats, else a copy.
+    """Read the blob stored in data[start:end]: a read-only view where it is stored as packed floats, else a copy.
 
     A view may stand at any address: `flags.aligned` says, and numpy and ONNX Runtime take it as it is.
 
@@ -73,14 +66,16 @@ def read_blob(reader: Reader, start: int, end: int) -> NDArray[np.float32]:
             raw_type = field.value
         elif field.number == _RAW_DATA and field.wire == LENGTH:
             raw = field
+    # A file that has any of the four old numbers means them: Caffe looks at `shape` only without (Blob::FromProto).
     shape = [legacy.get(n, 0) for n in _LEGACY] if legacy else dims
+    # NVIDIA writes raw_data instead of data; where both are set, data is what every other Caffe reads.
     if raw is not None and not floats and not doubles:
         return shaped(_raw(reader, raw, raw_type), shape)
     return shaped(_joined(doubles or floats), shape)
 
 
 def blob_from_proto(blob: caffe_pb2.BlobProto) -> NDArray[np.float32]:
-    """The values of a parsed message (a mean file, say) in its shape, as a read-only copy.
+    """Take the values of a parsed message (a mean file, say) in its shape, as a read-only copy.
 
     Raises:
         BlobError: the number of values is not the product of the shape.
@@ -90,7 +85,7 @@ def blob_from_proto(blob: caffe_pb2.BlobProto) -> NDArray[np.float32]:
 
 
 def blob_to_proto(values: NDArray[Any]) -> caffe_pb2.BlobProto:
-    """The message that Caffe writes: `shape`, and the values as packed floats."""
+    """Make the message that Caffe writes: `shape`, and the values as packed floats."""
     blob = caffe_pb2.BlobProto()
     blob.shape.dim.extend(values.shape)
     blob.data.extend(np.asarray(values, dtype=np.float32).ravel())
@@ -98,21 +93,21 @@ def blob_to_proto(values: NDArray[Any]) -> caffe_pb2.BlobProto:
 
 
 def shaped(values: NDArray[Any], shape: list[int]) -> NDArray[np.float32]:
-    """Values in a shape that comes from a file, as read-only float32.
+    """Give values the shape that comes from a file, as read-only float32.
 
     Raises:
-        BlobError: more than 32 axes, a size that is negative or above 2^31 - 1, or a product that is not the
-        count.
+        BlobError: more than 32 axes, a size that is negative or above 2^31 - 1, or a product that is not the count.
     """
     if len(shape) > MAX_AXES:
         raise BlobError(f"has {len(shape)} axes; Caffe allows {MAX_AXES}")
     if any(not 0 <= d <= _MAX_DIM for d in shape):
         raise BlobError(f"has the shape {_by(shape)}; every size must be from 0 to {_MAX_DIM}")
+    # A size of 0 makes the product 0, whatever the others are; numpy refuses the others all the same.
     if math.prod(d or 1 for d in shape) > _MAX_PRODUCT:
         raise BlobError(f"has the shape {_by(shape)}, which is more than {_MAX_PRODUCT} values")
     if math.prod(shape) != values.size:
         raise BlobError(f"has the shape {_by(shape)}, which is {math.prod(shape)} values, but {values.size} are stored")
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore"):  # a double beyond float32 becomes infinity
         array = values.astype(np.float32, copy=False).reshape(shape)
     array.flags.writeable = False
     return array
@@ -123,12 +118,12 @@ def _by(shape: list[int]) -> str:
 
 
 def signed(value: int) -> int:
-    """An int32 or int64 as the wire has it: negative numbers are stored as 2^64 less."""
+    """Read a varint as int32 or int64: negative numbers are stored as 2^64 more."""
     return value - 2**64 if value >= 2**63 else value
 
 
 def _dims(reader: Reader, shape: Field) -> list[int]:
-    """BlobShape.dim, packed or not."""
+    """Read BlobShape.dim, packed or not."""
     dims: list[int] = []
     for field in reader.fields(shape.start, shape.end):
         if field.number != 1:
@@ -137,6 +132,7 @@ def _dims(reader: Reader, shape: Field) -> list[int]:
         place = field.start
         if field.wire == VARINT:
             dims.append(signed(field.value))
+        # One more than allowed is enough for the error: a hostile file may claim millions.
         while field.wire == LENGTH and place < field.end and len(dims) <= MAX_AXES:
             value, place = reader.varint(place, field.end)
             dims.append(signed(value))
@@ -144,9 +140,7 @@ def _dims(reader: Reader, shape: Field) -> list[int]:
 
 
 def _take_values(reader: Reader, field: Field, end: int, chunks: list[NDArray[Any]], dtype: str) -> int:
-    """Append the values that begin with `field`: a packed field, or a run of single ones. Returns where they
-    end.
-    """
+    """Append the values that begin with `field`, a packed field or a run of single ones; return where they end."""
     size = np.dtype(dtype).itemsize
     expect(field, LENGTH, FIXED32 if size == 4 else FIXED64, what="a blob's data")
     if field.wire != LENGTH:
@@ -160,7 +154,8 @@ def _take_values(reader: Reader, field: Field, end: int, chunks: list[NDArray[An
 
 
 def _take_run(reader: Reader, field: Field, end: int, chunks: list[NDArray[Any]], dtype: str) -> int:
-    """Values with a tag each, as old protobuf wrote them; a block of them at a time, in numpy."""
+    """Append values with a tag each, as old protobuf wrote them; a block of them at a time, in numpy."""
+    # Tag and value as one item: a run is as long as the tags beside the values stay the same.
     tag = bytes(reader.data[field.tag : field.start])
     item = np.dtype([("tag", f"V{len(tag)}"), ("value", dtype)])
     place = field.tag
@@ -176,7 +171,7 @@ def _take_run(reader: Reader, field: Field, end: int, chunks: list[NDArray[Any]]
 
 
 def _raw(reader: Reader, field: Field, raw_type: int) -> NDArray[Any]:
-    """NVIDIA's and OpenCV's `raw_data`: float16 weights, mostly."""
+    """Read NVIDIA's and OpenCV's `raw_data`: float16 weights, mostly."""
     if raw_type not in _RAW_DTYPES:
         raise WireError(field.tag, f"raw_data_type {raw_type} is unknown; known are 0 to {len(_RAW_DTYPES) - 1}")
     dtype = np.dtype(_RAW_DTYPES[raw_type])

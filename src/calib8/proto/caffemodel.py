@@ -1,7 +1,7 @@
 """Weights of a Caffe network: `read_caffemodel` for binary files of every age, text and HDF5.
 
-Only names, types and blobs are read: their field numbers are the same in all forks, the parameters' are not.
-The structure of a network comes from its prototxt.
+Only names, types and blobs are read: their field numbers are the same in all forks, the parameters' are not. The
+structure of a network comes from its prototxt.
 """
 
 from __future__ import annotations
@@ -56,9 +56,8 @@ class LayerWeights:
     """One layer of a weight file.
 
     Attributes:
-        name, type: as in the current form ("Convolution"), whatever the age of the file; "" where there is
-        none. blobs: read-only float32 in the stored shape; four axes where the file has Caffe's old four
-        numbers. Views of
+        name, type: as in the current form ("Convolution"), whatever the age of the file; "" where there is none.
+        blobs: read-only float32 in the stored shape; four axes where the file has Caffe's old four numbers. Views of
             the file where it stores packed floats, and then at any address (`flags.aligned`).
     """
 
@@ -94,12 +93,11 @@ _V0 = _LayerForm(name=1, type=2, blobs=50)
 def read_caffemodel(path: str | os.PathLike[str]) -> Caffemodel:
     """Read the weights in a `.caffemodel` (binary or text, current, V1 or V0) or a `.caffemodel.h5`.
 
-    The file is mapped, not read: weights stored as packed floats are views of it, and cost memory only while
-    they are used. It must stay unchanged as long as they are.
+    The file is mapped, not read: weights stored as packed floats are views of it, and cost memory only while they are
+    used. It must stay unchanged as long as they are.
 
     Raises:
-        CaffemodelError: no such file, another kind of file, a truncated one (with the place in bytes), or
-        blobs whose
+        CaffemodelError: no such file, another kind of file, a truncated one (with the place in bytes), or blobs whose
             values do not fit their shapes (all of them).
     """
     source = str(path)
@@ -137,9 +135,7 @@ def _refuse_foreign(source: str, start: bytes) -> None:
 
 
 def _is_text(start: bytes) -> bool:
-    """A text form begins with a field's name; in the binary form, name and layers begin with a newline, 0x12
-    or 0xa2.
-    """
+    """Tell text from binary: a text begins with a field's name, a message with a newline, 0x12 or 0xa2."""
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     return text.startswith(_TEXT_STARTS) and all(byte >= 0x20 or byte in b"\t\r\n" for byte in start)
 
@@ -188,7 +184,7 @@ class _Walk:
         return name, layers
 
     def _layer(self, message: Field, form: _LayerForm) -> LayerWeights:
-        """A layer: its name comes first or after its blobs, so these are read last."""
+        """Read a layer; its name comes first or after its blobs, so these are read last."""
         name = kind = ""
         blobs = []
         for field in self._reader.fields(message.start, message.end):
@@ -229,13 +225,13 @@ class _Walk:
 
 
 def v1_type(number: int) -> str:
-    """The current name of a V1 type's number; forks use numbers of their own, those have no name."""
+    """Name the V1 type of this number as it is called today; forks use numbers of their own, those have no name."""
     names = caffe_pb2.V1LayerParameter.LayerType
     return V1_TYPES[names.Name(number)] if number in names.values() else ""
 
 
 def v0_type(name: str) -> str:
-    """The current name of a V0 type."""
+    """Name a V0 type as it is called today."""
     return V1_TYPES[V0_TYPES[name]] if name in V0_TYPES else name
 
 

@@ -40,9 +40,7 @@ def write_caffemodel(
 
 
 def _layer_parts(layer: caffe_pb2.LayerParameter, blobs: Sequence[NDArray[Any]]) -> Iterator[bytes | memoryview]:
-    """The bytes of one layer in protobuf's order of field numbers: the fields before `blobs`, the blobs, the
-    others.
-    """
+    """Yield the bytes of a layer in protobuf's order of numbers: what comes before `blobs`, the blobs, the others."""
     before, after = _split(layer)
     frames = [_blob_frame(blob) for blob in blobs]
     sizes = [len(head) + 4 * blob.size + len(tail) for blob, (head, tail) in zip(blobs, frames, strict=True)]
@@ -72,7 +70,7 @@ def _split(layer: caffe_pb2.LayerParameter) -> tuple[bytes, bytes]:
 
 
 def _blob_frame(blob: NDArray[Any]) -> tuple[bytes, bytes]:
-    """What stands before and after a blob's values."""
+    """Give what stands before and after a blob's values."""
     dims = b"".join(encode_varint(d) for d in blob.shape)
     shape = encode_header(_SHAPE_DIM, len(dims)) + dims if dims else b""
     head = encode_header(_BLOB_DATA, 4 * blob.size) if blob.size else b""

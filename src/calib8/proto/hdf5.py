@@ -1,7 +1,7 @@
 """Weights in HDF5 (`.caffemodel.h5`), read through h5py, which `pip install calib8[hdf5]` brings.
 
-Layout (BVLC/caffe src/caffe/net.cpp, Net::ToHDF5 and Net::CopyTrainedLayersFromHDF5): group /data, in it a
-group per layer, in it the datasets "0", "1", ... A layer's name with slashes in it is a path of groups.
+Layout (BVLC/caffe src/caffe/net.cpp, Net::ToHDF5 and Net::CopyTrainedLayersFromHDF5): group /data, in it a group per
+layer, in it the datasets "0", "1", ... A layer's name with slashes in it is a path of groups.
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ _MOST_COMPRESSED = 1100
 
 
 def read_hdf5_layers(path: str | os.PathLike[str]) -> list[tuple[str, tuple[NDArray[np.float32], ...]]]:
-    """The name and the blobs of every layer, in the file's order of creation or else by name.
+    """Read the name and the blobs of every layer, in the file's order of creation or else by name.
 
     Raises:
-        CaffemodelError: h5py is missing, no HDF5 file, no /data in it, a link to nowhere or to another file,
-        blobs that
+        CaffemodelError: h5py is missing, no HDF5 file, no /data in it, a link to nowhere or to another file, blobs that
             are no numbers or not numbered from 0.
     """
     h5py = _h5py()
@@ -40,12 +39,7 @@ def read_hdf5_layers(path: str | os.PathLike[str]) -> list[tuple[str, tuple[NDAr
             return list(_layers(h5py, data, "", [0], 0))
     except CaffemodelError:
         raise
-    except (
-        OSError,
-        KeyError,
-        RuntimeError,
-        ValueError,
-    ) as why:  # h5py raises any of these for a damaged file
+    except (OSError, KeyError, RuntimeError, ValueError) as why:  # h5py raises any of these for a damaged file
         raise CaffemodelError(f"{path}: {why}") from None
 
 
@@ -58,7 +52,7 @@ def _h5py() -> Any:
 
 
 def _child(h5py: Any, group: Any, name: str) -> Any:
-    """A member of a group, through soft links, never into another file."""
+    """Open a member of a group, through soft links, never into another file."""
     link = group.get(name, getlink=True)
     if isinstance(link, h5py.ExternalLink):
         raise ValueError(f"{group.name}/{name} is a link to another file, which is not followed")
@@ -70,7 +64,7 @@ def _child(h5py: Any, group: Any, name: str) -> Any:
 def _layers(
     h5py: Any, group: Any, prefix: str, count: list[int], depth: int
 ) -> Iterator[tuple[str, tuple[NDArray[np.float32], ...]]]:
-    """Every group below that has blobs, or that is empty: a layer without weights."""
+    """Yield every group below that has blobs, or that is empty: a layer without weights."""
     count[0] += 1
     if depth > MAX_DEPTH or count[0] > MAX_GROUPS:
         raise ValueError(f"groups are nested deeper than {MAX_DEPTH} or more than {MAX_GROUPS}: a circle of links?")

@@ -18,16 +18,7 @@ _INT_RANGES = {
 # FieldDescriptor.TYPE_* by number, those that Caffe's messages use.
 _KINDS = {1: "float", 2: "float", 3: "int64", 4: "uint64", 5: "int32", 8: "bool", 9: "string", 11: "message"}
 _KINDS |= {12: "bytes", 13: "uint32", 14: "enum"}
-_TRUTH = {
-    "true": True,
-    "True": True,
-    "t": True,
-    "1": True,
-    "false": False,
-    "False": False,
-    "f": False,
-    "0": False,
-}
+_TRUTH = {**dict.fromkeys(("true", "True", "t", "1"), True), **dict.fromkeys(("false", "False", "f", "0"), False)}
 _INTEGER = re.compile(r"0[xX][0-9a-fA-F]+|0[0-7]+|[1-9]\d*|0")
 # 010 for a float is eight to some versions of protobuf, ten to others, and an error to most.
 _OCTAL = re.compile(r"0([xX]|\d+$)")
@@ -62,7 +53,7 @@ class BadValueError(ValueError):
 
 @cache
 def fields_of(descriptor: Any) -> dict[str, Field]:
-    """The fields of a message type by name."""
+    """List the fields of a message type by name."""
     return {d.name: _field(d) for d in descriptor.fields}
 
 
@@ -75,7 +66,7 @@ def _field(descriptor: Any) -> Field:
 
 
 def scalar(field: Field, negative: bool, tokens: list[Token]) -> Any:
-    """The value of a scalar field from its tokens: one, or several strings that stand in a row.
+    """Read the value of a scalar field from its tokens: one, or several strings that stand in a row.
 
     Raises:
         BadValueError: "expects ..., found ...".
@@ -112,7 +103,7 @@ def _bad(expectation: str, negative: bool, token: Token) -> BadValueError:
 
 
 def _whole(token: Token, negative: bool) -> int | None:
-    """A decimal, 0x or 0 (octal) number, or None where the token is something else."""
+    """Read a decimal, 0x or 0 (octal) number; None where the token is something else."""
     # int() takes quadratic time in the digits, and no field holds more than 20 of them.
     if token.kind != NUMBER or len(token.text) > 40 or not _INTEGER.fullmatch(token.text):
         return None
@@ -149,7 +140,7 @@ def _float(token: Token, negative: bool) -> float:
 
 
 def _unquote(literal: str) -> bytes:
-    """The bytes that a quoted literal stands for."""
+    """Give the bytes that a quoted literal stands for."""
     inside = literal[1:-1]
     if "\\" not in inside:
         return inside.encode("utf-8", "surrogatepass")
@@ -173,7 +164,7 @@ def _escape(match: re.Match[str]) -> bytes:
 
 
 def _to_text(data: bytes) -> str:
-    """Strings are UTF-8; the paths and names of old files may be in any 8-bit code."""
+    """Decode a string: UTF-8, or any 8-bit code in the paths and names of old files."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:

@@ -18,8 +18,7 @@ MAX_PROTOTXT_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class Prototxt:
-    """A network definition in its newest form: only `layer`, and an Input layer in front for every old
-    `input`.
+    """A network definition in its newest form: only `layer`, and an Input layer in front for every old `input`.
 
     Attributes:
         source: the path, or "<text>", for messages.
@@ -68,10 +67,9 @@ def parse_prototxt(text: str, source: str = "<text>") -> Prototxt:
 
 
 def read_text_file(path: str | os.PathLike[str], max_bytes: int, error: type[ModelError]) -> str:
-    """The text of a file, its size checked before it is read.
+    """Read a text file, its size checked before.
 
-    UTF-8 with or without a byte order mark, or any 8-bit code: names in Caffe are ASCII, and comments may be
-    anything.
+    UTF-8 with or without a byte order mark, or any 8-bit code: names in Caffe are ASCII, and comments may be anything.
     """
     try:
         # A pipe or a device would block, or never end.
@@ -87,7 +85,7 @@ def read_text_file(path: str | os.PathLike[str], max_bytes: int, error: type[Mod
 
 
 def decode_text(data: bytes, source: str, error: type[ModelError]) -> str:
-    """Bytes of a text file to text; see `read_text_file`."""
+    """Decode the bytes of a text file; see `read_text_file`."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise error(f"{source}:1: the text is in UTF-16; save it as UTF-8")
     nul = data.find(b"\0")

@@ -1,7 +1,7 @@
 """Protobuf messages from their text form, read by field name.
 
-Unlike protobuf's own reader: fields that the schema does not know are skipped and named, all wrong values are
-reported together with their lines, and the depth and the number of messages are bounded.
+Unlike protobuf's own reader: fields that the schema does not know are skipped and named, all wrong values are reported
+together with their lines, and the depth and the number of messages are bounded.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def _field_name(state: _State, close: str, path: tuple[str, ...], start: int) ->
 
 
 def _extension_name(state: _State) -> Token:
-    """`[package.extension]` or `[domain/package.Type]`: valid, and never one of Caffe's."""
+    """Read `[package.extension]` or `[domain/package.Type]`: valid, and never one of Caffe's."""
     start = state.tokens.take()
     text = "["
     while state.tokens.token.kind in (NAME, NUMBER) or state.tokens.token.text in (".", "/", "-"):
@@ -198,7 +198,7 @@ def _keep_word(message: Any, known: Field, negative: bool, parts: Sequence[Token
 
 
 def _briefly(state: _State, why: BadValueError) -> str:
-    """The reason, with the list of allowed values only where it is new."""
+    """Give the reason, with the list of allowed values only where it is new."""
     if why.expects in state.listed:
         return f"expects another value (see above), {why.found}"
     if len(why.expects) > _LONG:
@@ -210,11 +210,7 @@ def _elements(state: _State, known: Field, name: Token, path: tuple[str, ...], *
     """Step to every value of a field: one, or those of a [list]."""
     tokens = state.tokens
     if not tokens.take_symbol(":") and colon_needed:
-        _fail(
-            state,
-            tokens.token,
-            f"{_join((*path, known.name))} needs a ':' and a value, found {_found(tokens)}",
-        )
+        _fail(state, tokens.token, f"{_join((*path, known.name))} needs a ':' and a value, found {_found(tokens)}")
     if not (known.repeated and tokens.take_symbol("[")):
         yield
         return
@@ -258,11 +254,7 @@ def _skip_field(state: _State, name: Token, path: tuple[str, ...]) -> None:
     full = _join((*path, name.text))
     if full not in state.unknown:
         if len(state.unknown) >= MAX_UNKNOWN:
-            _fail(
-                state,
-                name,
-                f"more than {MAX_UNKNOWN} different unknown fields: not a Caffe network definition",
-            )
+            _fail(state, name, f"more than {MAX_UNKNOWN} different unknown fields: not a Caffe network definition")
         state.unknown[full] = state.tokens.line(name.start)
     colon = state.tokens.take_symbol(":")
     if path:
@@ -307,9 +299,7 @@ def _found(tokens: Tokens) -> str:
 
 
 def _join(path: tuple[str, ...]) -> str:
-    """The names from the layer's parameter on: every path begins with the same `layer`, which says
-    nothing.
-    """
+    """Join names from the layer's parameter on: every path begins with the same `layer`, which says nothing."""
     return ".".join(path[1:] if len(path) > 2 and path[0] in ("layer", "layers") else path[-6:])
 
 
@@ -327,7 +317,7 @@ def _problem(state: _State, start: int, text: str) -> None:
 
 
 def _fail(state: _State, token: Token, text: str) -> NoReturn:
-    """The text's structure is lost: report this and what was noted before."""
+    """Report what breaks the text's structure, with what was noted before."""
     state.problems.append(f"{state.source}:{state.tokens.line(token.start)}: {text}{_hint(state, token)}")
     _give_up(state)
 
@@ -337,5 +327,5 @@ def _give_up(state: _State) -> NoReturn:
 
 
 def error_of(error: type[ModelError], source: str, problems: Sequence[str]) -> ModelError:
-    """One error for all problems; each of them begins with its "file:line"."""
+    """Make one error of all problems; each of them begins with its "file:line"."""
     return error(problems[0]) if len(problems) == 1 else error(f"{source}: {len(problems)} problems", problems)

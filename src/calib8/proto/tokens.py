@@ -1,7 +1,7 @@
 """The tokens of protobuf's text form, with line numbers.
 
-Grammar: https://protobuf.dev/reference/protobuf/textformat-spec, as far as Caffe's parser (the C++
-TextFormat) takes it. Nothing here grows with the input but the text itself: tokens are made one at a time.
+Grammar: https://protobuf.dev/reference/protobuf/textformat-spec, as far as Caffe's parser (the C++ TextFormat) takes
+it. Nothing here grows with the input but the text itself: tokens are made one at a time.
 """
 
 from __future__ import annotations
@@ -18,14 +18,8 @@ _SYMBOLS = frozenset("{}[]<>:;,-/")
 MAX_STRING = 2**20
 """Characters of a quoted string."""
 
-NAME, NUMBER, STRING, SYMBOL, END, BAD = (
-    "a name",
-    "a number",
-    "a string",
-    "a symbol",
-    "the end of the file",
-    "text",
-)
+NAME, NUMBER, STRING, SYMBOL = "a name", "a number", "a string", "a symbol"
+END, BAD = "the end of the file", "text"
 
 
 class Token(NamedTuple):
@@ -62,7 +56,7 @@ class Tokens:
         return False
 
     def line(self, start: int) -> int:
-        """The line, from 1, of a place in the text. Cheap when asked in the order of the text."""
+        """Count the line, from 1, of a place in the text. Cheap when asked in the order of the text."""
         place, line = self._counted
         if start < place:
             return self.text.count("\n", 0, start) + 1
@@ -71,7 +65,7 @@ class Tokens:
         return line
 
     def line_text(self, start: int) -> str:
-        """The line that holds a place, without its end."""
+        """Cut out the line that holds a place, without its end."""
         first = self.text.rfind("\n", 0, start) + 1
         last = self.text.find("\n", start)
         return self.text[first : last if last >= 0 else len(self.text)]
@@ -102,7 +96,7 @@ class Tokens:
             place = len(text) if newline < 0 else newline
 
     def _string(self, start: int) -> tuple[str, int]:
-        """A quoted string; without its closing quote on the same line it is bad text."""
+        """Find the end of a quoted string; without its closing quote on the same line it is bad text."""
         stop, place = _STOP[self.text[start]], start + 1
         while match := stop.search(self.text, place):
             if match.group() == "\n":

@@ -1,9 +1,9 @@
 """Old network definitions in the newest form, by the rules of Caffe.
 
-Source: BVLC/caffe src/caffe/util/upgrade_proto.cpp. V0 (2013) puts a `layer` into every `layers` and has one
-flat message for all types; V1 (2014) has `layers` with an enum of types; the current form has `layer` with a
-string. `input` fields became Input layers in 2016. What Caffe only logs becomes a note; what it dies of, or
-ignores without a word, is an error here.
+Source: BVLC/caffe src/caffe/util/upgrade_proto.cpp. V0 (2013) puts a `layer` into every `layers` and has one flat
+message for all types; V1 (2014) has `layers` with an enum of types; the current form has `layer` with a string. `input`
+fields became Input layers in 2016. What Caffe only logs becomes a note; what it dies of, or ignores without a word, is
+an error here.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Upgraded:
 
 
 def upgrade_net(net: caffe_pb2.NetParameter, places: Mapping[str, Sequence[Place]], source: str) -> Upgraded:
-    """The newest form of a network of any age. `places` says where every `layer` and `layers` stands.
+    """Bring a network of any age into its newest form. `places` says where every `layer` and `layers` stands.
 
     Raises:
         PrototxtError: `layer` mixed with `layers`, unknown V0 types, inputs without or with wrong dimensions.
@@ -76,7 +76,7 @@ def upgrade_net(net: caffe_pb2.NetParameter, places: Mapping[str, Sequence[Place
 
 
 def _places(places: Mapping[str, Sequence[Place]], name: str, layers: Sequence[object]) -> Sequence[Place]:
-    """The place of each layer; line 0 throughout for a network that does not come from text."""
+    """Give the place of each layer; line 0 throughout for a network that does not come from text."""
     known = places.get(name, ())
     return known if len(known) == len(layers) else [NOWHERE] * len(layers)
 
@@ -95,9 +95,7 @@ def _assemble(
 
 
 def _upgrade_batch_norm(layer: caffe_pb2.LayerParameter) -> None:
-    """BatchNorm's three blobs are statistics: the first version asked the user to say lr_mult 0 for each of
-    them.
-    """
+    """Fix the rates of BatchNorm's three statistics at 0, which the first version left to the user."""
     if layer.type == "BatchNorm" and len(layer.param) == _STATISTICS:
         for param in layer.param:
             param.lr_mult = 0
@@ -122,18 +120,14 @@ def _upgrade_old(
 
 
 def upgrade_v1_layer(v1: caffe_pb2.V1LayerParameter) -> caffe_pb2.LayerParameter:
-    """The current form of a V1 layer; a parameter message keeps its name and its type."""
+    """Bring a V1 layer into the current form; a parameter message keeps its name and its type."""
     known = V1_TYPES[caffe_pb2.V1LayerParameter.LayerType.Name(v1.type)]
     kind = type_of_v1_word(v1.type_word) if v1.type_word else known
     layer = caffe_pb2.LayerParameter(name=v1.name, type=kind, bottom=v1.bottom, top=v1.top)
     for descriptor, value in v1.ListFields():
-        if descriptor.name.endswith("_param") or descriptor.name in (
-            "include",
-            "exclude",
-            "blobs",
-            "loss_weight",
-        ):
+        if descriptor.name.endswith("_param") or descriptor.name in ("include", "exclude", "blobs", "loss_weight"):
             _copy_field(layer, descriptor.name, value)
+    # V1 has a list for each property of the blobs, the current form a ParamSpec for each blob.
     specs: dict[str, Sequence[Any]] = {
         "name": v1.param,
         "share_mode": v1.blob_share_mode,
@@ -150,7 +144,7 @@ def upgrade_v1_layer(v1: caffe_pb2.V1LayerParameter) -> caffe_pb2.LayerParameter
 
 
 def type_of_v1_word(word: str) -> str:
-    """The current name of a type that a fork added to V1's: ROI_POOLING is ROIPooling, DENSE_IMAGE_DATA DenseImageData.
+    """Name a type that a fork added to V1's: ROI_POOLING is ROIPooling, DENSE_IMAGE_DATA DenseImageData.
 
     Names of both forms consist of the same words, written in capitals or with capitals.
     """
@@ -168,7 +162,7 @@ def _copy_field(message: caffe_pb2.LayerParameter | caffe_pb2.NetParameter, name
 
 
 def _move_transformation(layer: caffe_pb2.LayerParameter) -> None:
-    """Old data layers carry scale, mean_file, crop_size and mirror themselves
+    """Move scale, mean_file, crop_size and mirror, which old data layers carry themselves, to transform_param
     (UpgradeNetDataTransformation).
     """
     if layer.type not in _TRANSFORMED or not layer.HasField(_TRANSFORMED[layer.type]):
@@ -181,7 +175,7 @@ def _move_transformation(layer: caffe_pb2.LayerParameter) -> None:
 
 
 def _input_layers(net: caffe_pb2.NetParameter, taken: set[str], found: Findings) -> list[caffe_pb2.LayerParameter]:
-    """One Input layer for every `input`, named after its blob."""
+    """Make an Input layer for every `input`, named after its blob."""
     if not net.input:
         if net.input_dim or net.input_shape:
             found.notes.append("input_dim and input_shape without `input` mean nothing, ignored")

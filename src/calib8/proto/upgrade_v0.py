@@ -79,9 +79,7 @@ class Findings(NamedTuple):
 
 
 def upgrade_v0_layers(layers: Sequence[Placed], inputs: Sequence[str], found: Findings) -> list[Placed]:
-    """V1 layers for V0 layers: padding layers become the pad of their readers, flat fields find their
-    messages.
-    """
+    """Turn V0 layers into V1 layers: padding becomes the pad of its readers, flat fields find their messages."""
     upgraded = []
     for place, layer in _fuse_padding(layers, inputs, found):
         if not layer.HasField("layer"):

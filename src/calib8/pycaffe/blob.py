@@ -28,7 +28,7 @@ class LentBlob(Blob):
     _view: Array | None = None
 
     def set_shape(self, shape: Shape) -> None:
-        """As `reshape`, also for a shape without axes."""
+        """Reshape, also to a shape without axes."""
         super().reshape(*shape)
 
     @property
@@ -102,7 +102,7 @@ class NetBlob(LentBlob):
         return quantize(self.data, INT8_LEVELS if self.holds_codes else self.threshold)
 
     def as_real(self, values: Array) -> Array:
-        """Values of this blob in real units, whatever it holds."""
+        """Give values of this blob in real units, whatever it holds."""
         if not self.holds_codes or self.threshold is None:
             return values
         return dequantize(quantize(values, INT8_LEVELS), self.threshold)
@@ -124,7 +124,7 @@ class NetBlob(LentBlob):
         super().reshape(*shape)
 
     def take(self, values: NDArray[Any]) -> None:
-        """Have these values, in their shape."""
+        """Take these values, in their shape."""
         self.pending = None
         if self._shape != values.shape:
             self.set_shape(values.shape)
@@ -144,7 +144,7 @@ class Parameter(LentBlob):
 
     @classmethod
     def may_have_changed(cls, since: int) -> bool:
-        """Whether any weight may have changed since `epoch` had a value: not, if none was handed out."""
+        """Tell whether any weight may have changed since `epoch` had a value: not, if none was handed out."""
         return cls.epoch != since or len(cls._all_copied) > 0
 
     def __init__(self, values: Array) -> None:
@@ -160,7 +160,7 @@ class Parameter(LentBlob):
         return self._lend()
 
     def settled(self) -> Array:
-        """The values as they are now, read-only; the same array as long as they are the same."""
+        """Give the values as they are now, read-only; the same array as long as they are the same."""
         if self._copied:
             values, is_lent = self.values, self.is_lent
             if not _same_bytes(values, self._settled):
@@ -172,7 +172,7 @@ class Parameter(LentBlob):
         return self._settled
 
     def assign(self, values: Array) -> None:
-        """Have these values, of the same shape. They are not copied while nobody holds a view."""
+        """Take these values, of the same shape. They are not copied while nobody holds a view."""
         if self.is_lent:
             self.values[...] = values
         else:
@@ -200,5 +200,5 @@ class Parameter(LentBlob):
 
 
 def _same_bytes(a: Array, b: Array) -> bool:
-    """Equality in which NaN equals itself and 0 differs from -0."""
+    """Compare so that NaN equals itself and 0 differs from -0."""
     return np.array_equal(a.view(np.uint32), b.view(np.uint32))

@@ -26,7 +26,7 @@ def image_transformer(
     raw_scale: float | None,
     channel_swap: Sequence[int] | None,
 ) -> Transformer:
-    """The transformer of the net's first input for images (H, W, K); None leaves a step out."""
+    """Make the transformer of the net's first input for images (H, W, K); None leaves a step out."""
     name = net.inputs[0]
     transformer = Transformer({name: net.blobs[name].shape})
     transformer.set_transpose(name, (2, 0, 1))

@@ -43,7 +43,7 @@ class _Map:
     shift: Numbers
 
     def after(self, first: _Map) -> _Map:
-        """This map of what `first` gives."""
+        """Chain this map behind `first`."""
         if None not in (self.axis, first.axis) and self.axis != first.axis:
             raise NoMapError(f"layers that slide over different axes, {self.axis} and {first.axis}, have no common map")
         axis = first.axis if self.axis is None else self.axis
@@ -57,7 +57,7 @@ _IDENTITY = _Map(None, np.ones(1), np.zeros(1))
 
 
 def coord_map_from_to(top_from: Top, top_to: Top) -> tuple[int | None, Numbers, Numbers]:
-    """Where elements of `top_from` lie in `top_to`: axis of the channels, scale and shift for each spatial axis.
+    """Find where elements of `top_from` lie in `top_to`: axis of the channels, scale and shift for each spatial axis.
 
     Raises:
         NoMapError: the tops have no common ancestor, or a layer between them mixes all places.
@@ -71,7 +71,7 @@ def coord_map_from_to(top_from: Top, top_to: Top) -> tuple[int | None, Numbers, 
 
 
 def crop(top_from: Top, top_to: Top) -> Any:
-    """A Crop layer that brings `top_from` to the size and the place of `top_to`.
+    """Make a Crop layer that brings `top_from` to the size and the place of `top_to`.
 
     Raises:
         NoMapError: see `coord_map_from_to`.
@@ -89,7 +89,7 @@ def crop(top_from: Top, top_to: Top) -> Any:
 
 
 def _maps_from_ancestors(top: Top) -> dict[Top, _Map]:
-    """For each ancestor of a top, nearest first, where its elements lie in the top."""
+    """Find for each ancestor of a top, nearest first, where its elements lie in the top."""
     found = {top: _IDENTITY}
     waiting = [top]
     while waiting:
@@ -106,7 +106,7 @@ def _maps_from_ancestors(top: Top) -> dict[Top, _Map]:
 
 
 def _map_of(layer: Function) -> _Map | None:
-    """Where a layer puts the elements of its bottoms; None for one that mixes all places."""
+    """Find where a layer puts the elements of its bottoms; None for one that mixes all places."""
     kind = layer.type_name
     if kind in _SAME_PLACE:
         return _IDENTITY

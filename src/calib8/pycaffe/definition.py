@@ -80,12 +80,12 @@ def read_definition(
 
 
 def layer_type_list() -> list[str]:
-    """The names of all layer types that calib8 computes, in all dialects."""
+    """List the names of all layer types that calib8 computes, in all dialects."""
     return sorted(registry())
 
 
 def _with_dummies_as_inputs(prototxt: Prototxt, feeds: Mapping[int, Feed]) -> Prototxt:
-    """The network with every DummyData layer made an Input layer; `feeds` go by the index of their layer."""
+    """Make every DummyData layer an Input layer; `feeds` go by the index of their layer."""
     net = caffe_pb2.NetParameter()
     net.CopyFrom(prototxt.net)
     for index, feed in feeds.items():

@@ -78,7 +78,7 @@ class Detector(Net):
         ]
 
     def detect_selective_search(self, image_fnames: Sequence[str]) -> list[dict[str, Any]]:
-        """`detect_windows` over what Selective Search proposes; needs selective_search_ijcv_with_python and MATLAB.
+        """Run `detect_windows` over what Selective Search proposes; needs selective_search_ijcv_with_python and MATLAB.
 
         Raises:
             OptionError: that module is not installed.
@@ -92,7 +92,7 @@ class Detector(Net):
         return self.detect_windows(zip(files, windows, strict=True))
 
     def crop(self, im: Array, window: Window) -> Array:
-        """The pixels of a window, with `context_pad` those around it, too.
+        """Cut out the pixels of a window, with `context_pad` those around it, too.
 
         Args:
             im: (H, W, K).

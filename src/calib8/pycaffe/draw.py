@@ -26,7 +26,7 @@ def dot_text(
     caffe_net: caffe_pb2.NetParameter, rankdir: str, label_edges: bool = True, phase: int | None = None,
     display_lrm: bool = False,
 ) -> str:  # fmt: skip
-    """The graph in the DOT language.
+    """Describe the graph in the DOT language.
 
     Args:
         caffe_net: the network.
@@ -61,7 +61,7 @@ def get_pydot_graph(
     caffe_net: caffe_pb2.NetParameter, rankdir: str, label_edges: bool = True, phase: int | None = None,
     display_lrm: bool = False,
 ) -> Any:  # fmt: skip
-    """The graph as pydot has it; see `dot_text`.
+    """Make the graph as pydot has it; see `dot_text`.
 
     Raises:
         OptionError: pydot is not installed.
@@ -80,7 +80,7 @@ def draw_net(
     caffe_net: caffe_pb2.NetParameter, rankdir: str, ext: str = "png", phase: int | None = None,
     display_lrm: bool = False,
 ) -> bytes:  # fmt: skip
-    """The network as a picture, or as DOT text for `ext` "dot", "gv" or "raw"; see `dot_text`.
+    """Draw the network as a picture, or as DOT text for `ext` "dot", "gv" or "raw"; see `dot_text`.
 
     Raises:
         OptionError: pydot or Graphviz is missing, or Graphviz does not have this format.

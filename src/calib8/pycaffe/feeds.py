@@ -27,12 +27,12 @@ class Feed(ABC):
     shapes: Mapping[str, Shape]
 
     def first(self) -> Batch:
-        """What is in the tops before the first pass."""
+        """Give what is in the tops before the first pass."""
         return {}
 
     @abstractmethod
     def batch(self) -> Batch:
-        """The values for the next pass. Tops that it does not name keep theirs."""
+        """Give the values for the next pass. Tops that it does not name keep theirs."""
 
 
 class SourceFeed(Feed):
@@ -45,7 +45,7 @@ class SourceFeed(Feed):
         self._rest: Batch = {}
 
     def batch(self) -> Batch:
-        """See Feed."""
+        """Give the next batch, see Feed."""
         size = self._source.batch_size
         found = self._rest or self._pull()
         while _images(found) < size:
@@ -75,7 +75,7 @@ class PythonFeed(Feed):
         self.shapes = dict(zip(self._tops, self.layer.top_shapes, strict=True))
 
     def batch(self) -> Batch:
-        """See Feed."""
+        """Give the next batch, see Feed."""
         return dict(zip(self._tops, self.layer.forward(), strict=True))
 
 
@@ -110,7 +110,7 @@ class MemoryFeed(Feed):
         self._next = 0
 
     def batch(self) -> Batch:
-        """See Feed."""
+        """Give the next batch, see Feed."""
         if not self._arrays:
             raise DataError(f"layer {self._layer!r} (MemoryData) has no data; call net.set_input_arrays(data, labels)")
         rows = slice(self._next, self._next + self._shape[0])
@@ -151,11 +151,11 @@ class DummyFeed(Feed):
         self._fillers = dict(zip(tops, fillers * len(tops) if len(fillers) == 1 else fillers, strict=True))
 
     def first(self) -> Batch:
-        """See Feed."""
+        """Give what the fillers say, see Feed."""
         return self._filled(self._fillers)
 
     def batch(self) -> Batch:
-        """See Feed."""
+        """Give what changes from pass to pass, see Feed."""
         return self._filled([top for top, filler in self._fillers.items() if is_random(filler)])
 
     def _filled(self, tops: Iterable[str]) -> Batch:
@@ -166,7 +166,7 @@ class DummyFeed(Feed):
 
 
 def make_feed(param: Any, model_folder: Path, phase: Phase) -> Feed | None:
-    """The feed of a data layer; None for every other layer.
+    """Make the feed of a data layer; None for every other layer.
 
     Raises:
         DataError: the data cannot be used.

@@ -20,7 +20,7 @@ Array = NDArray[np.float32]
 
 
 def fill(filler: Any, shape: Shape) -> Array:
-    """An array of this shape, filled as a FillerParameter says.
+    """Make an array of this shape, filled as a FillerParameter says.
 
     Raises:
         UnsupportedError: a type of filler that Caffe does not have, or that does not fit the shape; a phrase.
@@ -31,7 +31,7 @@ def fill(filler: Any, shape: Shape) -> Array:
 
 
 def is_random(filler: Any) -> bool:
-    """Whether a filler gives other values every time."""
+    """Tell whether a filler gives other values every time."""
     return filler.type not in ("constant", "bilinear")
 
 
@@ -66,14 +66,14 @@ def _msra(filler: Any, shape: Shape) -> NDArray[Any]:
 
 
 def _fan(filler: Any, shape: Shape) -> float:
-    """How many values go into (or come out of) a neuron."""
+    """Count the values that go into (or come out of) a neuron."""
     count = math.prod(shape)
     fan_in, fan_out = count / shape[0], count / shape[1] if len(shape) > 1 else count
     return (fan_in, fan_out, (fan_in + fan_out) / 2)[filler.variance_norm]
 
 
 def _bilinear(filler: Any, shape: Shape) -> NDArray[Any]:
-    """The kernel of a Deconvolution that enlarges by bilinear interpolation."""
+    """Make the kernel of a Deconvolution that enlarges by bilinear interpolation."""
     if len(shape) != 4 or shape[2] != shape[3]:
         raise UnsupportedError(f"has a bilinear filler for a blob of the shape {shape}; it needs a square kernel")
     width = shape[3]

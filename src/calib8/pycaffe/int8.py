@@ -80,7 +80,7 @@ def _shown_thresholds(model: Model, plan: QuantPlan) -> dict[str, float]:
 
 
 def _without_measures(model: Model) -> Model:
-    """The model as it is calibrated: without layers that only measure, and what reads their tops."""
+    """Leave out layers that only measure, and what reads their tops: the model as it is calibrated."""
     gone: set[str] = set()
     kept: list[tuple[Layer, Op]] = []
     for layer, op in zip(model.net.layers, model.ops, strict=True):
@@ -95,7 +95,7 @@ def _without_measures(model: Model) -> Model:
 
 
 def _check_same_network(model: Model, proto_path: str | os.PathLike[str]) -> None:
-    """The prototxt that is named has the layers of the net, in whatever state, and whatever its data layers are."""
+    """Check that the prototxt that is named has the layers of the net, in whatever state, whatever its data layers are."""
     theirs: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
     for p in read_prototxt(proto_path).net.layer:
         theirs.setdefault(p.name, []).append((p.type, tuple(p.bottom)))
@@ -116,7 +116,7 @@ def _check_same_network(model: Model, proto_path: str | os.PathLike[str]) -> Non
 
 
 def looks_real(values: NDArray[np.float32]) -> str:
-    """Why values of an input that should come quantised (x * 128 / threshold) seem to be real ones; "" if not.
+    """Say why values of an input that should come quantised (x * 128 / threshold) seem to be real ones; "" if not.
 
     Codes are whole numbers within [-128, 127], or near them when the user did not round. Where he did not clip, a few
     lie beyond: those that the threshold clips. Zeros alone say nothing.
@@ -140,7 +140,7 @@ def _are_whole(values: NDArray[np.float32]) -> bool:
 
 
 def how_to_quantize(net: Net, name: str, threshold: float) -> str:
-    """What makes codes of the real values of an input, a sentence."""
+    """Say in a sentence what makes codes of the real values of an input."""
     layer = net.producer[net.values_of_blob[name][0]]
     if layer.type == "Input":
         return "Set enable_quantize: 1 in its Input layer, or quantise it"

@@ -42,7 +42,7 @@ _LUMINANCE = np.array([0.2125, 0.7154, 0.0721], np.float32)
 
 
 def blobproto_to_array(blob: caffe_pb2.BlobProto, return_diff: bool = False) -> NDArray[np.float32]:
-    """The values of a BlobProto (a mean file, say) in its shape, or its gradients.
+    """Take the values of a BlobProto (a mean file, say) in its shape, or its gradients.
 
     Raises:
         ValueError: there are more or fewer values than the shape has.
@@ -57,7 +57,7 @@ def blobproto_to_array(blob: caffe_pb2.BlobProto, return_diff: bool = False) -> 
 
 
 def array_to_blobproto(arr: NDArray[Any], diff: NDArray[Any] | None = None) -> caffe_pb2.BlobProto:
-    """The BlobProto of an array of any shape, with gradients of the same shape."""
+    """Make the BlobProto of an array of any shape, with gradients of the same shape."""
     blob = blob_to_proto(arr)
     if diff is not None:
         blob.diff.extend(np.asarray(diff, np.float32).ravel())
@@ -65,13 +65,13 @@ def array_to_blobproto(arr: NDArray[Any], diff: NDArray[Any] | None = None) -> c
 
 
 def arraylist_to_blobprotovector_str(arraylist: Iterable[NDArray[Any]]) -> bytes:
-    """A serialized BlobProtoVector of arrays."""
+    """Serialize arrays as a BlobProtoVector."""
     vector = caffe_pb2.BlobProtoVector(blobs=[array_to_blobproto(arr) for arr in arraylist])
     return bytes(vector.SerializeToString())
 
 
 def blobprotovector_str_to_arraylist(string: bytes) -> list[NDArray[np.float32]]:
-    """The arrays of a serialized BlobProtoVector.
+    """Parse a serialized BlobProtoVector into arrays.
 
     Raises:
         DataError: it is none.
@@ -84,7 +84,7 @@ def blobprotovector_str_to_arraylist(string: bytes) -> list[NDArray[np.float32]]
 
 
 def array_to_datum(arr: NDArray[Any], label: int | None = None) -> caffe_pb2.Datum:
-    """A Datum of an array (C, H, W): uint8 as `data`, other types as `float_data`.
+    """Make a Datum of an array (C, H, W): uint8 as `data`, other types as `float_data`.
 
     Raises:
         DataError: another number of axes.
@@ -103,7 +103,7 @@ def array_to_datum(arr: NDArray[Any], label: int | None = None) -> caffe_pb2.Dat
 
 
 def datum_to_array(datum: caffe_pb2.Datum) -> NDArray[Any]:
-    """The array (C, H, W) of a raw Datum: uint8 of `data`, else float32 of `float_data`."""
+    """Take the array (C, H, W) of a raw Datum: uint8 of `data`, else float32 of `float_data`."""
     shape = (datum.channels, datum.height, datum.width)
     if datum.data:
         return np.frombuffer(datum.data, np.uint8).reshape(shape).copy()
@@ -147,7 +147,7 @@ def _read_pixels(path: Path) -> NDArray[Any]:
 def oversample(
     images: Sequence[NDArray[Any]] | NDArray[Any], crop_dims: Sequence[int] | NDArray[Any]
 ) -> NDArray[np.float32]:
-    """Ten crops of each image: the corners and the centre, and then the same mirrored.
+    """Cut ten crops out of each image: the corners and the centre, and then the same mirrored.
 
     Args:
         images: (H, W, K) each, of one shape.

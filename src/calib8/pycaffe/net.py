@@ -310,7 +310,7 @@ class Net(TrainingMethods):
         save_weights_as_hdf5(filename, self.params)
 
     def set_input_arrays(self, data: NDArray[np.float32], labels: NDArray[np.float32]) -> None:
-        """The samples of a MemoryData layer, which must be the first layer. No copy is made.
+        """Give a MemoryData layer, which must be the first layer, its samples. No copy is made.
 
         Args:
             data: (N, C, H, W), float32, N a multiple of the layer's batch_size.
@@ -328,7 +328,7 @@ class Net(TrainingMethods):
         feed.set_arrays(data, labels[:, None, None, None] if labels.ndim == 1 else labels)
 
     def _warn_of_real_inputs(self) -> None:
-        """An input that should come quantised, and does not look so: the classic silent mistake. Said once."""
+        """Warn once of an input that should come quantised and does not look so: the classic silent mistake."""
         for name, passes in sorted(self._to_check.items()):
             why = looks_real(self.blobs[name].values)
             self._to_check[name] = passes - 1

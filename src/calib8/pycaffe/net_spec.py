@@ -31,7 +31,7 @@ class Top:
         self.n = n
 
     def to_proto(self) -> caffe_pb2.NetParameter:
-        """The network that computes this top."""
+        """Write the network that computes this top."""
         return to_proto(self)
 
 
@@ -99,7 +99,7 @@ class _Writer:
 
 
 def to_proto(*tops: Top) -> caffe_pb2.NetParameter:
-    """The network that computes these tops."""
+    """Write the network that computes these tops."""
     writer = _Writer({})
     for top in tops:
         writer.add(top.fn)
@@ -129,7 +129,7 @@ class NetSpec:
         return self.tops[name]
 
     def to_proto(self) -> caffe_pb2.NetParameter:
-        """The network of all layers that the assigned tops need."""
+        """Write the network of all layers that the assigned tops need."""
         writer = _Writer({top: name for name, top in self.tops.items()})
         for top in self.tops.values():
             writer.add(top.fn if isinstance(top, Top) else top)
@@ -160,7 +160,7 @@ params = _Params()
 
 
 def _param_fields() -> dict[str, str]:
-    """The field of LayerParameter for each kind of layer: "Convolution" has convolution_param."""
+    """Find the field of LayerParameter for each kind of layer: "Convolution" has convolution_param."""
     fields = caffe_pb2.LayerParameter.DESCRIPTOR.fields
     return {
         f.message_type.name.removesuffix("Parameter"): f.name
@@ -187,7 +187,7 @@ def _field_names(message: Any) -> list[str]:
 
 
 def _assign(message: Any, field: str, value: Any) -> None:
-    """Dicts become messages, lists repeated fields; one value for a repeated field is a list of one."""
+    """Make messages of dicts and repeated fields of lists; one value for a repeated field is a list of one."""
     target = getattr(message, field)
     if hasattr(target, "extend"):
         items = value if isinstance(value, list | tuple) else [value]

@@ -122,7 +122,7 @@ class ForwardPasses:
 
 
 def settled_weights(params: Mapping[str, BlobVec]) -> Weights:
-    """The weights as they are now, read-only, by layer name."""
+    """Collect the weights as they are now, read-only, by layer name."""
     return {name: tuple(p.settled() for p in vec if isinstance(p, Parameter)) for name, vec in params.items()}
 
 
@@ -134,7 +134,9 @@ class _Executors:
         self._open: OrderedDict[Any, tuple[Executor, int]] = OrderedDict()
 
     def get(self, stretch: Stretch, values: frozenset[str], *, hosts: bool) -> Executor:
-        """The executor that computes `values`; without `hosts` it takes the tops of layers in Python as given."""
+        """Find or make the executor that computes `values`; without `hosts` it takes the tops of layers in Python as
+        given.
+        """
         options = EngineOptions()
         key = stretch, values, hosts, options.gpu
         if key not in self._open:
@@ -255,7 +257,7 @@ class _Rest:
 
 
 def _set_shape(blob: NetBlob, shape: Shape) -> None:
-    """A blob that gets another shape has no value until it is computed, or written."""
+    """Change a blob's shape; with another one it has no value until it is computed, or written."""
     if blob.shape != shape:
         blob.pending = None
         blob.set_shape(shape)

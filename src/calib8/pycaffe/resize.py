@@ -55,7 +55,7 @@ def resize_image(im: NDArray[Any], new_dims: Sequence[int] | NDArray[Any], inter
 
 
 def _positions(old: int, new: int, centred: bool) -> NDArray[np.floating[Any]]:
-    """Where the new pixels lie among the old ones."""
+    """Find where the new pixels lie among the old ones."""
     if centred:
         return (np.arange(new) + 0.5) * old / new - 0.5
     return np.arange(new) * ((old - 1) / (new - 1) if new > 1 else 0.0)

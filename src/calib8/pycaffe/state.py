@@ -34,7 +34,7 @@ def set_mode_gpu() -> None:
 
 
 def set_device(device_id: int) -> None:
-    """The number of the GPU that `set_mode_gpu` means."""
+    """Choose the number of the GPU that `set_mode_gpu` means."""
     if device_id < 0:
         raise OptionError(f"set_device({device_id}): GPUs are numbered from 0")
     _state.gpu = int(device_id)
@@ -48,7 +48,7 @@ def yolo() -> None:
 
 
 def is_yolo() -> bool:
-    """Whether `yolo` was called."""
+    """Tell whether `yolo` was called."""
     return _state.yolo
 
 
@@ -58,5 +58,5 @@ def set_random_seed(seed: int) -> None:
 
 
 def random_numbers() -> np.random.Generator:
-    """The generator that all fillers share."""
+    """Give the generator that all fillers share."""
     return _state.numbers

@@ -62,7 +62,7 @@ class Stretch:
         return _of(self.model, pairs)
 
     def with_host_tops(self, shapes: Mapping[str, Shape]) -> Stretch:
-        """The same where layers in Python gave their tops these shapes: detectors find more or less."""
+        """Lay out the same where layers in Python gave their tops these shapes: detectors find more or less."""
         if all(shape == self.model.shapes[value] for value, shape in shapes.items()):
             return self
         return replace(self, model=self.model.with_shapes(shapes))
@@ -76,7 +76,7 @@ class Stretch:
 
 
 def read_from_outside(layers: Sequence[Layer]) -> tuple[str, ...]:
-    """The values that layers read and do not write."""
+    """Find the values that layers read and do not write."""
     written = {t for layer in layers for t in layer.tops}
     return tuple(dict.fromkeys(b for layer in layers for b in layer.bottoms if b not in written))
 

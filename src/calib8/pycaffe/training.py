@@ -16,23 +16,23 @@ class TrainingMethods:
     """What a net cannot do."""
 
     def backward(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not there: calib8 is for inference only."""
+        """Refuse: calib8 is for inference only."""
         refuse_training("Net.backward")
 
     def forward_backward_all(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Not there: calib8 is for inference only."""
+        """Refuse: calib8 is for inference only."""
         refuse_training("Net.forward_backward_all")
 
     def clear_param_diffs(self) -> NoReturn:
-        """Not there: calib8 is for inference only."""
+        """Refuse: calib8 is for inference only."""
         refuse_training("Net.clear_param_diffs")
 
     def before_backward(self, function: Any) -> NoReturn:
-        """Not there: calib8 is for inference only."""
+        """Refuse: calib8 is for inference only."""
         refuse_training("Net.before_backward")
 
     def after_backward(self, function: Any) -> NoReturn:
-        """Not there: calib8 is for inference only."""
+        """Refuse: calib8 is for inference only."""
         refuse_training("Net.after_backward")
 
 
@@ -68,25 +68,25 @@ class AdamSolver(_Solver):
 
 
 def get_solver(filename: str) -> NoReturn:
-    """Not there: calib8 is for inference only."""
+    """Refuse: calib8 is for inference only."""
     refuse_training("get_solver")
 
 
 def has_nccl() -> bool:
-    """Whether several GPUs can train together: never."""
+    """Tell whether several GPUs can train together: never."""
     return False
 
 
 def set_solver_count(count: int) -> NoReturn:
-    """Not there: calib8 is for inference only."""
+    """Refuse: calib8 is for inference only."""
     refuse_training("set_solver_count")
 
 
 def set_solver_rank(rank: int) -> NoReturn:
-    """Not there: calib8 is for inference only."""
+    """Refuse: calib8 is for inference only."""
     refuse_training("set_solver_rank")
 
 
 def set_multiprocess(enabled: bool) -> NoReturn:
-    """Not there: calib8 is for inference only."""
+    """Refuse: calib8 is for inference only."""
     refuse_training("set_multiprocess")

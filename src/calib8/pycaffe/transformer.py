@@ -33,7 +33,7 @@ class Transformer:
         self.input_scale: dict[str, float] = {}
 
     def preprocess(self, in_: str, data: NDArray[Any]) -> Array:
-        """((swapped transposed resized data) * raw_scale - mean) * input_scale.
+        """Prepare an image: ((swapped transposed resized data) * raw_scale - mean) * input_scale.
 
         Args:
             in_: the input's name.
@@ -59,7 +59,7 @@ class Transformer:
         return image
 
     def deprocess(self, in_: str, data: NDArray[Any]) -> Array:
-        """The way back of `preprocess`, but for the size.
+        """Undo `preprocess`, but for the size.
 
         Args:
             data: (K, H, W), or (1, K, H, W).
@@ -82,7 +82,7 @@ class Transformer:
         return image
 
     def set_transpose(self, in_: str, order: Sequence[int]) -> None:
-        """The order of the axes: (2, 0, 1) makes (K, H, W) of (H, W, K).
+        """Set the order of the axes: (2, 0, 1) makes (K, H, W) of (H, W, K).
 
         Raises:
             OptionError: another number of axes than the input has without N.
@@ -92,7 +92,7 @@ class Transformer:
         self.transpose[in_] = order
 
     def set_channel_swap(self, in_: str, order: Sequence[int]) -> None:
-        """The order of the channels, after `transpose`: (2, 1, 0) makes BGR of RGB.
+        """Set the order of the channels, after `transpose`: (2, 1, 0) makes BGR of RGB.
 
         Raises:
             OptionError: another number of channels than the input has.
@@ -102,12 +102,12 @@ class Transformer:
         self.channel_swap[in_] = order
 
     def set_raw_scale(self, in_: str, scale: float) -> None:
-        """A factor before the mean: 255 where a network was trained with pixels 0..255."""
+        """Set a factor before the mean: 255 where a network was trained with pixels 0..255."""
         self._shape(in_)
         self.raw_scale[in_] = scale
 
     def set_mean(self, in_: str, mean: NDArray[Any]) -> None:
-        """What is subtracted.
+        """Set what is subtracted.
 
         Args:
             mean: (K) for each channel; or (K, H, W) or (H, W), resized to the input's size.
@@ -129,7 +129,7 @@ class Transformer:
         self.mean[in_] = whole
 
     def set_input_scale(self, in_: str, scale: float) -> None:
-        """A factor after the mean."""
+        """Set a factor after the mean."""
         self._shape(in_)
         self.input_scale[in_] = scale
 

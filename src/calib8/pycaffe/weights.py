@@ -34,7 +34,7 @@ Stored = Mapping[str, Sequence[NDArray[np.float32]]]
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Sequence[NDArray[np.float32]]]:
-    """Blobs by layer name; of several layers with one name the last counts, as in Caffe.
+    """Collect blobs by layer name; of several layers with one name the last counts, as in Caffe.
 
     Raises:
         CaffemodelError: see `read_caffemodel`.
@@ -43,7 +43,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Sequence[NDArray[np.
 
 
 def make_params(definition: Definition, to_come: Collection[str]) -> Params:
-    """The weights of every layer that has some, filled as the prototxt says.
+    """Make the weights of every layer that has some, filled as the prototxt says.
 
     Args:
         to_come: layers whose weights are copied afterwards, and need no filling.
@@ -74,7 +74,7 @@ def make_params(definition: Definition, to_come: Collection[str]) -> Params:
 
 
 def python_layer(definition: Definition, layer: Layer, op: Op) -> PythonLayer | None:
-    """The user's object of a Python layer."""
+    """Find the user's object of a Python layer."""
     feed = definition.feeds.get(layer.name)
     if isinstance(feed, PythonFeed):
         return feed.layer.instance
@@ -92,7 +92,7 @@ def _filled(layer: Layer, op: Op, shapes: Sequence[tuple[int, ...]], to_come: bo
 
 
 def _fillers(param: Any) -> list[Any]:
-    """The fillers of a layer's blobs in their order; None for one that is not set.
+    """List the fillers of a layer's blobs in their order; None for one that is not set.
 
     Caffe's parameter messages name the weights' filler before the bias's.
     """

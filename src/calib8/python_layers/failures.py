@@ -19,7 +19,7 @@ _PORT_IT = "port it to Python 3"
 
 
 def syntax_failure(why: SyntaxError) -> str:
-    """A SyntaxError in a user's file: "FILE:LINE: is Python 2 code ..." or Python's own text."""
+    """Describe a SyntaxError in a user's file: "FILE:LINE: is Python 2 code ..." or Python's own text."""
     where = f"{why.filename}:{why.lineno}"
     text = (why.text or "").strip()
     if isinstance(why, TabError):
@@ -30,7 +30,7 @@ def syntax_failure(why: SyntaxError) -> str:
 
 
 def run_failure(why: BaseException, is_users: Callable[[str], bool]) -> str:
-    """Any exception of user code: its type and text, and the innermost line in a file of the user's."""
+    """Describe any exception of user code: its type and text, and the innermost line in a file of the user's."""
     if isinstance(why, SyntaxError):
         return syntax_failure(why)
     frames = [f for f in traceback.extract_tb(why.__traceback__) if is_users(f.filename)]

@@ -46,7 +46,7 @@ class World:
             yield
 
     def owns(self, file: str) -> bool:
-        """Whether a source file lies in this world's folders, and not in an environment inside them."""
+        """Tell whether a source file lies in this world's folders, and not in an environment inside them."""
         path = Path(os.path.realpath(file))
         if "site-packages" in path.parts or path.is_relative_to(_CALIB8_FOLDER):
             return False

@@ -44,4 +44,4 @@ class Layer:
         raise NotImplementedError("the layer has no method `forward`")
 
     def backward(self, top: Blobs, propagate_down: Sequence[bool], bottom: Blobs) -> None:
-        """Never called: calib8 does not train."""
+        """Do nothing: calib8 does not train, and never calls it."""

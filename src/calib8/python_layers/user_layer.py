@@ -138,7 +138,7 @@ class UserLayer:
         return self._layer
 
     def reshape(self, bottom_shapes: Sequence[Shape]) -> tuple[Shape, ...]:
-        """The shapes of the tops for bottoms of these shapes.
+        """Find the shapes of the tops for bottoms of these shapes.
 
         Raises:
             UserLayerError: an exception in user code, a top without a shape.
@@ -152,7 +152,7 @@ class UserLayer:
         return self.top_shapes
 
     def forward(self, bottoms: Sequence[NDArray[Any]] = ()) -> list[NDArray[np.float32]]:
-        """One pass: `reshape`, then `forward`. Returns copies of the tops.
+        """Run one pass: `reshape`, then `forward`. Returns copies of the tops.
 
         Raises:
             UserLayerError: an exception in user code, with the number of the pass.
@@ -167,7 +167,7 @@ class UserLayer:
         return [top.data.copy() for top in self._tops]
 
     def _make_tops(self) -> list[Blob]:
-        """One blob per top; a top with a bottom's name is that bottom's blob, as in Caffe."""
+        """Make one blob per top; a top with a bottom's name is that bottom's blob, as in Caffe."""
         by_name = dict(zip(self._class.param.bottom, self._bottoms, strict=True))
         return [by_name.get(name) or Blob() for name in self._class.param.top]
 

@@ -55,7 +55,7 @@ class DataLayer(Layer):
         top[0].reshape(param.batch_size, *self._preparer.shape)
 
     def forward(self, bottom: Sequence[Blob], top: Sequence[Blob]) -> None:
-        """The next images. Raises DataError with the path and the line of one that cannot be read."""
+        """Prepare the next images. Raises DataError with the path and the line of one that cannot be read."""
         for sample in top[0].data:
             prepare(self._images[self._next], self._preparer, sample)
             self._next = (self._next + 1) % len(self._images)
