@@ -95,7 +95,7 @@ def _without_measures(model: Model) -> Model:
 
 
 def _check_same_network(model: Model, proto_path: str | os.PathLike[str]) -> None:
-    """Check that the prototxt that is named has the layers of the net, in whatever state, whatever its data layers are."""
+    """Check that the prototxt that is named has the layers of the net, in whatever state, with whatever data layers."""
     theirs: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
     for p in read_prototxt(proto_path).net.layer:
         theirs.setdefault(p.name, []).append((p.type, tuple(p.bottom)))
