@@ -6,13 +6,14 @@ import pytest
 
 from calib8.errors import PrototxtError
 from calib8.graph import Phase, build_net
+from calib8.layer_kit.measuring import only_measures
 from calib8.proto.text import parse_prototxt
 
 INPUT = 'layer { name: "data" type: "Input" top: "data" }\n'
 
 
 def net(text: str, **options):
-    return build_net(parse_prototxt(text, "a.prototxt"), **options)
+    return build_net(parse_prototxt(text, "a.prototxt"), only_measures=only_measures, **options)
 
 
 def problems(text: str, **options) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ def build_net(
     phase: Phase = Phase.TEST,
     level: int = 0,
     stages: Collection[str] = (),
+    only_measures: Callable[[str], bool] = lambda layer_type: False,
 ) -> Net:
     """Build the network that Caffe would build in this state, without weights.
 
@@ -27,7 +28,7 @@ def build_net(
         PrototxtError: with all structural problems: duplicate names, bottoms that nothing produces, tops produced
             twice, cycles, no layers left.
     """
-    net, problems = draft_net(prototxt, phase=phase, level=level, stages=stages)
+    net, problems = draft_net(prototxt, phase=phase, level=level, stages=stages, only_measures=only_measures)
     if problems:
         raise PrototxtError(f"{prototxt.source}: the network cannot be built", problems)
     return net
@@ -39,17 +40,17 @@ def draft_net(
     phase: Phase = Phase.TEST,
     level: int = 0,
     stages: Collection[str] = (),
-    measures: Collection[str] = (),
+    only_measures: Callable[[str], bool] = lambda layer_type: False,
 ) -> tuple[Net, list[str]]:
     """Build what `build_net` gives, and list all structural problems; with problems the net is only good to look at.
 
     Args:
-        measures: types of layers that only measure, and stay in nevertheless.
+        only_measures: whether layers of a type have no part in inference and are left out.
     """
     everything = [_Placed(x, p, prototxt.source) for x, p in zip(prototxt.net.layer, prototxt.places, strict=True)]
     taking_part = layers_taking_part(prototxt.net, phase, level, stages)
     present = [everything[index] for index in taking_part]
-    kept, notes = _without_losses(present, measures)
+    kept, notes = _without_losses(present, only_measures)
     problems = (
         _name_problems(kept) + _rule_problems(everything) + _order_problems(kept, _absent_writers(everything, present))
     )
@@ -71,21 +72,6 @@ def draft_net(
         is_old=prototxt.is_old,
     )
     return net, problems
-
-
-def is_training_only(layer_type: str) -> bool:
-    """Tell whether layers of this type only measure: losses, accuracies and evaluations have no part in inference."""
-    return layer_type.endswith(("Loss", "LossLayer", "Accuracy", "Evaluate")) or layer_type in {
-        "Accuracy",
-        "SoftmaxWithLoss",
-        "SoftmaxWithFocalLoss",
-        "LossSoftmax",
-        "HDF5Output",
-        "MatWrite",
-        "EvalDetection",
-        "Yolov3",
-        "YoloSeg",
-    }
 
 
 def _is_python_loss(param: Any) -> bool:
@@ -113,14 +99,14 @@ def located(source: str, line: int) -> str:
     return f"{source}:{line}" if line else source
 
 
-def _without_losses(layers: Iterable[_Placed], measures: Collection[str]) -> tuple[list[_Placed], list[str]]:
+def _without_losses(layers: Iterable[_Placed], only_measures: Callable[[str], bool]) -> tuple[list[_Placed], list[str]]:
     """Leave out measuring layers, and then what only they read as a label is harmless: it stays a data top."""
     kept: list[_Placed] = []
     notes: list[str] = []
     dropped: set[str] = set()
     for x in layers:
         reads_dropped = [b for b in x.param.bottom if b in dropped]
-        measuring = is_training_only(x.param.type) and x.param.type not in measures
+        measuring = only_measures(x.param.type)
         if measuring or _is_python_loss(x.param) or reads_dropped:
             why = f"reads {reads_dropped[0]!r}, which was left out" if reads_dropped else "only measures"
             notes.append(f"{x.text} is left out: it {why}")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from calib8.errors import PrototxtError, UserLayerError
 from calib8.graph import Layer, Net, Phase, Shape
 from calib8.graph.build import draft_net
+from calib8.layer_kit.measuring import only_measures
 from calib8.layers import Op, RefusedError, make_op
 from calib8.lowering.aliases import reads_of_overwritten
 from calib8.lowering.model import Model
@@ -88,7 +89,11 @@ def examine_model(
     measures: Collection[str] = (),
 ) -> Examination:
     """What `build_model` does, and everything that is wrong as a value instead of an error."""
-    net, wrong = draft_net(prototxt, phase=phase, level=level, stages=stages, measures=measures)
+
+    def left_out(kind: str) -> bool:
+        return only_measures(kind) and kind not in measures
+
+    net, wrong = draft_net(prototxt, phase=phase, level=level, stages=stages, only_measures=left_out)
     ops, refused, notes = _read_layers(net, phase)
     pairs = list(zip(net.layers, ops, strict=True))
     given = InputShapes(input_shapes or {}, values_that_are_read(net.layers))

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from calib8.graph.build import is_training_only
 from calib8.graph.phase import Phase, layers_taking_part
+from calib8.layer_kit.measuring import only_measures
 from calib8.layers import registry
 from calib8.lowering import Model, build_model
 from calib8.proto import caffe_pb2
@@ -71,7 +71,7 @@ def read_definition(
         phase=phase,
         level=level,
         stages=stages,
-        measures=[kind for kind in registry() if is_training_only(kind)],
+        measures=[kind for kind in registry() if only_measures(kind)],
     )
     for note in model.notes:
         _log.info("%s: %s", path, note)

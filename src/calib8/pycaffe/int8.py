@@ -14,7 +14,7 @@ from calib8.arithmetic import INT8_LEVELS
 from calib8.errors import TableError
 from calib8.export import read_plan
 from calib8.graph import Layer, Net
-from calib8.graph.build import is_training_only
+from calib8.layer_kit.measuring import only_measures
 from calib8.layers import Op
 from calib8.lowering import Model
 from calib8.lowering.integer import IntegerSetup
@@ -84,7 +84,7 @@ def _without_measures(model: Model) -> Model:
     gone: set[str] = set()
     kept: list[tuple[Layer, Op]] = []
     for layer, op in zip(model.net.layers, model.ops, strict=True):
-        if is_training_only(layer.type) or not gone.isdisjoint(layer.bottoms):
+        if only_measures(layer.type) or not gone.isdisjoint(layer.bottoms):
             gone.update(layer.tops)
         else:
             kept.append((layer, op))
