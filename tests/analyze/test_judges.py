@@ -75,6 +75,13 @@ def test_parts_survive_the_next_run():
     assert part[1]["p"].argmax() == 1
 
 
+@pytest.mark.parametrize("label", [1.5, np.nan])
+def test_top1_needs_classes(label):
+    judge = QualityDrop("top1", top1, ["p"], np.array([0, label]))
+    with pytest.raises(OptionError, match="no whole numbers"):
+        judge.loss([0, 1], [judge.part(x, x) for x in scores([0, 1], [1, 0])])
+
+
 def test_labels_that_do_not_fit():
     judge = QualityDrop("top1", top1, ["p"], np.zeros((2, 3)))
     with pytest.raises(OptionError, match="one class for each sample"):

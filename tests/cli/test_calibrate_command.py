@@ -128,7 +128,7 @@ def test_thresholds_from_a_table(folder, tmp_path, capsys):
         (["--threads", "0"], "threads is 0"),
         (["--output", "nowhere/at/all"], "nowhere"),
         (["--thresholds", "nothing.txt"], "nothing.txt"),
-        (["--images", "nothing.txt"], "which input"),
+        (["--images", "nothing.txt", "--size", "8x8"], "nothing.txt"),
         (["--method", "percentile", "--percent", "0"], "percent is 0"),
     ],
 )

@@ -111,7 +111,7 @@ def test_a_metric_of_the_user_s(folder, tmp_path, monkeypatch, capsys):
         (["--metric", "os:nothing"], "module 'os' has no function 'nothing'"),
         (["--thresholds", "nowhere"], "nowhere: cannot be read"),
         (["--calibration_proto", "nowhere.pb2"], "nowhere.pb2"),
-        (["--data_list", "nowhere.txt"], "which input takes the images"),
+        (["--data_list", "nowhere.txt", "--input", "nothing"], "which input takes the images"),
     ],
 )
 def test_errors_leave_nothing(folder, options, message, capsys):

@@ -226,7 +226,7 @@ def test_a_drop_of_labels(folder, tmp_path):
         (["--metric", "yolo"], "metric yolo needs outputs"),
         (["--calibration_proto", "nowhere.pb2"], "nowhere.pb2"),
         (["--model", "nowhere.caffemodel"], "nowhere.caffemodel"),
-        (["--images", "nowhere.txt"], "which input takes the images"),
+        (["--images", "nowhere.txt"], "say --size (height x width)"),
         (["--image_params", "{}"], "give the images, too"),
     ],
 )

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from calib8.data import open_source
+from calib8.data import ImagesSource, Preprocess, open_source
 from calib8.errors import DataError
 
 LayerOf = Callable[[str], Any]
@@ -50,6 +50,42 @@ def test_names_with_spaces_and_without_labels(tmp_path: Path, layer_of: LayerOf)
     source = open_source(layer_of(prototxt('source: "list.txt" batch_size: 4')), tmp_path)
     (batch,) = source.batches()
     assert batch["label"].tolist() == [3, 0, 0, -1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected", "said"),
+    [
+        (["2.883333", "1.5"], [2.883333, 1.5], "2 of 2 labels are no whole numbers (list.txt:1: 2.88333)"),
+        (["-1e-3", "4"], [-1e-3, 4], "1 of 2 labels are no whole numbers (list.txt:1: -0.001)"),
+        (["1 0 1", "0 1 1"], [np.nan, np.nan], "2 of 2 labels are no whole numbers (list.txt:1: several numbers)"),
+        (["3.0", "4."], [3, 4], ""),
+    ],
+)
+def test_labels_of_other_tasks_are_named(
+    tmp_path: Path,
+    layer_of: LayerOf,
+    monkeypatch: pytest.MonkeyPatch,
+    labels: list[str],
+    expected: list[float],
+    said: str,
+) -> None:
+    names = write_images(tmp_path, 2)
+    monkeypatch.chdir(tmp_path)
+    Path("list.txt").write_text("".join(f"{n} {label}\n" for n, label in zip(names, labels, strict=True)))
+    source = open_source(layer_of(prototxt('source: "list.txt" batch_size: 2')), tmp_path)
+    (batch,) = source.batches()
+    assert np.allclose(batch["label"], expected, rtol=1e-6, equal_nan=True)
+    assert [said in note for note in source.notes] == [True] * bool(said)
+    given = ImagesSource("list.txt", "x", (2, 3, 5, 6), Preprocess())
+    assert given.notes == source.notes
+    assert (next(iter(given.batches()))["x"] == batch["data"]).all()
+
+
+def test_missing_images_are_named_without_their_labels(tmp_path: Path, layer_of: LayerOf) -> None:
+    (tmp_path / "list.txt").write_text("00.png 2.883333\n01 b.png 1 0 1\n")
+    with pytest.raises(DataError) as caught:
+        open_source(layer_of(prototxt('source: "list.txt"')), tmp_path)
+    assert [p.split(": ")[-1] for p in caught.value.problems] == ["no file 00.png", "no file 01 b.png"]
 
 
 def test_root_folder_stands_before_every_path(tmp_path: Path, layer_of: LayerOf) -> None:

@@ -48,6 +48,17 @@ def test_a_list_with_labels(tmp_path, image):
         assert np.array_equal(stored, pixels.transpose(2, 0, 1))
 
 
+def test_labels_that_a_record_cannot_hold_are_refused(tmp_path, image):
+    for name in "abcd":
+        image(f"{name}.png")
+    (tmp_path / "list.txt").write_text("a.png 2.5\nb.png 1 0\nc.png 3.0\nd.png 99999999999\n")
+    with pytest.raises(DataError) as caught:
+        list(image_records(labelled_images(tmp_path / "list.txt").images, tmp_path, RAW, lambda done: None))
+    assert [p.partition("has the label ")[2].partition(";")[0] for p in caught.value.problems] == [
+        "2.5", "several numbers", "1e+11",
+    ]  # fmt: skip
+
+
 def test_a_folder_has_label_0_and_the_order_of_names(tmp_path, image):
     for name in ("b.png", "a.png", "c.bmp"):
         image(name)

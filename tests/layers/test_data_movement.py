@@ -185,6 +185,8 @@ def test_upsample_of_ascend_multiplies(run_layer):
         ("", "sets no size, and forks differ"),
         ("pad_out_h: false", "sets no size, and forks differ"),
         ("mode: NEAREST", "sets no size, and forks differ"),
+        ("scale: nan", "scale is nan; expected a whole number"),
+        ("scale: inf stride: 2", "scale is inf; expected a finite number"),
         ("scale: 1.5", "scale is 1.5; expected a whole number"),
         ("scale: 2 mode: BILINEAR", "mode BILINEAR needs height and width"),
         ("height: 4", "height and width must be set together"),

@@ -182,6 +182,11 @@ def top1(reference: Outputs, result: Outputs, labels: Any) -> float:
     right = reference[name].argmax(axis=1).reshape(len(found), -1) if labels is None else np.asarray(labels)
     if labels is not None:
         right = right.reshape(len(right), -1)
+        if not np.array_equal(right, np.floor(right)):
+            raise OptionError(
+                "metric top1: the labels are no whole numbers, so they name no classes; give a --metric of your own "
+                "that understands them, or labels of classes (--labels FILE)"
+            )
     if right.shape != found.shape:
         raise OptionError(
             f"metric top1: labels of the shape {right.shape} for the output {name!r} of {reference[name].shape}; "

@@ -1,4 +1,4 @@
-"""Options that say which images are used and how they become samples, for networks with a plain Input layer."""
+"""Options that say which images are used and how they become samples, in the place of what fills an input."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from calib8.workflow import Images
 def add_image_options(parser: argparse.ArgumentParser) -> None:
     """Add `--images` and what goes with it."""
     group = parser.add_argument_group(
-        "images", "For a network with a plain Input layer: sample = (pixels - mean) * scale."
+        "images", "In the place of what fills the input in the prototxt: sample = (pixels - mean) * scale."
     )
     group.add_argument(
         "--images", metavar="LIST", help="a text file with a path per line, a folder of images, or one image"

@@ -23,7 +23,7 @@ class Sample:
     """Pixels (C, H, W), uint8 or float32, the label, and whether the record held the bytes of an image file."""
 
     pixels: NDArray[Any]
-    label: int
+    label: float
     encoded: bool = False
 
 

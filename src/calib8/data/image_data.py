@@ -17,7 +17,7 @@ from calib8.data.batching import NamedSample, batches_of, first_shapes
 from calib8.data.datum import Sample, chw
 from calib8.data.faces import Batch, SampleSource
 from calib8.data.files import find_path
-from calib8.data.image_list import ListedImage, read_image_list
+from calib8.data.image_list import ListedImage, label_notes, read_image_list
 from calib8.data.transform import read_transform
 from calib8.errors import DataError
 
@@ -40,7 +40,7 @@ class ImageDataSource(SampleSource):
         self._images = read_image_list(path, f"layer {param.name!r}", [model_folder], data.root_folder)
         self.size = len(self._images)
         self.batch_size = data.batch_size
-        self.notes = (*self._transform.notes, *_notes(data, param.name))
+        self.notes = (*self._transform.notes, *_notes(data, param.name), *label_notes(self._images, str(path)))
         self.shapes = first_shapes(param, data.batch_size, self._samples(), self._transform)
 
     def batches(self) -> Iterator[Batch]:

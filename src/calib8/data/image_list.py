@@ -1,12 +1,15 @@
 """Lists of image files: a path per line and perhaps a label behind it, as ImageData, `--images` and data_list have.
 
 Source: BVLC/caffe, src/caffe/layers/image_data_layer.cpp, DataLayerSetUp: the label stands behind the last space; a
-line without one has the label 0.
+line without one has the label 0. Deviation: of a fraction, such as regression has, Caffe takes the whole part, and it
+opens no file of a line with several labels; here the first is read as it stands, and the second has no label.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +25,19 @@ from calib8.errors import DataError
 MAX_PROBLEMS = 20
 """Most missing images that one message names."""
 MAX_IMAGE_BYTES = 512 * 2**20
+_NUMBER = re.compile(r"[+-]?(\d{1,30}\.?\d*|\.\d+)([eE][+-]?\d{1,2})?")
 IMAGE_SUFFIXES = frozenset([".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"])
 
 
 @dataclass(frozen=True)
 class ListedImage:
-    """An image file, its label, and where it stands ("list.txt:12"), for messages."""
+    """An image file and its label, for messages also where it stands ("list.txt:12").
+
+    A label of several numbers is NaN: a blob of labels has one for each image.
+    """
 
     path: Path
-    label: int
+    label: float
     place: str
 
     def read(self, flags: int) -> NDArray[Any]:
@@ -83,12 +90,36 @@ def find_images(listing: str | os.PathLike[str], what: str) -> list[ListedImage]
     return read_image_list(path, what, [path.parent])
 
 
+def label_notes(images: Sequence[ListedImage], what: str) -> tuple[str, ...]:
+    """Say which labels are no whole numbers, of which a class has one; () where all are."""
+    odd = [image for image in images if not float(image.label).is_integer()]
+    if not odd:
+        return ()
+    first = "several numbers" if math.isnan(odd[0].label) else f"{odd[0].label:g}"
+    return (
+        f"{what}: {len(odd)} of {len(images)} labels are no whole numbers ({odd[0].place}: {first}), so they name no "
+        "classes; calibration needs no labels",
+    )
+
+
 def _listed(line: str, place: str, folders: Sequence[Path], root: str) -> ListedImage:
-    words = line.rsplit(maxsplit=1)
-    whole = find_path(root + line, folders)
-    if len(words) == 2 and words[1].lstrip("+-").isdecimal() and not whole.exists():
-        return ListedImage(find_path(root + words[0], folders), int(words[1]), place)
-    return ListedImage(whole, 0, place)
+    """The path is as much of the line as there is a file for; numbers behind it are labels."""
+    path, numbers = line, list[float]()
+    while not (found := find_path(root + path, folders)).exists():
+        shorter, number = _without_number(path)
+        if number is None:
+            break
+        path, numbers = shorter, [number, *numbers]
+    label = 0 if not numbers else numbers[0] if len(numbers) == 1 else math.nan
+    return ListedImage(found, label, place)
+
+
+def _without_number(text: str) -> tuple[str, float | None]:
+    """A text without the number that is its last word, and that number; None where it is no number."""
+    words = text.rsplit(maxsplit=1)
+    if len(words) < 2 or not _NUMBER.fullmatch(words[1]):
+        return text, None
+    return words[0], float(words[1])
 
 
 def _checked(images: list[ListedImage], what: str, path: Path) -> list[ListedImage]:

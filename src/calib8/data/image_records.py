@@ -7,6 +7,7 @@ Source: BVLC/caffe, tools/convert_imageset.cpp; src/caffe/util/io.cpp, ReadImage
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,8 @@ from calib8.data.image_list import IMAGE_SUFFIXES, MAX_PROBLEMS, ListedImage, fi
 from calib8.data.preprocess import Preprocess, resized
 from calib8.errors import DataError
 from calib8.proto import caffe_pb2
+
+_LABEL_LIMIT = 2**31
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class _Maker:
             except DataError as why:
                 raise DataError(f"{listed.place}: {listed.path} {why}") from None
         datum = self._encoded(listed, image) if self._options.encoded else self._raw(listed, image)
-        datum.label = listed.label
+        datum.label = _whole(listed)
         data: bytes = datum.SerializeToString(deterministic=True)
         return data
 
@@ -161,6 +164,16 @@ class _Maker:
             )
         channels, height, width = pixels.shape
         return caffe_pb2.Datum(channels=channels, height=height, width=width, data=pixels.tobytes())
+
+
+def _whole(listed: ListedImage) -> int:
+    if float(listed.label).is_integer() and abs(listed.label) < _LABEL_LIMIT:
+        return int(listed.label)
+    found = "several numbers" if math.isnan(listed.label) else f"{listed.label:g}"
+    raise DataError(
+        f"{listed.place}: {listed.path} has the label {found}; a record holds one whole number. Leave the labels out, "
+        "or keep them in a list of their own"
+    )
 
 
 def _size(shape: tuple[int, ...]) -> str:

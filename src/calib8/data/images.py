@@ -1,18 +1,21 @@
-"""Samples for a plain Input layer: images of a list, prepared by a Preprocess."""
+"""Samples for an input: images of a list, prepared by a Preprocess."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calib8.data.faces import Batch, SampleSource
-from calib8.data.image_list import ListedImage, find_images
-from calib8.data.preprocess import Preparer, Preprocess
+from calib8.data.image_list import ListedImage, find_images, label_notes
+from calib8.data.preprocess import IMAGE_CHANNELS, Preparer, Preprocess
 from calib8.errors import DataError
 from calib8.graph import Shape
+
+_CHANNELS_FIRST, _CHANNELS_LAST = (2, 0, 1), (0, 1, 2)  # of the axes height, width, channel
 
 
 class ImagesSource(SampleSource):
@@ -35,7 +38,7 @@ class ImagesSource(SampleSource):
         Args:
             listing: a text file with a path per line, a folder, or a single image.
             top: the input blob.
-            shape: its shape (N, C, H, W).
+            shape: its shape (N, C, H, W); (N, H, W, C), where the last axis alone can be channels of an image.
             preprocess: how the images become samples.
             constants: other input blobs, the same for every batch. Where axis 0 is as long as that of the images,
                 it counts them, too.
@@ -45,7 +48,8 @@ class ImagesSource(SampleSource):
         """
         if len(shape) != 4 or min(shape) < 1:
             raise DataError(f"input {top!r} has the shape {shape}; images need (N, C, H, W)")
-        self._preparer = _preparer(top, shape, preprocess)
+        fitting, notes = _for_axes(shape, preprocess, f"input {top!r}")
+        self._preparer = _preparer(top, shape, fitting)
         self._images = find_images(listing, "images")
         self.names = tuple(listed.path.name for listed in self._images)
         self._top = top
@@ -53,7 +57,7 @@ class ImagesSource(SampleSource):
         self.shapes = {top: shape, **{blob: array.shape for blob, array in self._constants.items()}}
         self.size = len(self._images)
         self.batch_size = shape[0]
-        self.notes = ()
+        self.notes = notes + label_notes(self._images, str(listing))
 
     def batches(self) -> Iterator[Batch]:
         """Yield batches, see SampleSource."""
@@ -76,6 +80,13 @@ def prepare(listed: ListedImage, preparer: Preparer, sample: np.ndarray) -> None
         preparer.apply(image, sample)
     except DataError as why:
         raise DataError(f"{listed.place}: {listed.path} {why}") from None
+
+
+def _for_axes(shape: Shape, preprocess: Preprocess, what: str) -> tuple[Preprocess, tuple[str, ...]]:
+    """The Preprocess with its axes in the order of the input: networks that came from TensorFlow have channels last."""
+    if shape[1] in IMAGE_CHANNELS or shape[3] not in IMAGE_CHANNELS or preprocess.transpose != _CHANNELS_FIRST:
+        return preprocess, ()
+    return replace(preprocess, transpose=_CHANNELS_LAST), (f"{what} has its channels last; samples are given so",)
 
 
 def _preparer(top: str, shape: Shape, preprocess: Preprocess) -> Preparer:

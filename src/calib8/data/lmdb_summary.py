@@ -44,7 +44,7 @@ class LmdbSummary:
         self.encoded += sample.encoded
         channels = sample.pixels.shape[0]
         self.shapes[sample.pixels.shape] += 1
-        self.labels[sample.label] += 1
+        self.labels[int(sample.label)] += 1
         self._sums[channels] = self._sums.get(channels, 0) + sample.pixels.sum(axis=(1, 2), dtype=np.float64)
 
     @property

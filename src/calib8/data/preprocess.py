@@ -24,6 +24,7 @@ from calib8.graph import Shape
 
 RESIZE_MODES = ("warp", "letterbox", "crop")
 COLOR_FORMATS = ("bgr", "rgb", "gray")
+IMAGE_CHANNELS = (1, 3)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ networks of Caffe, its section on Upsample.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -71,6 +72,8 @@ class Upsample(Op):
         self.size = _read_both(group, "upsample_h", "upsample_w")
         if _is_set(group, _ASCEND):
             self.gain, self.scale = float(group.scale), _read_stride(group)
+            if not math.isfinite(self.gain):
+                raise RefusedError(f"upsample_param.scale is {self.gain}; expected a finite number")
         else:
             self.scale = _read_scale(group, is_needed=self.size is None)
         if self.size is None:
@@ -190,7 +193,7 @@ def _read_scale(group: Group, *, is_needed: bool) -> tuple[int, int]:
             "or upsample_h and upsample_w"
         )
     factor = getattr(group, named[0]) if named else 1
-    if factor != int(factor):
+    if not float(factor).is_integer():
         raise RefusedError(f"upsample_param.scale is {factor:g}; expected a whole number, the factor of both sides")
     return int(factor), int(factor)
 

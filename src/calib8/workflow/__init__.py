@@ -4,7 +4,7 @@ Nothing here reads a command line or prints. Options are frozen dataclasses, res
 (`calib8.cli`, `calib8.Calibration`) prints or writes; whoever waits is told of progress through a callback.
 
 - `network`: a network and its samples, read once
-- `images`: images for networks with a plain Input layer
+- `images`: images for a network's input
 - `calibrating`: thresholds from samples, integers from thresholds
 - `judging`: what counts as a good result, and the samples that it is judged on (`samples`)
 - `sensitivities`, `tuning`: which layer costs the accuracy, and how to get it back

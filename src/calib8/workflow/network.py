@@ -18,11 +18,9 @@ from calib8.lowering import Model, build_model
 from calib8.proto.caffe_pb2 import LayerParameter
 from calib8.proto.caffemodel import read_caffemodel
 from calib8.proto.text import Prototxt, read_prototxt
-from calib8.workflow.images import Images
+from calib8.workflow.images import DATA_LAYER, Images
 
 _log = logging.getLogger(__name__)
-DATA_LAYER = "data"
-"""Name of the layer whose samples are used; the guide asks for it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +49,8 @@ class Network:
         """
         if self.source is None:
             raise DataError(
-                f"{self.model.net.source}: the network has no data layer that gives samples (its inputs are plain "
-                "Input layers); give images (`images=..`), or name a Data or Python layer 'data' as the guide says"
+                f"{self.model.net.source}: the network has no data layer that gives samples; give images "
+                "(`images=..`), or name a Data or Python layer 'data' as the guide says"
             )
         return self.source
 
@@ -79,9 +77,11 @@ def open_network(
         DataError, UserLayerError: the samples cannot be used.
     """
     definition = read_prototxt(prototxt)
-    source = samples.source_for(definition) if isinstance(samples, Images) else samples
-    if source is None:
-        source = _own_source(definition, shapes)
+    source: SampleSource | None
+    if isinstance(samples, Images):
+        definition, source = samples.placed_in(definition)
+    else:
+        source = samples if samples is not None else _own_source(definition, shapes)
     found = {} if source is None else source.shapes
     model = build_model(definition, read_caffemodel(caffemodel), {**found, **shapes})
     _tell(definition, model, source)
@@ -100,7 +100,11 @@ def _own_source(prototxt: Prototxt, shapes: Mapping[str, Shape]) -> SampleSource
     own = data_layer(prototxt)
     if own is None or any(top in shapes for top in own.top):
         return None
-    return open_source(own, Path(prototxt.source).parent)
+    try:
+        return open_source(own, Path(prototxt.source).parent)
+    except DataError as why:
+        what = f"layer {own.name!r} ({own.type}) gives no samples; images can take its place (`images=..`)"
+        raise DataError(f"{prototxt.source}: {what}", why.problems) from None
 
 
 def _tell(prototxt: Prototxt, model: Model, source: SampleSource | None) -> None:
