@@ -95,7 +95,8 @@ def pip_settings(folder: Path) -> Iterator[str]:
     for key, quoted in re.findall(r"^(\S+?)=(.*)$", listed, re.MULTILINE):
         value = str(ast.literal_eval(quoted))
         lines.append(f"{key.rpartition('.')[2]} = {' '.join(value.split())}")
-        paths |= {word.removeprefix("file://") for word in value.split()}
+        # An index in a folder links to files beside it.
+        paths |= {str(Path(w.removeprefix("file://")).parent) if "://" in w else w for w in value.split()}
     (folder / "pip.conf").write_text("\n".join(dict.fromkeys(lines)) + "\n")
     yield f"{folder / 'pip.conf'}:/etc/pip.conf:ro"
     yield from (f"{path}:{path}:ro" for path in sorted(paths) if path.startswith("/") and Path(path).exists())

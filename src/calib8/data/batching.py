@@ -13,6 +13,7 @@ from calib8.data.faces import Batch
 from calib8.data.transform import Transform
 from calib8.errors import DataError
 from calib8.graph import Shape
+from calib8.proto import caffe_pb2
 
 MAX_COUNT = 2**31 - 1
 """Most values of a blob in Caffe (include/caffe/blob.hpp)."""
@@ -22,7 +23,9 @@ NamedSample = tuple[Callable[[], str], Sample]
 """What a sample is called in messages, and the sample."""
 
 
-def first_shapes(param: Any, batch_size: int, samples: Iterator[NamedSample], transform: Transform) -> dict[str, Shape]:
+def first_shapes(
+    param: caffe_pb2.LayerParameter, batch_size: int, samples: Iterator[NamedSample], transform: Transform
+) -> dict[str, Shape]:
     """Find the shapes of a full batch as the first sample settles them: pixels (N, C, H, W), labels (N) for a second
     top.
 
@@ -81,12 +84,12 @@ def _empty(shapes: Mapping[str, Shape], missing: int) -> Batch:
 
 def _put(pixels: Any, top: Any, transform: Transform, name: Callable[[], str]) -> None:
     try:
-        found = transform.top_shape(pixels.shape)
+        shape = transform.top_shape(pixels.shape)
     except DataError as why:
         raise DataError(f"{name()} {why}") from None
-    if found != top.shape:
+    if shape != top.shape:
         raise DataError(
-            f"{name()} gives a top of the shape {found}, the first sample gives {top.shape}; all samples of a data set "
+            f"{name()} gives a top of the shape {shape}, the first sample gives {top.shape}; all samples of a data set "
             "must have one shape: resize them, or set transform_param.crop_size"
         )
     transform.apply(pixels, top)

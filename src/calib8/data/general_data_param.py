@@ -74,7 +74,7 @@ def take_padding(reader: KeyReader) -> bool:
     return bool(reader.take("padding", _flag, "true or false", False))
 
 
-def parse_keys(text: str, what: str) -> dict[Any, Any]:
+def parse_keys(text: str, what: str) -> dict[object, object]:
     """Parse keys and values in YAML, JSON or as a Python dict.
 
     Raises:
@@ -82,24 +82,24 @@ def parse_keys(text: str, what: str) -> dict[Any, Any]:
     """
     if len(text) > MAX_BYTES:
         raise DataError(f"{what} has {len(text)} characters, more than {MAX_BYTES}")
-    found: Any
+    parsed: Any
     try:
-        found = ast.literal_eval(text)
+        parsed = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # no Python literal: YAML, then
         try:
-            found = yaml.safe_load(text)
+            parsed = yaml.safe_load(text)
         except (yaml.YAMLError, ValueError, RecursionError) as why:
             reason = " ".join(str(why).split())
             raise DataError(f"{what} is no YAML, JSON or Python dict: {reason}") from None
-    if not isinstance(found, dict):
+    if not isinstance(parsed, dict):
         raise DataError(f"{what} is {text[:80]!r}; expected keys and values as in {{'data_list': list.txt, ...}}")
-    return found
+    return parsed
 
 
 class KeyReader:
     """Takes keys out of the dict, and remembers what was wrong."""
 
-    def __init__(self, values: dict[Any, Any]) -> None:
+    def __init__(self, values: dict[object, object]) -> None:
         self._values = dict(values)
         self._problems: list[str] = []
         self._known: list[str] = []
@@ -127,7 +127,7 @@ class KeyReader:
             raise DataError(f"{what} cannot be used", self._problems)
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(value)
     return value
@@ -140,25 +140,25 @@ def number(value: Any) -> float:
     return float(value)
 
 
-def side(value: Any) -> int:
+def side(value: object) -> int:
     """Convert to a number of pixels. Raises ValueError or TypeError for anything else."""
-    found = number(value)
-    if not (found.is_integer() and 0 < found <= MAX_SIDE):
+    pixels = number(value)
+    if not (pixels.is_integer() and 0 < pixels <= MAX_SIDE):
         raise ValueError(value)
-    return int(found)
+    return int(pixels)
 
 
-def _color(value: Any) -> str:
+def _color(value: object) -> str:
     if not isinstance(value, str) or value.lower() not in _MEANS_OF_COLOR:
         raise ValueError(value)
     return value.lower()
 
 
-def _mirror(value: Any) -> int | None:
+def _mirror(value: object) -> int | None:
     return _FLIP_OF_MIRROR[side(value)]
 
 
-def _flag(value: Any) -> bool:
+def _flag(value: object) -> bool:
     if not isinstance(value, bool | int | str):
         raise ValueError(value)
     return {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]

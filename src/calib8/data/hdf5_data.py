@@ -18,12 +18,13 @@ from calib8.data.faces import Batch, SampleSource
 from calib8.data.files import find_path, read_lines
 from calib8.errors import DataError
 from calib8.graph import Shape
+from calib8.proto import caffe_pb2
 
 
 class Hdf5Source(SampleSource):
     """A SampleSource over the files of an HDF5Data layer; one top per dataset."""
 
-    def __init__(self, param: Any, model_folder: Path) -> None:
+    def __init__(self, param: caffe_pb2.LayerParameter, model_folder: Path) -> None:
         """Read the list, and the shapes in every file.
 
         Raises:
@@ -63,7 +64,7 @@ class Hdf5Source(SampleSource):
                         batch, filled = {}, 0
 
 
-def _check(param: Any, what: str) -> None:
+def _check(param: caffe_pb2.LayerParameter, what: str) -> None:
     problems = []
     if not param.top:
         problems.append("has no top")
@@ -90,16 +91,16 @@ def _listed_files(source: str, model_folder: Path, what: str) -> list[Path]:
 
 def _all_shapes(files: list[Path], tops: tuple[str, ...], what: str) -> tuple[list[int], dict[str, Shape]]:
     """Find the rows of every file, and the shape of one row of every top."""
-    found = [_shapes_in(path, tops, what) for path in files]
-    first = found[0][1]
+    rows_and_shapes = [_shapes_in(path, tops, what) for path in files]
+    first = rows_and_shapes[0][1]
     problems = [
         f"{path}: rows of the shapes {shapes}, the first file has {first}"
-        for path, (_, shapes) in zip(files, found, strict=True)
+        for path, (_, shapes) in zip(files, rows_and_shapes, strict=True)
         if shapes != first
     ]
     if problems:
         raise DataError(f"{what}: the HDF5 files do not fit together", problems)
-    return [rows for rows, _ in found], first
+    return [rows for rows, _ in rows_and_shapes], first
 
 
 def _shapes_in(path: Path, tops: tuple[str, ...], what: str) -> tuple[int, dict[str, Shape]]:

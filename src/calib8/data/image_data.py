@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
 
@@ -20,12 +19,13 @@ from calib8.data.files import find_path
 from calib8.data.image_list import ListedImage, label_notes, read_image_list
 from calib8.data.transform import read_transform
 from calib8.errors import DataError
+from calib8.proto import caffe_pb2
 
 
 class ImageDataSource(SampleSource):
     """A SampleSource over the list of an ImageData layer; tops: pixels, labels."""
 
-    def __init__(self, param: Any, model_folder: Path) -> None:
+    def __init__(self, param: caffe_pb2.LayerParameter, model_folder: Path) -> None:
         """Read the parameters, the list, and the first image.
 
         Raises:
@@ -59,7 +59,7 @@ def _name_of(listed: ListedImage) -> Callable[[], str]:
     return lambda: f"{listed.place}: {listed.path}"
 
 
-def _check(data: Any, layer: str) -> None:
+def _check(data: caffe_pb2.ImageDataParameter, layer: str) -> None:
     problems = []
     if not data.source:
         problems.append("image_data_param.source is missing; it names the list of images")
@@ -70,6 +70,6 @@ def _check(data: Any, layer: str) -> None:
         raise DataError(f"layer {layer!r}: the samples cannot be read as the prototxt says", problems)
 
 
-def _notes(data: Any, layer: str) -> tuple[str, ...]:
+def _notes(data: caffe_pb2.ImageDataParameter, layer: str) -> tuple[str, ...]:
     ignored = [name for name in ("rand_skip", "shuffle") if getattr(data, name)]
     return tuple(f"layer {layer!r}: {x} is not followed; samples come in the order of the list" for x in ignored)

@@ -44,7 +44,7 @@ def _size(value: Any) -> tuple[int, int]:
     return side(height), side(width)
 
 
-def _flip_code(value: Any) -> int | None:
+def _flip_code(value: object) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or value not in (-1, 0, 1):

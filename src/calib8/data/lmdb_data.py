@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from calib8.data.batching import NamedSample, batches_of, first_shapes
 from calib8.data.datum import read_datum
@@ -19,12 +18,13 @@ from calib8.data.files import find_path
 from calib8.data.lmdb_env import LmdbRecords
 from calib8.data.transform import Transform, read_transform
 from calib8.errors import DataError
+from calib8.proto import caffe_pb2
 
 
 class LmdbSource(SampleSource):
     """A SampleSource over the LMDB of a Data or AnnotatedData layer; tops: pixels and, for Data, labels."""
 
-    def __init__(self, param: Any, model_folder: Path) -> None:
+    def __init__(self, param: caffe_pb2.LayerParameter, model_folder: Path) -> None:
         """Read the parameters and the first record.
 
         Raises:
@@ -57,7 +57,7 @@ class LmdbSource(SampleSource):
             yield name, sample
 
 
-def _find_lmdb(data: Any, model_folder: Path, layer: str) -> Path:
+def _find_lmdb(data: caffe_pb2.DataParameter, model_folder: Path, layer: str) -> Path:
     if not data.source:
         raise DataError(f"layer {layer!r}: data_param.source is missing; it names the folder of the LMDB")
     path = find_path(data.source, [model_folder])
@@ -72,7 +72,7 @@ def _find_lmdb(data: Any, model_folder: Path, layer: str) -> Path:
     return path
 
 
-def _read_transform(param: Any, model_folder: Path) -> Transform:
+def _read_transform(param: caffe_pb2.LayerParameter, model_folder: Path) -> Transform:
     message = type(param.transform_param)()
     message.CopyFrom(param.transform_param)
     if param.data_param.force_encoded_color:
@@ -80,6 +80,6 @@ def _read_transform(param: Any, model_folder: Path) -> Transform:
     return read_transform(message, model_folder, param.name)
 
 
-def _notes(data: Any, layer: str) -> tuple[str, ...]:
+def _notes(data: caffe_pb2.DataParameter, layer: str) -> tuple[str, ...]:
     ignored = [name for name in ("rand_skip", "shuffle") if getattr(data, name)]
     return tuple(f"layer {layer!r}: {x} is not followed; samples come in the order of their keys" for x in ignored)

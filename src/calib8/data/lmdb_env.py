@@ -89,10 +89,10 @@ class LmdbRecords:
         # Pages behind the end of a truncated file would kill the process (SIGBUS), not raise.
         needed = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
         file = self.path / "data.mdb" if self.path.is_dir() else self.path
-        found = file.stat().st_size
-        if found < needed:
+        size = file.stat().st_size
+        if size < needed:
             raise DataError(
-                f"{self._what}: the LMDB {self.path} is truncated: {file.name} has {found} bytes of {needed}; copy it "
+                f"{self._what}: the LMDB {self.path} is truncated: {file.name} has {size} bytes of {needed}; copy it "
                 "again"
             )
 

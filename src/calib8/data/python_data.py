@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from calib8.data.faces import Batch, SampleSource
 from calib8.errors import UserLayerError
 from calib8.graph import Phase
+from calib8.proto import caffe_pb2
 from calib8.python_layers import UserClass, UserLayer
 
 BUNDLED = Path(__file__).resolve().parent / "bundled"
@@ -21,7 +21,7 @@ class PythonSource(SampleSource):
     A layer may reshape its tops from pass to pass (images of different sizes); `shapes` are those after setup.
     """
 
-    def __init__(self, param: Any, model_folder: Path, phase: Phase) -> None:
+    def __init__(self, param: caffe_pb2.LayerParameter, model_folder: Path, phase: Phase) -> None:
         """Import the class and set up one instance, for the shapes.
 
         Raises:

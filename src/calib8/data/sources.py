@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from calib8.data.faces import SampleSource
 from calib8.data.hdf5_data import Hdf5Source
@@ -14,8 +13,9 @@ from calib8.data.lmdb_data import LmdbSource
 from calib8.data.python_data import PythonSource
 from calib8.errors import DataError
 from calib8.graph import Phase
+from calib8.proto import caffe_pb2
 
-_SOURCES: dict[str, Callable[[Any, Path, Phase], SampleSource]] = {
+_SOURCES: dict[str, Callable[[caffe_pb2.LayerParameter, Path, Phase], SampleSource]] = {
     "Data": lambda param, folder, phase: LmdbSource(param, folder),
     "AnnotatedData": lambda param, folder, phase: LmdbSource(param, folder),
     "ImageData": lambda param, folder, phase: ImageDataSource(param, folder),
@@ -26,7 +26,9 @@ DATA_TYPES = frozenset(_SOURCES)
 """Types of layers that `open_source` reads, when they have no bottoms."""
 
 
-def open_source(param: Any, model_folder: str | os.PathLike[str], phase: Phase = Phase.TEST) -> SampleSource:
+def open_source(
+    param: caffe_pb2.LayerParameter, model_folder: str | os.PathLike[str], phase: Phase = Phase.TEST
+) -> SampleSource:
     """Open the samples of a data layer.
 
     Args:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from calib8.data.files import find_path
 from calib8.data.mean import read_mean
 from calib8.errors import DataError
+from calib8.proto import caffe_pb2
 
 _READ = frozenset(
     [
@@ -106,18 +107,18 @@ class Transform:
     def _check_mean(self, channels: int, height: int, width: int) -> None:
         if self.mean is None:
             return
-        found = self.mean.shape
-        if found[1:] == (1, 1):
-            if found[0] not in (1, channels):
-                raise DataError(f"has {channels} channels for {found[0]} mean_value; give one, or one per channel")
-        elif found != (channels, height, width):
+        mean_shape = self.mean.shape
+        if mean_shape[1:] == (1, 1):
+            if mean_shape[0] not in (1, channels):
+                raise DataError(f"has {channels} channels for {mean_shape[0]} mean_value; give one, or one per channel")
+        elif mean_shape != (channels, height, width):
             raise DataError(
-                f"has the shape {(channels, height, width)} before the crop, but mean_file has {found}; Caffe wants "
-                "them equal"
+                f"has the shape {(channels, height, width)} before the crop, but mean_file has {mean_shape}; Caffe "
+                "wants them equal"
             )
 
 
-def read_transform(param: Any, model_folder: Path, layer: str) -> Transform:
+def read_transform(param: caffe_pb2.TransformationParameter, model_folder: Path, layer: str) -> Transform:
     """Read a TransformationParameter of the layer named `layer`, and its mean file.
 
     Raises:
@@ -140,11 +141,11 @@ def read_transform(param: Any, model_folder: Path, layer: str) -> Transform:
     )
 
 
-def _unread(param: Any) -> list[str]:
+def _unread(param: caffe_pb2.TransformationParameter) -> list[str]:
     return [d.name for d, value in param.ListFields() if value and d.name not in _READ | _WITHOUT_EFFECT]
 
 
-def _contradictions(param: Any) -> list[str]:
+def _contradictions(param: caffe_pb2.TransformationParameter) -> list[str]:
     problems = []
     if param.mean_file and param.mean_value:
         problems.append("transform_param has both mean_file and mean_value; Caffe allows one of them")
@@ -157,7 +158,7 @@ def _contradictions(param: Any) -> list[str]:
     return problems
 
 
-def _read_resize(params: Any, problems: list[str]) -> tuple[int, int, int] | None:
+def _read_resize(params: Sequence[caffe_pb2.ResizeParameter], problems: list[str]) -> tuple[int, int, int] | None:
     param = params[0]
     mode = param.Resize_mode.Name(param.resize_mode)
     wrong = []
@@ -178,13 +179,13 @@ def _read_resize(params: Any, problems: list[str]) -> tuple[int, int, int] | Non
     return param.height, param.width, _INTERPOLATION[name]
 
 
-def _crop(param: Any) -> tuple[int, int] | None:
+def _crop(param: caffe_pb2.TransformationParameter) -> tuple[int, int] | None:
     if param.crop_size:
         return param.crop_size, param.crop_size
     return (param.crop_h, param.crop_w) if param.crop_h else None
 
 
-def _mean(param: Any, model_folder: Path, layer: str) -> NDArray[np.float32] | None:
+def _mean(param: caffe_pb2.TransformationParameter, model_folder: Path, layer: str) -> NDArray[np.float32] | None:
     if param.mean_file:
         path = find_path(param.mean_file, [model_folder])
         return read_mean(path, f"layer {layer!r}, transform_param.mean_file")
@@ -193,7 +194,7 @@ def _mean(param: Any, model_folder: Path, layer: str) -> NDArray[np.float32] | N
     return None
 
 
-def _notes(param: Any, layer: str) -> tuple[str, ...]:
+def _notes(param: caffe_pb2.TransformationParameter, layer: str) -> tuple[str, ...]:
     if not param.mirror:
         return ()
     return (f"layer {layer!r}: mirror is on, which flips samples at random in Caffe; calibration never flips",)

@@ -123,12 +123,12 @@ def read_plan(
         QuantizationError: thresholds that the integer contract cannot express.
     """
     source = str(table)
-    found = _parse(_read(table), source)
-    if isinstance(found, str):
-        thresholds: Mapping[str, float] = read_plain_table(found, model, source)
+    parsed = _parse(_read(table), source)
+    if isinstance(parsed, str):
+        thresholds: Mapping[str, float] = read_plain_table(parsed, model, source)
     else:
-        thresholds = row_thresholds(found, model, source)
-    if int8_model is not None and not isinstance(found, str):
+        thresholds = row_thresholds(parsed, model, source)
+    if int8_model is not None and not isinstance(parsed, str):
         model = _with_neutral_weights(model)  # all integers come from the files
     # The table's thresholds are folded already; those of a Concat's bottoms are to stay as they are.
     plan = make_plan(model, thresholds, enable_concat_quantize=True)
@@ -137,9 +137,9 @@ def read_plan(
         warnings=plan.warnings + unequal(thresholds, plan, model),
         enable_concat_quantize=fold_thresholds(model, plan.thresholds) != plan.thresholds,
     )
-    if not isinstance(found, str):
-        plan = with_row_integers(plan, found, model, source)
-        plan = replace(plan, warnings=plan.warnings + unread(found))
+    if not isinstance(parsed, str):
+        plan = with_row_integers(plan, parsed, model, source)
+        plan = replace(plan, warnings=plan.warnings + unread(parsed))
     if int8_model is None:
         return plan
     check_same_run(table, int8_model)
@@ -167,10 +167,10 @@ def table_name(table: str | os.PathLike[str]) -> str:
     Raises:
         TableError: the file cannot be read, is none, or is a plain one, which has no name.
     """
-    found = _parse(_read(table), str(table))
-    if isinstance(found, str) or not found.name:
+    parsed = _parse(_read(table), str(table))
+    if isinstance(parsed, str) or not parsed.name:
         raise TableError(f"{table}: no network's name in it; give the .pb2 or the .prototxt file")
-    return str(found.name)
+    return str(parsed.name)
 
 
 def _parse(data: bytes, source: str) -> Message | str:

@@ -78,9 +78,9 @@ def _cast(index: int, blob: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArra
         with np.errstate(invalid="ignore"):
             np.copyto(integers, floats, casting="unsafe")
         if not np.array_equal(integers, floats):
-            limits, found = np.iinfo(dtype), floats[integers != floats][0]
+            limits, first = np.iinfo(dtype), floats[integers != floats][0]
             raise CaffemodelError(
-                f"has {found:.6g} in blob {index}; expected integers from {limits.min} to {limits.max} "
+                f"has {first:.6g} in blob {index}; expected integers from {limits.min} to {limits.max} "
                 "(is this the FP32 model?)"
             )
     return result

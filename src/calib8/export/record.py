@@ -55,8 +55,8 @@ class Record:
 
     def to_bytes(self) -> bytes:
         """The file."""
-        found = {"calib8_record": _FORMAT, "network": self.network, "run": self.run, "files": dict(self.files)}
-        return json.dumps({**found, **self.further}, indent=1).encode() + b"\n"
+        content = {"calib8_record": _FORMAT, "network": self.network, "run": self.run, "files": dict(self.files)}
+        return json.dumps({**content, **self.further}, indent=1).encode() + b"\n"
 
 
 def record_path(file: str | os.PathLike[str]) -> Path:
@@ -69,15 +69,15 @@ def record_path(file: str | os.PathLike[str]) -> Path:
 
 def run_of(name: str, model: Model, plan: QuantPlan) -> str:
     """The identity of a result: a digest of everything that its files hold."""
-    found = hashlib.sha256(table_message(name, model, plan).SerializeToString(deterministic=True))
+    digest = hashlib.sha256(table_message(name, model, plan).SerializeToString(deterministic=True))
     for layer in model.net.layers:
         own = plan.forms[layer.name]
         for blob in layer.blobs if own is None else own.blobs:
-            found.update(repr((layer.name, blob.shape, blob.dtype.str)).encode())
+            digest.update(repr((layer.name, blob.shape, blob.dtype.str)).encode())
             flat = blob.reshape(-1)
             for start in range(0, flat.size, _BLOCK):
-                found.update(np.ascontiguousarray(flat[start : start + _BLOCK]).data)
-    return found.hexdigest()
+                digest.update(np.ascontiguousarray(flat[start : start + _BLOCK]).data)
+    return digest.hexdigest()
 
 
 def write_record(files: Iterable[str | os.PathLike[str]], name: str, run: str) -> None:
@@ -102,9 +102,9 @@ def check_same_run(table: str | os.PathLike[str], weights: str | os.PathLike[str
     Raises:
         TableError: they are, or a record is damaged.
     """
-    found = [_Origin(path) for path in (table, weights)]
-    runs = {origin.run for origin in found if origin.run is not None}
-    strangers = [origin for origin in found if origin.record is not None and origin.run is None]
+    origins = [_Origin(path) for path in (table, weights)]
+    runs = {origin.run for origin in origins if origin.run is not None}
+    strangers = [origin for origin in origins if origin.record is not None and origin.run is None]
     if not runs:
         for origin in strangers:
             _log.warning("%s: %s is not the file that it tells of; it is not used", origin.record_path, origin.path)
@@ -112,7 +112,7 @@ def check_same_run(table: str | os.PathLike[str], weights: str | os.PathLike[str
     if len(runs) > 1 or strangers:
         what = f"{strangers[0].path} has been changed or replaced since" if strangers else "they have two records"
         raise TableError(
-            f"{os.fspath(table)} and {os.fspath(weights)} are of different runs: {what} ({found[0].record_path}); "
+            f"{os.fspath(table)} and {os.fspath(weights)} are of different runs: {what} ({origins[0].record_path}); "
             "together they give wrong results. Calibrate again, or take both from one run; if you have changed one of "
             "them on purpose, remove the record"
         )
@@ -147,8 +147,8 @@ def parse_record(data: bytes, source: str) -> Record:
         TableError: it is none, or of a format that is not known.
     """
     try:
-        found = json.loads(data)
-        keys = dict(found)
+        content = json.loads(data)
+        keys = dict(content)
         number, network, run, files = (keys.pop(k) for k in ("calib8_record", "network", "run", "files"))
         right = number == _FORMAT and isinstance(network, str) and isinstance(run, str)
         right = right and all(isinstance(digest, str) for digest in dict(files).values())
@@ -163,8 +163,8 @@ def _sha256(path: str | os.PathLike[str], expected: str | None = "") -> str:
     """The digest of a file; not read where nothing is expected."""
     if expected is None:
         return ""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     with open_file(path, TableError) as file:
         while block := file.read(_BLOCK):
-            found.update(block)
-    return f"sha256:{found.hexdigest()}"
+            digest.update(block)
+    return f"sha256:{digest.hexdigest()}"

@@ -80,7 +80,7 @@ def row_thresholds(message: Message, model: Model, source: str) -> dict[str, flo
     data_layers = {x.name: x for x, op in zip(model.net.layers, model.ops, strict=True) if op.kind == "source"}
     strangers = [n for n in rows if n not in model.net.layer_by_name and n not in model.net.left_out]
     inputs = _blobs_of(rows[n] for n in (*strangers, *data_layers) if n in rows)
-    found: dict[str, float] = {}
+    thresholds: dict[str, float] = {}
     problems: list[str] = []
     for layer in model.net.layers:
         elsewhere = inputs if layer.name in data_layers else {}
@@ -92,13 +92,13 @@ def row_thresholds(message: Message, model: Model, source: str) -> dict[str, flo
             if threshold is None:
                 problems.append(f"no threshold for top {model.net.blob_of[top]!r} of layer {layer.name!r}")
             else:
-                found[top] = threshold
+                thresholds[top] = threshold
     tops = {blob for layer in data_layers.values() for blob in layer.top_blobs}
     unread = (name for name in strangers if tops.isdisjoint(_blobs_of([rows[name]])))
     problems += [f"the network has no layer {name!r}" for name in unread]
     if problems:
         raise TableError(f"{source} is not the calibration table of {model.net.source}", problems)
-    return found
+    return thresholds
 
 
 def _blobs_of(rows: Iterable[TableRow]) -> dict[str, float]:

@@ -99,11 +99,11 @@ def tpu_mlir_names(model: Model) -> dict[str, str]:
 
 def non_negative_values(model: Model) -> frozenset[str]:
     """Find the values that hold no negative number, whatever the input; those of which that is known."""
-    found: set[str] = set()
+    known: set[str] = set()
     for layer, op in zip(model.net.layers, model.ops, strict=True):
-        if op.kind != "source" and op.non_negative([b in found for b in layer.bottoms]):
-            found.update(layer.tops)
-    return frozenset(found)
+        if op.kind != "source" and op.non_negative([b in known for b in layer.bottoms]):
+            known.update(layer.tops)
+    return frozenset(known)
 
 
 def _inserted(model: Model, layer: Layer, names: Mapping[str, str], thresholds: Mapping[str, float]) -> Iterator[_Row]:

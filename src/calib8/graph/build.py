@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from calib8.errors import PrototxtError
 from calib8.graph.net import Layer, Net
 from calib8.graph.phase import Phase, layers_taking_part
+from calib8.proto import caffe_pb2
 from calib8.proto.text import Prototxt
 from calib8.proto.textformat import Place
 
@@ -74,7 +74,7 @@ def draft_net(
     return net, problems
 
 
-def _is_python_loss(param: Any) -> bool:
+def _is_python_loss(param: caffe_pb2.LayerParameter) -> bool:
     return param.type == "Python" and any(param.loss_weight)
 
 
@@ -82,7 +82,7 @@ def _is_python_loss(param: Any) -> bool:
 class _Placed:
     """A LayerParameter and where it stands."""
 
-    param: Any
+    param: caffe_pb2.LayerParameter
     place: Place
     source: str
 
@@ -174,11 +174,11 @@ def _missing(reader: _Placed, writer: _Placed | None, absent: _Placed | None) ->
 
 def _writers(layers: Iterable[_Placed]) -> dict[str, tuple[str, ...]]:
     """List the types of the layers that write each blob."""
-    found: dict[str, tuple[str, ...]] = {}
+    types_by_blob: dict[str, tuple[str, ...]] = {}
     for x in layers:
         for top in x.param.top:
-            found[top] = (*found.get(top, ()), x.param.type)
-    return found
+            types_by_blob[top] = (*types_by_blob.get(top, ()), x.param.type)
+    return types_by_blob
 
 
 def _rename_in_place(everything: Sequence[_Placed]) -> tuple[tuple[Layer, ...], dict[str, tuple[str, ...]]]:

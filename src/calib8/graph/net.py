@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from calib8.proto import caffe_pb2
 from calib8.proto.textformat import NOWHERE, Place
 
 Shape = tuple[int, ...]
@@ -40,7 +40,7 @@ class Layer:
     tops: tuple[str, ...]
     bottom_blobs: tuple[str, ...]
     top_blobs: tuple[str, ...]
-    param: Any
+    param: caffe_pb2.LayerParameter
     blobs: tuple[NDArray[np.float32], ...] = ()
     place: Place = NOWHERE
 
@@ -101,11 +101,11 @@ class Net:
     @cached_property
     def consumers(self) -> dict[str, tuple[Layer, ...]]:
         """The layers that read each value, in order; every value has an entry."""
-        found: dict[str, list[Layer]] = {top: [] for layer in self.layers for top in layer.tops}
+        readers_of: dict[str, list[Layer]] = {top: [] for layer in self.layers for top in layer.tops}
         for layer in self.layers:
             for bottom in dict.fromkeys(layer.bottoms):
-                found[bottom].append(layer)
-        return {value: tuple(readers) for value, readers in found.items()}
+                readers_of[bottom].append(layer)
+        return {value: tuple(readers) for value, readers in readers_of.items()}
 
     def is_read(self, value: str) -> bool:
         """Tell whether a layer makes something of a value; Silence does not."""

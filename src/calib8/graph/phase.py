@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from enum import IntEnum
-from typing import Any
+
+from calib8.proto import caffe_pb2
 
 
 class Phase(IntEnum):
@@ -17,7 +18,9 @@ class Phase(IntEnum):
     TEST = 1
 
 
-def layers_taking_part(net: Any, phase: Phase, level: int = 0, stages: Collection[str] = ()) -> dict[int, Any]:
+def layers_taking_part(
+    net: caffe_pb2.NetParameter, phase: Phase, level: int = 0, stages: Collection[str] = ()
+) -> dict[int, caffe_pb2.LayerParameter]:
     """Select the LayerParameters of a NetParameter that belong to the net in this state, by their index in the file.
 
     The stages of the file's own `state` count, too. Its phase and its level do not: Caffe overwrites both.
@@ -26,7 +29,9 @@ def layers_taking_part(net: Any, phase: Phase, level: int = 0, stages: Collectio
     return {index: param for index, param in enumerate(net.layer) if layer_takes_part(param, phase, level, every)}
 
 
-def layer_takes_part(param: Any, phase: Phase, level: int = 0, stages: Collection[str] = ()) -> bool:
+def layer_takes_part(
+    param: caffe_pb2.LayerParameter, phase: Phase, level: int = 0, stages: Collection[str] = ()
+) -> bool:
     """Tell whether a LayerParameter belongs to the net in this state.
 
     With `include` rules, one of them must be met; with `exclude` rules, none of them. Without rules it is in.
@@ -37,8 +42,8 @@ def layer_takes_part(param: Any, phase: Phase, level: int = 0, stages: Collectio
     return not any(_meets(rule, phase, level, stages) for rule in param.exclude)
 
 
-def _meets(rule: Any, phase: Phase, level: int, stages: Collection[str]) -> bool:
-    if rule.HasField("phase") and rule.phase != phase:
+def _meets(rule: caffe_pb2.NetStateRule, phase: Phase, level: int, stages: Collection[str]) -> bool:
+    if rule.HasField("phase") and rule.phase != int(phase):
         return False
     if rule.HasField("min_level") and level < rule.min_level:
         return False

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -255,7 +255,11 @@ def _read_text_weights(path: str | os.PathLike[str]) -> Caffemodel:
     return Caffemodel(source, net.name, tuple(layers))
 
 
-def _from_message(layer: Any, kind: str, problems: list[str]) -> LayerWeights:
+def _from_message(
+    layer: caffe_pb2.LayerParameter | caffe_pb2.V1LayerParameter | caffe_pb2.V0LayerParameter,
+    kind: str,
+    problems: list[str],
+) -> LayerWeights:
     blobs = []
     for index, blob in enumerate(layer.blobs):
         try:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import re
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from calib8.proto.tokens import NAME, NUMBER, STRING, Token
 
@@ -31,6 +33,9 @@ _ESCAPE = re.compile(
 _ESCAPED = dict(zip("abfnrtv\\'\"?", b"\a\b\f\n\r\t\v\\'\"?", strict=True))
 
 
+Scalar = bool | int | float | str | bytes
+
+
 class Field(NamedTuple):
     """What reading needs to know of a field."""
 
@@ -38,7 +43,7 @@ class Field(NamedTuple):
     kind: str
     repeated: bool
     required: bool
-    message: Any  # the Descriptor of a message field's type, None for scalars
+    message: Descriptor | None  # the Descriptor of a message field's type, None for scalars
     values: dict[str, int]  # an enum's members in the order of the schema, empty for other kinds
 
 
@@ -52,12 +57,12 @@ class BadValueError(ValueError):
 
 
 @cache
-def fields_of(descriptor: Any) -> dict[str, Field]:
+def fields_of(descriptor: Descriptor) -> dict[str, Field]:
     """List the fields of a message type by name."""
     return {d.name: _field(d) for d in descriptor.fields}
 
 
-def _field(descriptor: Any) -> Field:
+def _field(descriptor: FieldDescriptor) -> Field:
     # `label` is deprecated in protobuf 7, `is_repeated` is missing in protobuf 4.
     repeated = descriptor.is_repeated if hasattr(descriptor, "is_repeated") else descriptor.label == 3
     required = descriptor.is_required if hasattr(descriptor, "is_required") else descriptor.label == 2
@@ -65,7 +70,7 @@ def _field(descriptor: Any) -> Field:
     return Field(descriptor.name, _KINDS[descriptor.type], repeated, required, descriptor.message_type, values)
 
 
-def scalar(field: Field, negative: bool, tokens: list[Token]) -> Any:
+def scalar(field: Field, negative: bool, tokens: list[Token]) -> Scalar:
     """Read the value of a scalar field from its tokens: one, or several strings that stand in a row.
 
     Raises:
@@ -98,8 +103,8 @@ def _expectation(field: Field) -> str:
 
 
 def _bad(expectation: str, negative: bool, token: Token) -> BadValueError:
-    found = ("-" if negative else "") + token.text
-    return BadValueError(expectation, f"found {found[:60]}")
+    written = ("-" if negative else "") + token.text
+    return BadValueError(expectation, f"found {written[:60]}")
 
 
 def _whole(token: Token, negative: bool) -> int | None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import NoReturn
+
+from google.protobuf.message import Message
 
 from calib8.errors import ModelError, PrototxtError
 from calib8.proto.scalars import BadValueError, Field, fields_of, scalar
@@ -91,7 +93,7 @@ class _State:
 
 def read_text(
     text: str,
-    message: Any,
+    message: Message,
     source: str,
     error: type[ModelError] = PrototxtError,
     max_tokens: int = MAX_TOKENS,
@@ -109,7 +111,7 @@ def read_text(
     return TextReport(unknown, {name: [p.close() for p in places] for name, places in state.places.items()})
 
 
-def _read_message(state: _State, message: Any, path: tuple[str, ...], close: str, start: int) -> None:
+def _read_message(state: _State, message: Message, path: tuple[str, ...], close: str, start: int) -> None:
     """Read fields until `close`, "" for the end of the text; the message's own name stands at `start`."""
     tokens, fields = state.tokens, fields_of(message.DESCRIPTOR)
     while not (tokens.take_symbol(close) if close else tokens.token.kind == END):
@@ -154,7 +156,7 @@ def _extension_name(state: _State) -> Token:
     return Token(NAME, text[:60] + "]", start.start)
 
 
-def _read_submessages(state: _State, message: Any, known: Field, name: Token, path: tuple[str, ...]) -> None:
+def _read_submessages(state: _State, message: Message, known: Field, name: Token, path: tuple[str, ...]) -> None:
     for _ in _elements(state, known, name, path, colon_needed=False):
         if not known.repeated and message.HasField(known.name):
             _problem(state, name.start, f"{_join((*path, known.name))} is given twice, it can be given once")
@@ -168,7 +170,7 @@ def _read_submessages(state: _State, message: Any, known: Field, name: Token, pa
         _read_message(state, part, (*path, known.name), _open(state, known.name, path), name.start)
 
 
-def _read_scalars(state: _State, message: Any, known: Field, name: Token, path: tuple[str, ...]) -> None:
+def _read_scalars(state: _State, message: Message, known: Field, name: Token, path: tuple[str, ...]) -> None:
     for _ in _elements(state, known, name, path, colon_needed=True):
         negative, parts = _scalar_tokens(state, _join((*path, known.name)))
         if not known.repeated and message.HasField(known.name):
@@ -188,7 +190,7 @@ def _read_scalars(state: _State, message: Any, known: Field, name: Token, path: 
             setattr(message, known.name, value)
 
 
-def _keep_word(message: Any, known: Field, negative: bool, parts: Sequence[Token]) -> bool:
+def _keep_word(message: Message, known: Field, negative: bool, parts: Sequence[Token]) -> bool:
     """Put a value that an enum does not have into the field beside it that takes such ones, where there is one."""
     beside = known.name + WORD_SUFFIX
     if known.kind != "enum" or negative or parts[0].kind not in (NAME, STRING) or not hasattr(message, beside):

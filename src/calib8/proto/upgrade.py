@@ -61,18 +61,20 @@ def upgrade_net(net: caffe_pb2.NetParameter, places: Mapping[str, Sequence[Place
     Raises:
         PrototxtError: `layer` mixed with `layers`, unknown V0 types, inputs without or with wrong dimensions.
     """
-    found = Findings([], [])
+    findings = Findings([], [])
     old = [Placed(place, x) for place, x in zip(_places(places, "layers", net.layers), net.layers, strict=True)]
     current = list(zip(_places(places, "layer", net.layer), net.layer, strict=True))
     if old and current:
         where = f"`layer` stands beside `layers` (line {old[0].place.line}); a network has one form or the other"
-        found.problems.append((current[0][0], where))
+        findings.problems.append((current[0][0], where))
     elif old:
-        current = _upgrade_old(old, list(net.input), found)
-    inputs = [(NOWHERE, x) for x in _input_layers(net, {x.name for _, x in current}, found)]
-    if found.problems:
-        raise error_of(PrototxtError, source, [f"{source}:{place.line or 1}: {what}" for place, what in found.problems])
-    return _assemble(net, inputs + current, found.notes)
+        current = _upgrade_old(old, list(net.input), findings)
+    inputs = [(NOWHERE, x) for x in _input_layers(net, {x.name for _, x in current}, findings)]
+    if findings.problems:
+        raise error_of(
+            PrototxtError, source, [f"{source}:{place.line or 1}: {what}" for place, what in findings.problems]
+        )
+    return _assemble(net, inputs + current, findings.notes)
 
 
 def _places(places: Mapping[str, Sequence[Place]], name: str, layers: Sequence[object]) -> Sequence[Place]:
@@ -103,19 +105,19 @@ def _upgrade_batch_norm(layer: caffe_pb2.LayerParameter) -> None:
 
 
 def _upgrade_old(
-    layers: Sequence[Placed], inputs: Sequence[str], found: Findings
+    layers: Sequence[Placed], inputs: Sequence[str], findings: Findings
 ) -> list[tuple[Place, caffe_pb2.LayerParameter]]:
     if any(x.layer.HasField("layer") for x in layers):
-        layers = upgrade_v0_layers(layers, inputs, found)
-        found.notes.append("upgraded from V0 (`layers { layer { ... } }`)")
+        layers = upgrade_v0_layers(layers, inputs, findings)
+        findings.notes.append("upgraded from V0 (`layers { layer { ... } }`)")
     else:
-        found.notes.append("upgraded from V1 (`layers`)")
+        findings.notes.append("upgraded from V1 (`layers`)")
     for place, layer in layers:
         if layer.type_word.startswith(("'", '"')):
             what = f"layers {layer.name!r} has its type in quotes, {layer.type_word}: that is the current form, `layer`"
-            found.problems.append((place, f"{what}; in `layers` types are words in capitals, such as INNER_PRODUCT"))
+            findings.problems.append((place, f"{what}; in `layers` types are words in capitals, such as INNER_PRODUCT"))
         elif not (layer.HasField("type") or layer.type_word):
-            found.problems.append((place, f"layers {layer.name!r} has no type"))
+            findings.problems.append((place, f"layers {layer.name!r} has no type"))
     return [(place, upgrade_v1_layer(layer)) for place, layer in layers]
 
 
@@ -174,15 +176,15 @@ def _move_transformation(layer: caffe_pb2.LayerParameter) -> None:
             data.ClearField(name)
 
 
-def _input_layers(net: caffe_pb2.NetParameter, taken: set[str], found: Findings) -> list[caffe_pb2.LayerParameter]:
+def _input_layers(net: caffe_pb2.NetParameter, taken: set[str], findings: Findings) -> list[caffe_pb2.LayerParameter]:
     """Make an Input layer for every `input`, named after its blob."""
     if not net.input:
         if net.input_dim or net.input_shape:
-            found.notes.append("input_dim and input_shape without `input` mean nothing, ignored")
+            findings.notes.append("input_dim and input_shape without `input` mean nothing, ignored")
         return []
     problem = _input_problem(net)
     if problem:
-        found.problems.append((NOWHERE, problem))
+        findings.problems.append((NOWHERE, problem))
         return []
     layers = []
     for index, blob in enumerate(net.input):
@@ -191,7 +193,7 @@ def _input_layers(net: caffe_pb2.NetParameter, taken: set[str], found: Findings)
         layer.input_param.shape.add().dim.extend(dims)
         taken.add(layer.name)
         layers.append(layer)
-    found.notes.append(f"`input` fields became Input layers: {_names(net.input)}")
+    findings.notes.append(f"`input` fields became Input layers: {_names(net.input)}")
     return layers
 
 

@@ -78,22 +78,24 @@ class Findings(NamedTuple):
     notes: list[str]
 
 
-def upgrade_v0_layers(layers: Sequence[Placed], inputs: Sequence[str], found: Findings) -> list[Placed]:
+def upgrade_v0_layers(layers: Sequence[Placed], inputs: Sequence[str], findings: Findings) -> list[Placed]:
     """Turn V0 layers into V1 layers: padding becomes the pad of its readers, flat fields find their messages."""
     upgraded = []
-    for place, layer in _fuse_padding(layers, inputs, found):
+    for place, layer in _fuse_padding(layers, inputs, findings):
         if not layer.HasField("layer"):
-            found.problems.append((place, f"layers {layer.name!r} has V1's form in a network of V0's (`layer` inside)"))
+            findings.problems.append(
+                (place, f"layers {layer.name!r} has V1's form in a network of V0's (`layer` inside)")
+            )
         elif layer.layer.type not in V0_TYPES:
             known = ", ".join(V0_TYPES)
             what = f"layers {layer.layer.name!r} has the unknown V0 type {layer.layer.type!r}; known are {known}"
-            found.problems.append((place, what))
+            findings.problems.append((place, what))
         else:
-            upgraded.append(Placed(place, _upgrade(layer, found.notes)))
+            upgraded.append(Placed(place, _upgrade(layer, findings.notes)))
     return upgraded
 
 
-def _fuse_padding(layers: Sequence[Placed], inputs: Sequence[str], found: Findings) -> list[Placed]:
+def _fuse_padding(layers: Sequence[Placed], inputs: Sequence[str], findings: Findings) -> list[Placed]:
     """Drop padding layers; the convolution or pooling that reads one takes its pad and its bottom."""
     maker: dict[str, caffe_pb2.V1LayerParameter | None] = dict.fromkeys(inputs)
     kept = []
@@ -106,11 +108,11 @@ def _fuse_padding(layers: Sequence[Placed], inputs: Sequence[str], found: Findin
                 continue
             if original.layer.type not in _WINDOWED or len(original.bottom) != 1 or len(source.bottom) != 1:
                 what = f"layers {original.layer.name!r} reads the padding layer {source.layer.name!r}"
-                found.problems.append((place, f"{what}; only a conv or pool layer with this bottom alone can"))
+                findings.problems.append((place, f"{what}; only a conv or pool layer with this bottom alone can"))
                 continue
             layer.layer.pad = source.layer.pad
             layer.bottom[index] = source.bottom[0]
-            found.notes.append(f"padding layer {source.layer.name!r} became the pad of {original.layer.name!r}")
+            findings.notes.append(f"padding layer {source.layer.name!r} became the pad of {original.layer.name!r}")
         if original.layer.type != "padding":
             kept.append(Placed(place, layer))
         maker.update(dict.fromkeys(original.top, original))

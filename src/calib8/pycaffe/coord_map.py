@@ -7,7 +7,6 @@ Source: BVLC/caffe, python/caffe/coord_map.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,8 +65,8 @@ def coord_map_from_to(top_from: Top, top_to: Top) -> tuple[int | None, Numbers, 
     common = next((top for top in down_from if top in down_to), None)
     if common is None:
         raise NoMapError("the tops have no common ancestor from which both keep their places")
-    found = down_to[common].after(down_from[common].inverse())
-    return found.axis, found.scale, found.shift
+    whole = down_to[common].after(down_from[common].inverse())
+    return whole.axis, whole.scale, whole.shift
 
 
 def crop(top_from: Top, top_to: Top) -> Any:
@@ -90,7 +89,7 @@ def crop(top_from: Top, top_to: Top) -> Any:
 
 def _maps_from_ancestors(top: Top) -> dict[Top, _Map]:
     """Find for each ancestor of a top, nearest first, where its elements lie in the top."""
-    found = {top: _IDENTITY}
+    maps = {top: _IDENTITY}
     waiting = [top]
     while waiting:
         current = waiting.pop(0)
@@ -99,10 +98,10 @@ def _maps_from_ancestors(top: Top) -> dict[Top, _Map]:
             continue
         # The second bottom of a Crop gives but the size.
         for bottom in current.fn.inputs[: 1 if current.fn.type_name == "Crop" else None]:
-            if bottom not in found:
-                found[bottom] = found[current].after(own)
+            if bottom not in maps:
+                maps[bottom] = maps[current].after(own)
                 waiting.append(bottom)
-    return found
+    return maps
 
 
 def _map_of(layer: Function) -> _Map | None:
@@ -124,12 +123,11 @@ def _map_of(layer: Function) -> _Map | None:
     return _Map(own.get("axis", 1), 1 / stride, (pad - reach) / stride)
 
 
-def _numbers(params: dict[str, Any], name: str, default: int) -> Numbers:
-    value: int | Sequence[int] = params.get(name, default)
-    return np.array(value, np.float64, ndmin=1)
+def _numbers(params: dict[str, object], name: str, default: int) -> Numbers:
+    return np.array(params.get(name, default), np.float64, ndmin=1)
 
 
-def _refuse_pairs(kind: str, params: dict[str, Any]) -> None:
+def _refuse_pairs(kind: str, params: dict[str, object]) -> None:
     pairs = sorted(n for n in params if n.endswith(("_h", "_w")) and n[:-2] in ("kernel", "stride", "pad"))
     if pairs:
         raise OptionError(f"a {kind} with {', '.join(pairs)} has no map; write kernel_size, stride and pad as lists")

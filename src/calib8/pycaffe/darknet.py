@@ -9,8 +9,6 @@ Source: AlexeyAB/darknet, src/maxpool_layer.c, make_maxpool_layer and forward_ma
 
 from __future__ import annotations
 
-from typing import Any
-
 from calib8.layer_kit.fields import Fields, RefusedError
 from calib8.layer_kit.spatial import read_pair
 from calib8.proto import caffe_pb2
@@ -23,7 +21,7 @@ def pad_as_darknet(net: caffe_pb2.NetParameter) -> list[str]:
     return [note for layer in net.layer if layer.type == "Pooling" and (note := _pad(layer))]
 
 
-def _pad(layer: Any) -> str:
+def _pad(layer: caffe_pb2.LayerParameter) -> str:
     group = Fields(layer).group("pooling_param")
     try:
         kernel, stride = read_pair(group, "kernel_size", "kernel", 0), read_pair(group, "stride", "stride", 1)
@@ -41,7 +39,7 @@ def _pad(layer: Any) -> str:
     return f"layer {layer.name!r} (Pooling) is padded so that it keeps its size, as in Darknet"
 
 
-def _keeps_size(param: Any, kernel: tuple[int, int]) -> bool:
+def _keeps_size(param: caffe_pb2.PoolingParameter, kernel: tuple[int, int]) -> bool:
     height = param.pad_t + param.pad_b or 2 * (param.pad_h or param.pad)
     width = param.pad_l + param.pad_r or 2 * (param.pad_w or param.pad)
     return (height, width) == (kernel[0] - 1, kernel[1] - 1)

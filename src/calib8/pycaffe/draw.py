@@ -106,12 +106,12 @@ def draw_net_to_file(
         file.write(picture)
 
 
-def _color(layer: Any) -> str:
+def _color(layer: caffe_pb2.LayerParameter) -> str:
     in_place = len(layer.bottom) == len(layer.top) == 1 and layer.bottom[0] == layer.top[0]
     return _IN_PLACE_COLOR if in_place else _COLORS.get(layer.type, _OTHER_COLOR)
 
 
-def _layer_label(layer: Any, rankdir: str, display_lrm: bool) -> str:
+def _layer_label(layer: caffe_pb2.LayerParameter, rankdir: str, display_lrm: bool) -> str:
     parts = [layer.name, f"({layer.type})"]
     if layer.type == "Pooling":
         pooling = layer.pooling_param
@@ -129,7 +129,7 @@ def _layer_label(layer: Any, rankdir: str, display_lrm: bool) -> str:
     return (" " if rankdir in ("TB", "BT") else "\n").join(parts)
 
 
-def _edge_label(layer: Any) -> str:
+def _edge_label(layer: caffe_pb2.LayerParameter) -> str:
     if layer.type == "Data":
         return f"Batch {layer.data_param.batch_size}"
     if layer.type in ("Convolution", "Deconvolution"):

@@ -47,12 +47,12 @@ class SourceFeed(Feed):
     def batch(self) -> Batch:
         """Give the next batch, see Feed."""
         size = self._source.batch_size
-        found = self._rest or self._pull()
-        while _images(found) < size:
+        batch = self._rest or self._pull()
+        while _images(batch) < size:
             more = self._pull()
-            found = {top: np.concatenate([values, more[top]]) for top, values in found.items()}
-        self._rest = {top: values[size:] for top, values in found.items()} if _images(found) > size else {}
-        return {top: values[:size] for top, values in found.items()}
+            batch = {top: np.concatenate([values, more[top]]) for top, values in batch.items()}
+        self._rest = {top: values[size:] for top, values in batch.items()} if _images(batch) > size else {}
+        return {top: values[:size] for top, values in batch.items()}
 
     def _pull(self) -> Batch:
         batch = next(self._batches, None)
@@ -69,7 +69,7 @@ def _images(batch: Batch) -> int:
 class PythonFeed(Feed):
     """The tops of the user's Python layer; its one instance is set up once, as in Caffe."""
 
-    def __init__(self, param: Any, model_folder: Path, phase: Phase) -> None:
+    def __init__(self, param: caffe_pb2.LayerParameter, model_folder: Path, phase: Phase) -> None:
         self.layer = UserLayer(UserClass(param, model_folder, [BUNDLED]), phase)
         self._tops = tuple(param.top)
         self.shapes = dict(zip(self._tops, self.layer.top_shapes, strict=True))
@@ -85,7 +85,7 @@ class MemoryFeed(Feed):
     Source: BVLC/caffe, src/caffe/layers/memory_data_layer.cpp; python/caffe/_caffe.cpp, Net_SetInputArrays.
     """
 
-    def __init__(self, param: Any) -> None:
+    def __init__(self, param: caffe_pb2.LayerParameter) -> None:
         group = param.memory_data_param
         self.shapes = {}  # the layer itself knows them
         self._layer, self._tops = param.name, tuple(param.top)
@@ -132,7 +132,7 @@ class DummyFeed(Feed):
     Source: BVLC/caffe, src/caffe/layers/dummy_data_layer.cpp.
     """
 
-    def __init__(self, param: Any) -> None:
+    def __init__(self, param: caffe_pb2.LayerParameter) -> None:
         bare = type(param)()
         bare.CopyFrom(param)
         bare.dummy_data_param.ClearField("data_filler")  # the layer itself refuses random ones
@@ -165,7 +165,7 @@ class DummyFeed(Feed):
             raise UnsupportedError(f"layer {self._layer!r} (DummyData) {why}") from None
 
 
-def make_feed(param: Any, model_folder: Path, phase: Phase) -> Feed | None:
+def make_feed(param: caffe_pb2.LayerParameter, model_folder: Path, phase: Phase) -> Feed | None:
     """Make the feed of a data layer; None for every other layer.
 
     Raises:

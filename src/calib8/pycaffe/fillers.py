@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from calib8.errors import UnsupportedError
 from calib8.graph import Shape
+from calib8.proto import caffe_pb2
 from calib8.pycaffe.state import random_numbers
 
 Array = NDArray[np.float32]
 
 
-def fill(filler: Any, shape: Shape) -> Array:
+def fill(filler: caffe_pb2.FillerParameter, shape: Shape) -> Array:
     """Make an array of this shape, filled as a FillerParameter says.
 
     Raises:
@@ -30,49 +31,49 @@ def fill(filler: Any, shape: Shape) -> Array:
     return _FILLERS[filler.type](filler, shape).astype(np.float32)
 
 
-def is_random(filler: Any) -> bool:
+def is_random(filler: caffe_pb2.FillerParameter) -> bool:
     """Tell whether a filler gives other values every time."""
     return filler.type not in ("constant", "bilinear")
 
 
-def _constant(filler: Any, shape: Shape) -> NDArray[Any]:
+def _constant(filler: caffe_pb2.FillerParameter, shape: Shape) -> NDArray[Any]:
     return np.full(shape, filler.value)
 
 
-def _uniform(filler: Any, shape: Shape) -> NDArray[Any]:
+def _uniform(filler: caffe_pb2.FillerParameter, shape: Shape) -> NDArray[Any]:
     return random_numbers().uniform(filler.min, filler.max, shape)
 
 
-def _gaussian(filler: Any, shape: Shape) -> NDArray[Any]:
+def _gaussian(filler: caffe_pb2.FillerParameter, shape: Shape) -> NDArray[Any]:
     values: NDArray[Any] = random_numbers().normal(filler.mean, filler.std, shape)
     if filler.sparse >= 0:
         values[random_numbers().random(shape) >= filler.sparse / shape[0]] = 0
     return values
 
 
-def _positive_unitball(filler: Any, shape: Shape) -> NDArray[Any]:
+def _positive_unitball(filler: caffe_pb2.FillerParameter, shape: Shape) -> NDArray[Any]:
     rows: NDArray[Any] = random_numbers().random((shape[0], math.prod(shape[1:])))
     rows /= rows.sum(axis=1, keepdims=True)
     return rows.reshape(shape)
 
 
-def _xavier(filler: Any, shape: Shape) -> NDArray[Any]:
+def _xavier(filler: caffe_pb2.FillerParameter, shape: Shape) -> NDArray[Any]:
     scale = math.sqrt(3 / _fan(filler, shape))
     return random_numbers().uniform(-scale, scale, shape)
 
 
-def _msra(filler: Any, shape: Shape) -> NDArray[Any]:
+def _msra(filler: caffe_pb2.FillerParameter, shape: Shape) -> NDArray[Any]:
     return random_numbers().normal(0, math.sqrt(2 / _fan(filler, shape)), shape)
 
 
-def _fan(filler: Any, shape: Shape) -> float:
+def _fan(filler: caffe_pb2.FillerParameter, shape: Shape) -> float:
     """Count the values that go into (or come out of) a neuron."""
     count = math.prod(shape)
     fan_in, fan_out = count / shape[0], count / shape[1] if len(shape) > 1 else count
     return (fan_in, fan_out, (fan_in + fan_out) / 2)[filler.variance_norm]
 
 
-def _bilinear(filler: Any, shape: Shape) -> NDArray[Any]:
+def _bilinear(filler: caffe_pb2.FillerParameter, shape: Shape) -> NDArray[Any]:
     """Make the kernel of a Deconvolution that enlarges by bilinear interpolation."""
     if len(shape) != 4 or shape[2] != shape[3]:
         raise UnsupportedError(f"has a bilinear filler for a blob of the shape {shape}; it needs a square kernel")

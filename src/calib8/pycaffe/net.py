@@ -255,12 +255,12 @@ class Net(TrainingMethods):
         images = {len(values) for values in kwargs.values()}
         if len(images) != 1:
             raise DataError(f"forward_all needs inputs of one length; found {sorted(images) or 'no inputs'}")
-        found: dict[str, list[NDArray[np.float32]]] = {}
+        parts_of: dict[str, list[NDArray[np.float32]]] = {}
         for batch in self._batches(kwargs):
             for name, values in self.forward(asked, None, None, **batch).items():
-                found.setdefault(name, []).append(values.copy())
+                parts_of.setdefault(name, []).append(values.copy())
         count = images.pop()
-        return {name: np.concatenate(parts)[:count] for name, parts in found.items()}
+        return {name: np.concatenate(parts)[:count] for name, parts in parts_of.items()}
 
     def reshape(self) -> None:
         """Give every blob the shape that follows from the inputs' shapes: `net.blobs[name].reshape(...)` before.

@@ -19,6 +19,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+from google.protobuf.message import Message
+
 from calib8.errors import OptionError
 from calib8.proto import caffe_pb2
 
@@ -66,7 +68,7 @@ class _Writer:
     def __init__(self, names: dict[Top | Function, str]) -> None:
         self._names = names
         self._numbers: Counter[str] = Counter()
-        self.layers: OrderedDict[Function, Any] = OrderedDict()
+        self.layers: OrderedDict[Function, caffe_pb2.LayerParameter] = OrderedDict()
 
     def add(self, fn: Function) -> None:
         """Write a layer behind those that it reads. Deep networks would be too much for a recursion."""
@@ -172,7 +174,7 @@ def _param_fields() -> dict[str, str]:
 _PARAM_FIELDS = _param_fields()
 
 
-def _set_param(layer: Any, field: str, value: Any) -> None:
+def _set_param(layer: caffe_pb2.LayerParameter, field: str, value: object) -> None:
     """Set a field of the type's own message, or else of the layer."""
     own = None if field.endswith("param") else _PARAM_FIELDS.get(layer.type)
     message = layer if own is None or field not in _field_names(getattr(layer, own)) else getattr(layer, own)
@@ -182,11 +184,11 @@ def _set_param(layer: Any, field: str, value: Any) -> None:
         raise OptionError(f"layer {layer.name!r} ({layer.type}) cannot have {field}={value!r}: {why}") from None
 
 
-def _field_names(message: Any) -> list[str]:
+def _field_names(message: Message) -> list[str]:
     return [field.name for field in message.DESCRIPTOR.fields]
 
 
-def _assign(message: Any, field: str, value: Any) -> None:
+def _assign(message: Message, field: str, value: object) -> None:
     """Make messages of dicts and repeated fields of lists; one value for a repeated field is a list of one."""
     target = getattr(message, field)
     if hasattr(target, "extend"):

@@ -112,9 +112,9 @@ def _check_weights(layer: Layer, op: Op, bottoms: list[Shape], blobs: Sequence[N
         wanted = op.blob_shapes(bottoms)
     except RefusedError as why:
         raise UnsupportedError(f"layer {layer.name!r} ({layer.type}): {why}") from None
-    found = [blob.shape for blob in blobs]
-    if blobs and found != [tuple(shape) for shape in wanted]:
+    given = [blob.shape for blob in blobs]
+    if blobs and given != [tuple(shape) for shape in wanted]:
         raise UnsupportedError(
-            f"layer {layer.name!r} ({layer.type}) has weights of the shapes {found}; for bottoms of the shapes "
+            f"layer {layer.name!r} ({layer.type}) has weights of the shapes {given}; for bottoms of the shapes "
             f"{bottoms} it needs {wanted}"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from calib8.errors import UnsupportedError
 
@@ -15,11 +15,11 @@ def refuse_training(what: str) -> NoReturn:
 class TrainingMethods:
     """What a net cannot do."""
 
-    def backward(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def backward(self, *args: object, **kwargs: object) -> NoReturn:
         """Refuse: calib8 is for inference only."""
         refuse_training("Net.backward")
 
-    def forward_backward_all(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def forward_backward_all(self, *args: object, **kwargs: object) -> NoReturn:
         """Refuse: calib8 is for inference only."""
         refuse_training("Net.forward_backward_all")
 
@@ -27,11 +27,11 @@ class TrainingMethods:
         """Refuse: calib8 is for inference only."""
         refuse_training("Net.clear_param_diffs")
 
-    def before_backward(self, function: Any) -> NoReturn:
+    def before_backward(self, function: object) -> NoReturn:
         """Refuse: calib8 is for inference only."""
         refuse_training("Net.before_backward")
 
-    def after_backward(self, function: Any) -> NoReturn:
+    def after_backward(self, function: object) -> NoReturn:
         """Refuse: calib8 is for inference only."""
         refuse_training("Net.after_backward")
 
@@ -39,7 +39,7 @@ class TrainingMethods:
 class _Solver:
     """What stands in the place of a solver's class."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         refuse_training(type(self).__name__)
 
 

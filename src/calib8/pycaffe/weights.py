@@ -91,7 +91,7 @@ def _filled(layer: Layer, op: Op, shapes: Sequence[tuple[int, ...]], to_come: bo
     return blobs
 
 
-def _fillers(param: Any) -> list[Any]:
+def _fillers(param: caffe_pb2.LayerParameter) -> list[caffe_pb2.FillerParameter | None]:
     """List the fillers of a layer's blobs in their order; None for one that is not set.
 
     Caffe's parameter messages name the weights' filler before the bias's.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from calib8.proto import caffe_pb2
 from calib8.python_layers.blob import Blob, BlobVec
 
 Blobs = Sequence[Blob]
@@ -30,7 +31,7 @@ class Layer:
     layer_name: str = ""
     model_folder: str = "."
 
-    def __init__(self, param: Any = None, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, param: caffe_pb2.LayerParameter | None = None, *args: Any, **kwargs: Any) -> None:
         self.blobs = BlobVec()
 
     def setup(self, bottom: Blobs, top: Blobs) -> None:

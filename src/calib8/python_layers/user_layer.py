@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from calib8.errors import Calib8Error, UserLayerError
 from calib8.graph import Phase, Shape
+from calib8.proto import caffe_pb2
 from calib8.python_layers.blob import Blob, BlobVec
 from calib8.python_layers.failures import run_failure
 from calib8.python_layers.isolation import World
@@ -32,7 +34,7 @@ _log = logging.getLogger(__name__)
 class UserClass:
     """The class that a Python layer names, imported once; `UserLayer` makes instances of it."""
 
-    def __init__(self, param: Any, model_folder: Path, bundled: Sequence[Path] = ()) -> None:
+    def __init__(self, param: caffe_pb2.LayerParameter, model_folder: Path, bundled: Sequence[Path] = ()) -> None:
         """Import the module of a LayerParameter.
 
         Args:
@@ -74,7 +76,7 @@ class UserClass:
         if not names.module or not names.layer:
             raise UserLayerError(f"{self.title}: python_param needs both module (a Python file) and layer (a class)")
 
-    def _import(self) -> Any:
+    def _import(self) -> ModuleType:
         name = self.param.python_param.module
         importlib.invalidate_caches()
         with self.running(f"module {name}", RandomNumbers()):
@@ -88,12 +90,12 @@ class UserClass:
                     f"{self.model_folder}, in the working directory {Path.cwd()} or on PYTHONPATH"
                 ) from None
 
-    def _find_class(self, module: Any) -> type[Layer]:
+    def _find_class(self, module: ModuleType) -> type[Layer]:
         name = self.param.python_param.layer
-        found = getattr(module, name, None)
-        if isinstance(found, type) and issubclass(found, Layer):
-            return found
-        if found is not None:
+        candidate = getattr(module, name, None)
+        if isinstance(candidate, type) and issubclass(candidate, Layer):
+            return candidate
+        if candidate is not None:
             raise UserLayerError(f"{self.title}: {name} in {self.file} is no class derived from caffe.Layer")
         there = [n for n, x in vars(module).items() if isinstance(x, type) and issubclass(x, Layer) and x is not Layer]
         raise UserLayerError(
@@ -187,10 +189,10 @@ class UserLayer:
 
     def _take_weights(self, blobs: Sequence[NDArray[np.float32]]) -> None:
         wanted = [b.shape for b in self._layer.blobs]
-        found = [b.shape for b in blobs]
-        if blobs and wanted != found:
+        given = [b.shape for b in blobs]
+        if blobs and wanted != given:
             raise UserLayerError(
-                f"{self._class.title}: the caffemodel has weights of the shapes {found}, setup made {wanted}"
+                f"{self._class.title}: the caffemodel has weights of the shapes {given}, setup made {wanted}"
             )
         for blob, values in zip(self._layer.blobs, blobs, strict=False):
             blob.data[...] = values
