@@ -11,10 +11,7 @@ not fit is computed again. Results do not depend on what is kept, nor on the num
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -23,7 +20,7 @@ from numpy.typing import NDArray
 
 from calib8.analyze.kept_values import KeptValues, Samples
 from calib8.arithmetic import dequantize
-from calib8.engine import EngineOptions, Executor
+from calib8.engine import Crew, EngineOptions, Executor, ExecutorCache
 from calib8.errors import DataError
 from calib8.graph import Layer, Shape
 from calib8.lowering import Model
@@ -38,7 +35,10 @@ R = TypeVar("R", bound=Reading)
 Item = TypeVar("Item")
 
 DEFAULT_BUDGET = 1 << 30
-_EXECUTORS_KEPT = 24
+_MOST_OPEN = 24
+_MOST_BYTES = 2 << 30
+_ALWAYS_OPEN = 12
+"""More than one sample goes through, in all that it is run in for one unit or trial."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,8 @@ class Experiment:
         self._engine = EngineOptions(threads=max(1, threads // len(self._lanes)), repack_weights=True)
         self._reach = _Reach(model, self.outputs)
         self._kept = KeptValues(options.budget)
-        self._executors: OrderedDict[tuple[Any, ...], _Executors] = OrderedDict()
-        self._choosing = threading.Lock()
-        self._pool = ThreadPoolExecutor(len(self._lanes))
+        self._executors: ExecutorCache[Executor] = ExecutorCache(_MOST_OPEN, _MOST_BYTES, _ALWAYS_OPEN)
+        self._crew = Crew(len(self._lanes))
         self.fp32 = self.variant(IntegerSetup(frozenset(), {}, {}))
         run = range(len(samples))
         self.references = self.each(lambda lane, sample: lasting(lane.run(sample, self.fp32, self.outputs)), run)
@@ -135,12 +134,7 @@ class Experiment:
 
     def each(self, work: Callable[[Lane, Item], T], items: Sequence[Item]) -> list[T]:
         """`work` done for every item, a sample's number or another one, on all threads; the results in that order."""
-
-        def shift(lane: Lane) -> list[T]:
-            return [work(lane, item) for item in items[lane.index :: len(self._lanes)]]
-
-        shifts = list(self._pool.map(shift, self._lanes))
-        return [shifts[i % len(shifts)][i // len(shifts)] for i in range(len(items))]
+        return self._crew.each(lambda lane, item: work(self._lanes[lane], item), items)
 
     def executor(
         self,
@@ -158,21 +152,15 @@ class Experiment:
                 others than the model's.
         """
         key = (start, stop, variant.entries[start:stop], tuple(available.items()), tuple(wanted))
-        with self._choosing:
-            if key not in self._executors:
-                while len(self._executors) >= _EXECUTORS_KEPT:
-                    self._executors.popitem(last=False)
-                self._executors[key] = _Executors(len(self._lanes))
-            self._executors.move_to_end(key)
-            executors = self._executors[key]
-        with executors.building:
-            if executors.first is None:
-                layers = self.model.net.layers[start:stop]
-                setup = replace(variant.setup, integer_kernels=self._engine.integer_kernels)
-                model = self.model.with_shapes({value_of(name): shape for name, shape in available.items()})
-                steps = lower_stretch(model, setup, layers, (*self.model.inputs, *available), wanted)
-                executors.first = Executor(steps, wanted, self._engine)
-            return executors.of_lane(lane, executors.first)
+
+        def opened() -> Executor:
+            layers = self.model.net.layers[start:stop]
+            setup = replace(variant.setup, integer_kernels=self._engine.integer_kernels)
+            model = self.model.with_shapes({value_of(reading): shape for reading, shape in available.items()})
+            steps = lower_stretch(model, setup, layers, (*self.model.inputs, *available), wanted)
+            return Executor(steps, wanted, self._engine)
+
+        return self._executors.get(key, opened, lane)
 
     def frontier(self, variant: Variant, position: int) -> tuple[Reading, ...]:
         """What layers from `position` on, or a caller, take from those before it."""
@@ -182,23 +170,6 @@ class Experiment:
     def kept(self) -> KeptValues:
         """What runs have kept."""
         return self._kept
-
-
-class _Executors:
-    """The executors of all lanes for the same layers: one of them is built, the others share its sessions."""
-
-    def __init__(self, lanes: int) -> None:
-        self.building = threading.Lock()
-        self.first: Executor | None = None
-        self._of_lane: list[Executor | None] = [None] * lanes
-
-    def of_lane(self, lane: int, first: Executor) -> Executor:
-        """The executor of one lane, whose buffers no other lane uses."""
-        found = self._of_lane[lane]
-        if found is None:
-            unused = not any(self._of_lane)
-            found = self._of_lane[lane] = first if unused else first.sibling()
-        return found
 
 
 class Lane:

@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from calib8.calibrate.counters import Counter, Guarded
 from calib8.calibrate.histogram import DEFAULT_BINS, AbsMax, AdaptiveHistogram, BlobHistogram, Histogram, check_bins
-from calib8.calibrate.workers import Counter, Crew, Guarded, Workers
-from calib8.engine import EngineOptions, Executor
+from calib8.engine import Crew, EngineOptions, Executor, ExecutorCache
 from calib8.errors import DataError
 from calib8.graph import Shape
-from calib8.lowering import Model, lower_float
+from calib8.lowering import Model, lower_float, value_of
 
 Array = NDArray[Any]
 Batches = Callable[[], Iterator[Mapping[str, Array]]]
@@ -74,8 +75,8 @@ def collect_histograms(
         DataError: the data give no sample, or lack an input of the network.
         Calib8Error: what the data or a layer in Python raises.
     """
-    with Workers(options.workers) as workers:
-        run = _Passes(model, batches, tuple(observed), options, workers, progress)
+    with Crew(options.workers) as crew:
+        run = _Passes(model, batches, tuple(observed), options, crew, progress)
         counters: dict[str, AdaptiveHistogram | Histogram]
         if options.two_passes:
             largest = {value: AbsMax() for value in observed}
@@ -102,8 +103,8 @@ def collect(
     Raises:
         DataError, Calib8Error: as `collect_histograms`.
     """
-    with Workers(options.workers) as workers:
-        _Passes(model, batches, tuple(counters), options, workers, progress).over(counters)
+    with Crew(options.workers) as crew:
+        _Passes(model, batches, tuple(counters), options, crew, progress).over(counters)
 
 
 class _Passes:
@@ -115,75 +116,92 @@ class _Passes:
         batches: Batches,
         observed: tuple[str, ...],
         options: CollectOptions,
-        workers: Workers,
+        crew: Crew,
         progress: Progress,
     ) -> None:
         self._model, self._batches, self._observed = model, batches, observed
-        self._options, self._workers, self._progress = options, workers, progress
-        self._runs: dict[tuple[Shape, ...], _Run] = {}
-        self._crews: dict[tuple[Shape, ...], Crew] = {}
+        self._options, self._crew, self._progress = options, crew, progress
+        self._executors: ExecutorCache[Executor] = ExecutorCache(_SHAPES_KEPT)
+        self._last: tuple[tuple[Shape, ...], _Network] | None = None
         self._done = 0
 
     def over(self, counters: Mapping[str, Counter]) -> None:
         """One pass over the data; every counter takes in its value of each image."""
-        images = 0
         guarded = {value: Guarded(counter) for value, counter in counters.items()}
-        for batch in self._batches():
-            inputs = self._model.inputs_of(batch)
-            run = self._run_for(tuple(array.shape for array in inputs.values()))
-            for image in run.images(inputs):
-                self._workers.submit(run.crew, image, guarded)
-                images += run.per_run
-                self._progress(self._done + images)
-        self._workers.finish()
+
+        def count(lane: int, run: _Run) -> int:
+            executor = self._executors.get(run.network.shapes, lambda: self._opened(run.network.model), lane)
+            executor.run(run.inputs, lambda reading, array: guarded[value_of(reading)].add(array))
+            return run.network.images
+
+        images = 0
+        for done in self._crew.stream(count, self._runs()):
+            images += done
+            self._progress(self._done + images)
         if images == 0:
             raise DataError(f"{self._model.net.source}: the calibration data give no sample")
         self._done += images
 
-    def _run_for(self, shapes: tuple[Shape, ...]) -> _Run:
-        """Shapes differ from sample to sample where a Python layer reshapes its tops."""
-        if shapes not in self._runs:
-            while len(self._runs) >= _SHAPES_KEPT:
-                del self._runs[next(iter(self._runs))]
-            self._runs[shapes] = self._new_run(dict(zip(self._model.value_of_input, shapes, strict=True)))
-        return self._runs[shapes]
+    def _runs(self) -> Iterator[_Run]:
+        for batch in self._batches():
+            inputs = self._model.inputs_of(batch)
+            network = self._network(tuple(array.shape for array in inputs.values()))
+            for part in network.parts(inputs):
+                # With several threads it waits, while the data layer may write the next batch over this one.
+                own = {value: np.array(array) for value, array in part.items()} if self._crew.count > 1 else part
+                yield _Run(network, own)
 
-    def _new_run(self, shapes: Mapping[str, Shape]) -> _Run:
+    def _network(self, shapes: tuple[Shape, ...]) -> _Network:
+        """Shapes differ from sample to sample where a Python layer reshapes its tops."""
+        if self._last is None or self._last[0] != shapes:
+            self._last = shapes, self._laid_out(dict(zip(self._model.value_of_input, shapes, strict=True)))
+        return self._last[1]
+
+    def _laid_out(self, shapes: Mapping[str, Shape]) -> _Network:
         model = self._model
         if any(model.shapes[model.value_of_input[blob]] != shape for blob, shape in shapes.items()):
             model = model.reshaped(shapes)
         single = model.batch_of_one()
         if single is None:
-            return _Run(self._crew(model), 1 if not shapes else next(iter(shapes.values()))[0], split=False)
-        return _Run(self._crew(single), 1, split=True)
+            return _Network(model, 1 if not shapes else next(iter(shapes.values()))[0], split=False)
+        return _Network(single, 1, split=True)
 
-    def _crew(self, model: Model) -> Crew:
-        """Batches of any size share the executors for one image."""
-        shapes = tuple(model.shapes[value] for value in model.inputs)
-        if shapes not in self._crews:
-            while len(self._crews) >= _SHAPES_KEPT:
-                del self._crews[next(iter(self._crews))]
-            self._crews[shapes] = self._new_crew(model)
-        return self._crews[shapes]
-
-    def _new_crew(self, model: Model) -> Crew:
+    def _opened(self, model: Model) -> Executor:
         limit = _RELEASE_BYTES if self._options.engine.release_blobs else None
         steps = lower_float(model, self._observed, max_output_bytes=limit)
-        executor = Executor(steps, self._observed, self._options.engine_of_worker)
-        return Crew(executor, self._workers.count)
+        return Executor(steps, self._observed, self._options.engine_of_worker)
 
 
 @dataclass(frozen=True)
-class _Run:
-    """Executors of one network, how many images a run of them takes, and whether batches are split for them."""
+class _Network:
+    """A network for batches of some shape.
 
-    crew: Crew
-    per_run: int
+    Attributes:
+        images: how many go through it at once.
+        split: whether batches are split for it, into images.
+    """
+
+    model: Model
+    images: int
     split: bool
 
-    def images(self, inputs: Mapping[str, Array]) -> Iterator[Mapping[str, Array]]:
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Of its inputs; batches of any size share the executors for one image."""
+        return tuple(self.model.shapes[value] for value in self.model.inputs)
+
+    def parts(self, inputs: Mapping[str, Array]) -> Iterator[Mapping[str, Array]]:
+        """A batch as it goes through the network."""
         if not self.split:
             yield inputs
             return
         for index in range(next(iter(inputs.values())).shape[0]):
             yield {value: array[index : index + 1] for value, array in inputs.items()}
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One forward pass."""
+
+    network: _Network
+    inputs: Mapping[str, Array]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calib8.engine.cache import ExecutorCache
 from calib8.engine.gpu import device_failure
 from calib8.engine.options import EngineOptions
 from calib8.engine.session import open_session
@@ -22,7 +23,7 @@ Array = NDArray[Any]
 Arrays = Mapping[str, Array] | Mapping[Reading, Array]
 """By name, or by what of a value they are."""
 Visitor = Callable[[Reading, Array], None]
-_SHAPES_KEPT = 8
+_SHAPES_KEPT, _ALWAYS_KEPT = 8, 4
 _NO_TARGETS: Mapping[Reading, Array] = MappingProxyType({})
 
 
@@ -34,21 +35,37 @@ class Executor:
     Args:
         steps: what `lower_float` or `lower_int8` gives.
         observed: what the visitor wants to see; inputs can be among it.
+        first: the step to begin with; those before it have run elsewhere.
+
+    Attributes:
+        shared_bytes, own_bytes: about how much memory it takes, that of siblings too, and that of its own.
     """
 
     def __init__(
-        self, steps: Sequence[Step], observed: Collection[Reading], options: EngineOptions = EngineOptions()
+        self,
+        steps: Sequence[Step],
+        observed: Collection[Reading],
+        options: EngineOptions = EngineOptions(),
+        first: int = 0,
     ) -> None:
         self.observed = frozenset(observed)
-        self._options = options
-        self._release = options.release_blobs
-        self._runners = _runners_of(steps, options)
-        self._finished = last_readers(steps)
+        self._options, self._first = options, first
+        mine = steps[first:]
+        alone = len(mine) == 1
+        self._runners = [
+            _OnnxRunner(step, options, alone=alone) if isinstance(step, OnnxStep) else _HostRunner(step)
+            for step in mine
+        ]
+        self._finished = last_readers(steps)[first:]
+        self.shared_bytes = sum(step.weight_bytes for step in mine)
+        self.own_bytes = sum(step.value_bytes for step in mine)
+        self._continued: ExecutorCache[Executor] = ExecutorCache(_SHAPES_KEPT, always=_ALWAYS_KEPT)
 
     def sibling(self) -> Executor:
         """An executor with buffers of its own over the same sessions: both can run at the same time."""
         twin = copy.copy(self)
         twin._runners = [runner.sibling() for runner in self._runners]
+        twin._continued = ExecutorCache(_SHAPES_KEPT, always=_ALWAYS_KEPT)
         return twin
 
     def run(self, inputs: Arrays, visit: Visitor, targets: Mapping[Reading, Array] = _NO_TARGETS) -> None:
@@ -68,18 +85,29 @@ class Executor:
             values[reading] = array
             if reading in self.observed:
                 visit(reading, array)
-        runners = self._runners
-        for index, finished in enumerate(self._finished):
-            runner = runners[index]
-            produced = runner.run(values, targets, keep=not self._release)
-            if isinstance(runner, _HostRunner) and index + 1 < len(runners):
-                runners = runner.runners_after(runners, index, produced, self._options)
+        self._go_through(values, visit, targets)
+
+    def _go_through(self, values: dict[Reading, Array], visit: Visitor, targets: Mapping[Reading, Array]) -> None:
+        last = self._first + len(self._runners) - 1
+        for index, (runner, finished) in enumerate(zip(self._runners, self._finished, strict=True), self._first):
+            produced = runner.run(values, targets)
             values.update(produced)
             for reading, array in produced.items():
                 if reading in self.observed:
                     visit(reading, array)
             for reading in finished:
                 values.pop(reading, None)
+            if isinstance(runner, _HostRunner) and index < last and runner.gave_other_shapes(produced):
+                self._behind(runner, index, produced)._go_through(values, visit, targets)
+                return
+
+    def _behind(self, runner: _HostRunner, index: int, produced: Mapping[Reading, Array]) -> Executor:
+        """What goes on behind a layer whose tops have unexpected shapes; kept for the next time."""
+        shapes = {value_of(reading): array.shape for reading, array in produced.items()}
+        return self._continued.get(
+            (index, tuple(shapes.values())),
+            lambda: Executor(runner.lower_again(shapes), self.observed, self._options, index + 1),
+        )
 
 
 class _OnnxRunner:
@@ -87,7 +115,7 @@ class _OnnxRunner:
 
     def __init__(self, step: OnnxStep, options: EngineOptions, *, alone: bool) -> None:
         self._step = step
-        self._gpu = options.gpu
+        self._gpu, self._release = options.gpu, options.release_blobs
         self._session = open_session(step, options, alone=alone)
         self._set_up()
 
@@ -101,9 +129,7 @@ class _OnnxRunner:
         self._bound: dict[str, Array] = {}  # by name in the graph; bound memory must stay alive
         self._buffers: dict[Reading, Array] = {}
 
-    def run(
-        self, values: Mapping[Reading, Array], targets: Mapping[Reading, Array], *, keep: bool
-    ) -> dict[Reading, Array]:
+    def run(self, values: Mapping[Reading, Array], targets: Mapping[Reading, Array]) -> dict[Reading, Array]:
         for port in self._step.input_ports:
             self._bind(self._binding.bind_input, port, self._input(values, port))
         outputs: dict[Reading, Array] = {}
@@ -117,10 +143,10 @@ class _OnnxRunner:
             self._session.run_with_iobinding(self._binding)
         except RuntimeError as why:
             raise device_failure(self._gpu, str(why)) or DataError(self._failure(str(why))) from None
-        if keep:
-            self._buffers = outputs
-        else:
+        if self._release:
             self._bound = {}
+        else:
+            self._buffers = outputs
         return outputs
 
     def _failure(self, why: str) -> str:
@@ -149,39 +175,20 @@ class _HostRunner:
 
     def __init__(self, step: HostStep) -> None:
         self._step = step
-        self._others: dict[tuple[Shape, ...], list[_Runner]] = {}  # those behind it: itself would be a cycle
 
     def sibling(self) -> _HostRunner:
-        return _HostRunner(self._step)
+        return self
 
-    def runners_after(
-        self, runners: list[_Runner], index: int, produced: Mapping[Reading, Array], options: EngineOptions
-    ) -> list[_Runner]:
-        """The runners to go on with: others, kept for the next time, if the layer's tops have unexpected shapes."""
-        shapes = tuple(array.shape for array in produced.values())
-        if shapes == self._step.call.top_shapes or self._step.lower_again is None:
-            return runners
-        if shapes not in self._others:
-            while len(self._others) >= _SHAPES_KEPT:
-                del self._others[next(iter(self._others))]
-            steps = self._step.lower_again({value_of(r): array.shape for r, array in produced.items()})
-            self._others[shapes] = _runners_of(steps[index + 1 :], options)
-        return [*runners[: index + 1], *self._others[shapes]]
+    def gave_other_shapes(self, produced: Mapping[Reading, Array]) -> bool:
+        """Whether the layer's tops have other shapes than it announced."""
+        return tuple(array.shape for array in produced.values()) != self._step.call.top_shapes
 
-    def run(
-        self, values: Mapping[Reading, Array], targets: Mapping[Reading, Array], *, keep: bool
-    ) -> dict[Reading, Array]:
-        del targets, keep  # its arrays are its own
+    def lower_again(self, shapes: Mapping[str, Shape]) -> Sequence[Step]:
+        """The steps of the whole network where this layer's tops have these shapes."""
+        return self._step.lower_again(shapes)
+
+    def run(self, values: Mapping[Reading, Array], targets: Mapping[Reading, Array]) -> dict[Reading, Array]:
+        del targets  # its arrays are its own
         bottoms = [values[b] for b in self._step.bottoms]
         tops = self._step.op.run(bottoms, self._step.call)
         return dict(zip(self._step.outputs, tops, strict=True))
-
-
-_Runner = _OnnxRunner | _HostRunner
-
-
-def _runners_of(steps: Sequence[Step], options: EngineOptions) -> list[_Runner]:
-    alone = len(steps) == 1
-    return [
-        _OnnxRunner(step, options, alone=alone) if isinstance(step, OnnxStep) else _HostRunner(step) for step in steps
-    ]

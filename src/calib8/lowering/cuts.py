@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Sequence
 
 from calib8.lowering.model import Model
 from calib8.lowering.shapes import Pair
+from calib8.lowering.steps import float_bytes
 
 
 def needed_layers(model: Model, outputs: Collection[str]) -> list[Pair]:
@@ -35,7 +35,7 @@ def stretches(
             continue
         stretch.append((layer, op))
         wanted = [t for t in layer.tops if t in outputs]
-        size += sum(4 * math.prod(model.shapes[t]) for t in wanted)
+        size += sum(float_bytes(model.shapes[t]) for t in wanted)
         if wanted and max_output_bytes is not None and size >= max_output_bytes:
             yield stretch
             stretch, size = [], 0

@@ -10,7 +10,7 @@ from calib8.layers import OnnxBuilder
 from calib8.lowering.cuts import needed_layers, stretches
 from calib8.lowering.model import Model
 from calib8.lowering.shapes import Pair
-from calib8.lowering.steps import HostStep, OnnxStep, Port, Step, close_graph
+from calib8.lowering.steps import HostStep, OnnxStep, Port, Step, close_graph, float_bytes
 
 
 def lower_float(model: Model, outputs: Collection[str], *, max_output_bytes: int | None = None) -> tuple[Step, ...]:
@@ -74,4 +74,5 @@ def _graph(model: Model, stretch: Sequence[Pair], wanted: Collection[str]) -> On
         tops = op.lower(g, model.call(layer, [names[b] for b in layer.bottoms]))
         names.update(zip(layer.tops, tops, strict=True))
     outputs = [Port(t, names[t], model.shapes[t]) for layer, _ in stretch for t in layer.tops if t in wanted]
-    return close_graph(g, inputs, outputs, tuple(layer.name for layer, _ in stretch))
+    made = sum(float_bytes(model.shapes[t]) for layer, _ in stretch for t in layer.tops)
+    return close_graph(g, inputs, outputs, tuple(layer.name for layer, _ in stretch), made)

@@ -20,7 +20,7 @@ from calib8.lowering.cuts import needed_layers, stretches
 from calib8.lowering.model import Model
 from calib8.lowering.readings import Codes, Reading, Real, in_order, value_of
 from calib8.lowering.shapes import Pair
-from calib8.lowering.steps import HostStep, OnnxStep, Port, Step, close_graph
+from calib8.lowering.steps import HostStep, OnnxStep, Port, Step, close_graph, float_bytes
 
 _USER_SCALE = 128.0
 """Input that the user quantised is x * 128 / threshold: its "threshold" is 128."""
@@ -120,6 +120,7 @@ class _Graph:
     available: Collection[Reading]  # what earlier steps give
     names: dict[Reading, str] = field(default_factory=dict)  # in the graph; a value's own name: its real numbers
     inputs: dict[Reading, Port] = field(default_factory=dict)
+    value_bytes: int = 0
 
     def __post_init__(self) -> None:
         self.g = OnnxBuilder(integer_kernels=self.setup.integer_kernels, accumulator_bits=self.setup.accumulator_bits)
@@ -127,6 +128,7 @@ class _Graph:
     def lower(self, stretch: Sequence[Pair], wanted: Collection[Reading]) -> OnnxStep:
         for layer, op in stretch:
             self._layer(layer, op)
+            self.value_bytes += sum(float_bytes(self.model.shapes[t]) for t in layer.tops)
         made = {top for layer, _ in stretch for top in layer.tops}
         outputs = {r for r in wanted if value_of(r) in made or self._is_codes_of_input(r)}
         return self.close(outputs, tuple(layer.name for layer, _ in stretch))
@@ -134,7 +136,7 @@ class _Graph:
     def close(self, outputs: Collection[Reading], layers: tuple[str, ...]) -> OnnxStep:
         """The step that gives `outputs`; those that no layer has made are made here."""
         ports = [self._output(reading) for reading in in_order(outputs)]
-        return close_graph(self.g, list(self.inputs.values()), ports, layers)
+        return close_graph(self.g, list(self.inputs.values()), ports, layers, self.value_bytes)
 
     def _is_codes_of_input(self, reading: Reading) -> bool:
         return isinstance(reading, Codes) and reading.value in self.model.inputs and reading not in self.available

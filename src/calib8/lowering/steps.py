@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,6 +34,7 @@ class OnnxStep:
         weights: these weights by initializer name, views of wherever they lie.
         input_ports, output_ports: the graph's inputs and outputs in order.
         layers: names of the layers in it, for messages.
+        value_bytes: about how much memory the values take that it computes.
     """
 
     onnx: Any
@@ -40,6 +42,12 @@ class OnnxStep:
     input_ports: tuple[Port, ...]
     output_ports: tuple[Port, ...]
     layers: tuple[str, ...]
+    value_bytes: int = 0
+
+    @property
+    def weight_bytes(self) -> int:
+        """How much memory the weights take."""
+        return sum(array.nbytes for array in self.weights.values())
 
     @property
     def inputs(self) -> tuple[Reading, ...]:
@@ -68,7 +76,17 @@ class HostStep:
     op: Op
     call: Call
     bottoms: tuple[Reading, ...]
-    lower_again: LowerAgain | None = None
+    lower_again: LowerAgain
+
+    @property
+    def weight_bytes(self) -> int:
+        """Nothing: what the user's layer holds is its own."""
+        return 0
+
+    @property
+    def value_bytes(self) -> int:
+        """About how much memory its tops take."""
+        return sum(map(float_bytes, self.call.top_shapes))
 
     @property
     def inputs(self) -> tuple[Reading, ...]:
@@ -84,7 +102,14 @@ class HostStep:
 Step = OnnxStep | HostStep
 
 
-def close_graph(g: OnnxBuilder, inputs: Sequence[Port], outputs: Sequence[Port], layers: tuple[str, ...]) -> OnnxStep:
+def float_bytes(shape: Shape) -> int:
+    """What a blob of a shape takes in float32."""
+    return 4 * math.prod(shape)
+
+
+def close_graph(
+    g: OnnxBuilder, inputs: Sequence[Port], outputs: Sequence[Port], layers: tuple[str, ...], value_bytes: int = 0
+) -> OnnxStep:
     """The step of a finished graph: every output gets a name of its own, which is no input's and no other output's."""
     taken = {port.name for port in inputs}
     own: list[Port] = []
@@ -93,7 +118,7 @@ def close_graph(g: OnnxBuilder, inputs: Sequence[Port], outputs: Sequence[Port],
         taken.add(name)
         own.append(replace(port, name=name))
     onnx, weights = g.model([(port.name, port.dtype) for port in own])
-    return OnnxStep(onnx, weights, tuple(inputs), tuple(own), layers)
+    return OnnxStep(onnx, weights, tuple(inputs), tuple(own), layers, value_bytes)
 
 
 def last_readers(steps: Sequence[Step]) -> list[tuple[Reading, ...]]:

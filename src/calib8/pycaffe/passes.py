@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import operator
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
 
-from calib8.engine import EngineOptions, Executor
+from calib8.engine import EngineOptions, Executor, ExecutorCache
 from calib8.graph import Layer, Shape
 from calib8.layers import Op
 from calib8.lowering import Model, Reading, Step, lower_float, value_of
@@ -127,28 +126,23 @@ def settled_weights(params: Mapping[str, BlobVec]) -> Weights:
 
 
 class _Executors:
-    """Executors by what they compute; those that were not used for the longest time are closed first."""
+    """Executors of stretches in one kind of arithmetic."""
 
     def __init__(self, lower: Lowering) -> None:
         self._lower = lower
-        self._open: OrderedDict[Any, tuple[Executor, int]] = OrderedDict()
+        self._open: ExecutorCache[Executor] = ExecutorCache(_MOST_OPEN, CACHE_BYTES, _ALWAYS_KEPT)
 
     def get(self, stretch: Stretch, values: frozenset[str], *, hosts: bool) -> Executor:
         """Find or make the executor that computes `values`; without `hosts` it takes the tops of layers in Python as
         given.
         """
         options = EngineOptions()
-        key = stretch, values, hosts, options.gpu
-        if key not in self._open:
-            model = stretch.model if hosts else stretch.without_hosts
-            self._open[key] = Executor(self._lower(model, values), values, options), stretch.bytes
-            while len(self._open) > _ALWAYS_KEPT and self._is_full():
-                self._open.popitem(last=False)
-        self._open.move_to_end(key)
-        return self._open[key][0]
 
-    def _is_full(self) -> bool:
-        return len(self._open) > _MOST_OPEN or sum(size for _, size in self._open.values()) > CACHE_BYTES
+        def opened() -> Executor:
+            model = stretch.model if hosts else stretch.without_hosts
+            return Executor(self._lower(model, values), values, options)
+
+        return self._open.get((stretch, values, hosts, options.gpu), opened)
 
     def clear(self) -> None:
         """Close all."""

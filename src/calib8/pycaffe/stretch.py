@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -66,13 +65,6 @@ class Stretch:
         if all(shape == self.model.shapes[value] for value, shape in shapes.items()):
             return self
         return replace(self, model=self.model.with_shapes(shapes))
-
-    @cached_property
-    def bytes(self) -> int:
-        """About what running it keeps in memory."""
-        values = {t for layer in self.model.net.layers for t in layer.tops}
-        weights = sum(blob.nbytes for layer in self.model.net.layers for blob in layer.blobs)
-        return weights + sum(4 * math.prod(self.model.shapes[v]) for v in values)
 
 
 def read_from_outside(layers: Sequence[Layer]) -> tuple[str, ...]:

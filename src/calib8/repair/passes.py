@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Protocol, TypeVar
 
 from calib8.calibrate.collect import Batches, CollectOptions, Progress, collect
-from calib8.calibrate.workers import Counter
+from calib8.calibrate.counters import Counter
 from calib8.lowering import Model
 from calib8.quantize import QuantPlan
 

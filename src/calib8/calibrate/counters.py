@@ -1,0 +1,29 @@
+"""What takes in the values of a blob, from one thread or from several."""
+
+from __future__ import annotations
+
+from threading import Lock
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class Counter(Protocol):
+    """What takes in the values of one blob."""
+
+    def add(self, values: Array) -> None:
+        """Take in an array."""
+
+
+class Guarded:
+    """A counter that several threads feed, one at a time."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter, self._lock = counter, Lock()
+
+    def add(self, values: Array) -> None:
+        """Take in an array, when no other thread does."""
+        with self._lock:
+            self._counter.add(values)
