@@ -105,6 +105,7 @@ def _all_shapes(files: list[Path], tops: tuple[str, ...], what: str) -> tuple[li
 
 def _shapes_in(path: Path, tops: tuple[str, ...], what: str) -> tuple[int, dict[str, Shape]]:
     with _open(path, what) as file:
+        # A group has no dtype: a dataset is meant, in the root of the file and called like the top.
         missing = [top for top in tops if not hasattr(file.get(top), "dtype")]
         if missing:
             raise DataError(f"{what}: {path} has no dataset {', '.join(map(repr, missing))}; it has {sorted(file)}")

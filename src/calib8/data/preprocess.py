@@ -132,6 +132,7 @@ def _to(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
 
 def _letterbox(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     """Resize the image as large as it fits, in the middle; an odd line of padding goes below, or to the right."""
+    # The side that is too long by the larger factor fills its space, the other one keeps the aspect ratio.
     ratio = max(image.shape[0] / height, image.shape[1] / width)
     image = _to(image, max(1, int(image.shape[0] / ratio)), max(1, int(image.shape[1] / ratio)))
     top, left = (height - image.shape[0]) // 2, (width - image.shape[1]) // 2
@@ -140,9 +141,10 @@ def _letterbox(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
 
 
 def _crop(image: NDArray[Any], height: int, width: int, short_side: int | None) -> NDArray[Any]:
-    found_h, found_w = image.shape[:2]
-    ratio = max(height / found_h, width / found_w) if short_side is None else short_side / min(found_h, found_w)
-    new_h, new_w = round(found_h * ratio), round(found_w * ratio)
+    old_h, old_w = image.shape[:2]
+    # Without a short side: as little as possible, so that the side that is shorter by more is just long enough.
+    ratio = max(height / old_h, width / old_w) if short_side is None else short_side / min(old_h, old_w)
+    new_h, new_w = round(old_h * ratio), round(old_w * ratio)
     if new_h < height or new_w < width:
         raise DataError(f"is {new_h} x {new_w} pixels after resizing, smaller than the sample of {height} x {width}")
     image = _to(image, new_h, new_w)

@@ -91,6 +91,7 @@ def write_record(files: Iterable[str | os.PathLike[str]], name: str, run: str) -
     digests = {path.name: _sha256(part) for path, part in written_files().items() if path in set(map(Path, files))}
     path = record_path(next(iter(files)))
     before = _read_if_any(path, refuse=False)
+    # Weights may be written by another call than the tables; files of an earlier run are no longer what they were.
     kept = before.files if before is not None and before.run == run else {}
     with write_atomically(path) as file:
         file.write(Record(name, run, dict(sorted({**kept, **digests}.items()))).to_bytes())

@@ -67,6 +67,7 @@ def tpu_mlir_files(name: str, model: Model, thresholds: Mapping[str, float]) -> 
     unsigned = non_negative_values(model)
     rows = [_Row(entry, thresholds[value], value in unsigned) for value, entry in names.items()]
     rows += [row for layer in model.net.layers for row in _inserted(model, layer, names, thresholds)]
+    # The table's columns are parted by blanks, and its rows are found by name.
     problems = [f"{row.name!r} has a blank in it" for row in rows if row.name.split() != [row.name]]
     problems += [f"two values would be called {n!r}" for n, count in Counter(r.name for r in rows).items() if count > 1]
     if problems or name.splitlines() != [name]:
@@ -110,10 +111,12 @@ def _inserted(model: Model, layer: Layer, names: Mapping[str, str], thresholds: 
     """List the rows of the operators that come in with a layer."""
     op, top = model.op_of[layer.name], layer.tops[0] if layer.tops else ""
     if isinstance(op, Concat):
+        # tpu-mlir moves a ReLU that is all that reads a Concat in front of it, once for each bottom.
         readers = model.net.consumers[top]
         if len(readers) == 1 and isinstance(relu := model.op_of[readers[0].name], ReLU) and relu.passive:
             yield _Row(f"{names[top]}_relu", thresholds[readers[0].tops[0]], True)
             yield from (_Row(f"{names[b]}_move_ahead_relu", thresholds[b], True) for b in dict.fromkeys(layer.bottoms))
+    # It takes a Normalize apart; all but the last part runs in FP32, so that their thresholds mean nothing.
     if isinstance(op, Normalize):
         yield from (_Row(f"{names[top]}_{part}", 1.0, fp32=True) for part in _NORMALIZE_IN_F32)
         yield _Row(f"{names[top]}_scale", thresholds[top])

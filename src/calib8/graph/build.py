@@ -182,6 +182,8 @@ def _writers(layers: Iterable[_Placed]) -> dict[str, tuple[str, ...]]:
 
 
 def _rename_in_place(everything: Sequence[_Placed]) -> tuple[tuple[Layer, ...], dict[str, tuple[str, ...]]]:
+    # Only the last value of a blob keeps its name, so that outputs are called as in Caffe; those before it, which
+    # layers in place overwrite there, are called blob@layer.
     last_writer = {t: i for i, x in enumerate(everything) for t in x.param.top}
     taken = set(last_writer)
     current: dict[str, str] = {}
@@ -189,7 +191,7 @@ def _rename_in_place(everything: Sequence[_Placed]) -> tuple[tuple[Layer, ...], 
     layers: list[Layer] = []
     for i, x in enumerate(everything):
         p = x.param
-        bottoms = tuple(current.get(b, b) for b in p.bottom)
+        bottoms = tuple(current.get(b, b) for b in p.bottom)  # before the tops: a layer in place reads the old value
         for t in p.top:
             value = t if last_writer[t] == i else _fresh(f"{t}@{p.name}", taken)
             current[t] = value

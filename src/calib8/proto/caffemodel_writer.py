@@ -41,6 +41,7 @@ def write_caffemodel(
 
 def _layer_parts(layer: caffe_pb2.LayerParameter, blobs: Sequence[NDArray[Any]]) -> Iterator[bytes | memoryview]:
     """Yield the bytes of a layer in protobuf's order of numbers: what comes before `blobs`, the blobs, the others."""
+    # Lengths come before what they measure, so all sizes are known before the first byte of a blob is made.
     before, after = _split(layer)
     frames = [_blob_frame(blob) for blob in blobs]
     sizes = [len(head) + 4 * blob.size + len(tail) for blob, (head, tail) in zip(blobs, frames, strict=True)]

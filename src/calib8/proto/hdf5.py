@@ -65,7 +65,7 @@ def _layers(
     h5py: Any, group: Any, prefix: str, count: list[int], depth: int
 ) -> Iterator[tuple[str, tuple[NDArray[np.float32], ...]]]:
     """Yield every group below that has blobs, or that is empty: a layer without weights."""
-    count[0] += 1
+    count[0] += 1  # one count for the whole file: links can make a few groups look like endlessly many
     if depth > MAX_DEPTH or count[0] > MAX_GROUPS:
         raise ValueError(f"groups are nested deeper than {MAX_DEPTH} or more than {MAX_GROUPS}: a circle of links?")
     members = {name: _child(h5py, group, name) for name in group}

@@ -162,6 +162,7 @@ def _escape(match: re.Match[str]) -> bytes:
     letter, hexadecimal, octal, short, long, other = match.groups()
     if letter:
         return bytes([_ESCAPED[letter]])
+    # \x and octal give one byte, \u and \U a character; `other` is what may not follow a backslash.
     number = int(hexadecimal or short or long, 16) if other is None and not octal else int(octal or "0", 8)
     if other is not None or number > 0x10FFFF or (octal and number > 255):
         raise BadValueError("", f"has an unknown escape {match.group()}; a backslash itself is written \\\\")

@@ -83,6 +83,7 @@ class Classifier(Net):
         name = self.inputs[0]
         prepared = np.stack([self.transformer.preprocess(name, crop) for crop in crops])
         predictions = self.forward_all(None, **{name: prepared})[self.outputs[0]]
+        # `oversample` gives the ten crops of an image one after the other.
         return predictions.reshape((len(images), 10, -1)).mean(1) if oversample else predictions
 
     def _centre(self, images: NDArray[np.float32]) -> NDArray[np.float32]:

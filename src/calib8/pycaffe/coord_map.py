@@ -45,6 +45,7 @@ class _Map:
         """Chain this map behind `first`."""
         if None not in (self.axis, first.axis) and self.axis != first.axis:
             raise NoMapError(f"layers that slide over different axes, {self.axis} and {first.axis}, have no common map")
+        # An element x lies at first.scale * x + first.shift, and that through this map at scale * (...) + shift.
         axis = first.axis if self.axis is None else self.axis
         return _Map(axis, self.scale * first.scale, self.scale * first.shift + self.shift)
 
@@ -117,6 +118,7 @@ def _map_of(layer: Function) -> _Map | None:
     own = layer.params.get("pooling_param" if kind == "Pooling" else "convolution_param", layer.params)
     _refuse_pairs(kind, own)
     stride, pad = _numbers(own, "stride", 1), _numbers(own, "pad", 0)
+    # The centre of window i lies at stride * i - pad + reach among the bottom's elements; solved for i.
     reach = _numbers(own, "dilation", 1) * (_numbers(own, "kernel_size", 1) - 1) / 2
     if kind == "Deconvolution":
         return _Map(own.get("axis", 1), stride, reach - pad)

@@ -116,17 +116,20 @@ class Detector(Net):
         self.crop_mean = np.zeros(self.crop_dims, np.float32)
         if context_pad and mean is not None:
             whole = np.broadcast_to(mean, shape[1:]).astype(np.float32)
+            # `preprocess` swaps channels, scales and subtracts; the mean is taken back to where the pixels are before.
             order = self.transformer.channel_swap.get(name, range(shape[1]))
             unscaled = whole[np.argsort(order)] / self.transformer.raw_scale.get(name, 1)
             self.crop_mean = unscaled.transpose(1, 2, 0)
 
     def _with_context(self, im: Array, box: NDArray[np.float64]) -> Array:
+        # Of the crop's `size` pixels, `context_pad` on each side are context: the box grows by that share.
         size = int(self.crop_dims[0])
         half = (box[2:] - box[:2] + 1) / 2
         scaled = half * size / (size - 2 * (self.context_pad or 0))
         centre = box[:2] + half
         start, end = np.round(centre - scaled), np.round(centre + scaled)
         scale = size / (end - start + 1)
+        # Outside of the image the mean stays: `pad` pixels above and left of what is inside, resized to `sides`.
         pad = np.round(np.maximum(0, -start) * scale).astype(int)
         limits = np.array(im.shape[:2])
         first, last = np.clip(start, 0, limits).astype(int), np.clip(end, 0, limits).astype(int)

@@ -47,6 +47,7 @@ class SourceFeed(Feed):
     def batch(self) -> Batch:
         """Give the next batch, see Feed."""
         size = self._source.batch_size
+        # A source's last batch may be short: rows of its next round fill it up, and what is too much waits in `_rest`.
         batch = self._rest or self._pull()
         while _images(batch) < size:
             more = self._pull()

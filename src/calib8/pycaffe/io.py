@@ -163,6 +163,7 @@ def oversample(
     below, right = images[0].shape[0] - height, images[0].shape[1] - width
     if below < 0 or right < 0:
         raise DataError(f"images of the shape {images[0].shape} are smaller than the crops of {height} x {width}")
+    # In pycaffe's order: four corners and the centre, then the same five mirrored, image after image.
     places = [(0, 0), (0, right), (below, 0), (below, right), (below // 2, right // 2)]
     crops = [[image[y : y + height, x : x + width] for y, x in places] for image in images]
     both = [[*plain, *(crop[:, ::-1] for crop in plain)] for plain in crops]

@@ -57,6 +57,8 @@ class ForwardPasses:
         self._model, self._blobs, self._params = model, blobs, params
         self._feeds = [(i, feeds[x.name]) for i, x in enumerate(model.net.layers) if x.name in feeds]
         self._executors = _Executors(lower)
+        # Kept from pass to pass, by first and last layer: where a stretch is cut off, and the stretch laid out for the
+        # shapes of what it reads. The latter and the executors hold weights, and go when those change.
         self._epoch = -1
         self._settled: list[Array] = []
         self._weights: Weights = {}

@@ -68,6 +68,7 @@ def _along(image: Array, axis: int, positions: NDArray[np.floating[Any]], order:
         nearest = np.clip(np.floor(positions + 0.5), 0, count - 1).astype(int)
         mixed = image.take(nearest, axis)
         return mixed
+    # Linear: each new pixel mixes its two neighbours by nearness. Beyond the edge there is nothing, of weight 0.
     before = np.floor(positions).astype(int)
     shape = (-1, 1, 1) if axis == 0 else (-1, 1)
     mixed = np.zeros((), np.float32)

@@ -85,6 +85,7 @@ def make_stretch(model: Model, pairs: Sequence[Pair], shapes: Mapping[str, Shape
         UnsupportedError: layers that these shapes or weights do not fit; the first of them.
         UserLayerError: a Python layer failed in `reshape`.
     """
+    # From 0: a detector that finds nothing has tops without rows, which Caffe allows in a pass.
     known = infer_shapes(pairs, shapes, smallest=0).all_or_error(model.net.source, pairs)
     for layer, op in pairs:
         _check_weights(layer, op, [known[b] for b in layer.bottoms], weights.get(layer.name, ()))

@@ -33,6 +33,7 @@ def run_failure(why: BaseException, is_users: Callable[[str], bool]) -> str:
     """Describe any exception of user code: its type and text, and the innermost line in a file of the user's."""
     if isinstance(why, SyntaxError):
         return syntax_failure(why)
+    # The last frame is mostly deep in numpy; the user looks for the line of his own that led there.
     frames = [f for f in traceback.extract_tb(why.__traceback__) if is_users(f.filename)]
     where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
     text = " ".join(str(why).split())[:_MAX_TEXT]
