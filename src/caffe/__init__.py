@@ -1,7 +1,8 @@
 """`import caffe` with calib8: pycaffe for inference. See calib8.pycaffe."""
 
-from caffe import classifier, coord_map, detector, io, net_spec, proto, pycaffe
+from caffe import _caffe, classifier, coord_map, detector, io, net_spec, proto, pycaffe
 from calib8.pycaffe import (
+    NCCL,
     TEST,
     TRAIN,
     AdaDeltaSolver,
@@ -15,10 +16,13 @@ from calib8.pycaffe import (
     NetSpec,
     RMSPropSolver,
     SGDSolver,
+    Timer,
     get_solver,
     has_nccl,
+    init_log,
     layer_type_list,
     layers,
+    log,
     params,
     set_device,
     set_mode_cpu,
@@ -27,6 +31,8 @@ from calib8.pycaffe import (
     set_random_seed,
     set_solver_count,
     set_solver_rank,
+    solver_count,
+    solver_rank,
     to_proto,
     yolo,
 )
@@ -34,6 +40,7 @@ from calib8.pycaffe import (
 __version__ = "1.0.0"
 """The version of Caffe whose interface this is."""
 __all__ = [
+    "NCCL",
     "TEST",
     "TRAIN",
     "AdaDeltaSolver",
@@ -47,14 +54,18 @@ __all__ = [
     "NetSpec",
     "RMSPropSolver",
     "SGDSolver",
+    "Timer",
+    "_caffe",
     "classifier",
     "coord_map",
     "detector",
     "get_solver",
     "has_nccl",
+    "init_log",
     "io",
     "layer_type_list",
     "layers",
+    "log",
     "net_spec",
     "params",
     "proto",
@@ -66,6 +77,8 @@ __all__ = [
     "set_random_seed",
     "set_solver_count",
     "set_solver_rank",
+    "solver_count",
+    "solver_rank",
     "to_proto",
     "yolo",
 ]

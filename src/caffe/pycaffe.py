@@ -1,7 +1,9 @@
 """See calib8.pycaffe.net."""
 
 from calib8.pycaffe.net import Net
+from calib8.pycaffe.process import Timer
 from calib8.pycaffe.training import (
+    NCCL,
     AdaDeltaSolver,
     AdaGradSolver,
     AdamSolver,
@@ -10,4 +12,14 @@ from calib8.pycaffe.training import (
     SGDSolver,
 )
 
-__all__ = ["AdaDeltaSolver", "AdaGradSolver", "AdamSolver", "NesterovSolver", "Net", "RMSPropSolver", "SGDSolver"]
+__all__ = [
+    "NCCL",
+    "AdaDeltaSolver",
+    "AdaGradSolver",
+    "AdamSolver",
+    "NesterovSolver",
+    "Net",
+    "RMSPropSolver",
+    "SGDSolver",
+    "Timer",
+]

@@ -102,3 +102,18 @@ def test_every_prototxt_has_a_graph(shared):
         assert text.count("\n") > len(net.layer)
         drawn += 1
     assert drawn
+
+
+def test_what_labels_are_made_of():
+    conv = caffe_pb2.LayerParameter(name="c", type="Convolution")
+    conv.convolution_param.num_output = 7
+    conv.param.add().lr_mult = 3
+    assert caffe.draw.get_layer_lr_mult(conv) == (3, 1)
+    assert caffe.draw.get_edge_label(conv) == "7"
+    assert caffe.draw.get_edge_label(caffe_pb2.LayerParameter(type="ReLU")) == '""'
+    assert caffe.draw.get_layer_label(conv, "LR", display_lrm=True).startswith('"c\\n(Convolution)\\nkernel size: 1')
+    assert caffe.draw.get_layer_label(conv, "TB").startswith('"c (Convolution) kernel size: 1')
+    assert caffe.draw.get_pooling_types_dict()[1] == "AVE"
+    assert caffe.draw.choose_color_by_layertype("Pooling") != caffe.draw.choose_color_by_layertype("ReLU")
+    with pytest.raises(ValueError, match="ReLU layers do not have a learning rate multiplier"):
+        caffe.draw.get_layer_lr_mult(caffe_pb2.LayerParameter(type="ReLU"))

@@ -43,6 +43,19 @@ class Definition:
         return [top for layer in layers if self.params[layer.name].type == "Input" for top in layer.top_blobs]
 
     @property
+    def loss_weights(self) -> dict[str, float]:
+        """What each blob counts in the loss, where it counts: a layer's `loss_weight`, or 1 for a loss's first top.
+
+        Source: BVLC/caffe, include/caffe/layer.hpp, SetLossWeights; include/caffe/layers/loss_layer.hpp.
+        """
+        found: dict[str, float] = {}
+        for layer in self.model.net.layers:
+            given = list(self.params[layer.name].loss_weight)
+            weights = given or [1.0] * (layer.type.endswith("Loss"))
+            found.update({blob: weight for blob, weight in zip(layer.top_blobs, weights, strict=False) if weight})
+        return found
+
+    @property
     def outputs(self) -> list[str]:
         """Blobs that no layer reads, in alphabetical order, as Caffe has them (src/caffe/net.cpp, Net::Init)."""
         return sorted(self.model.net.outputs)

@@ -106,6 +106,40 @@ def draw_net_to_file(
         file.write(picture)
 
 
+def get_pooling_types_dict() -> dict[int, str]:
+    """Give the names of Pooling's methods by their numbers."""
+    methods = caffe_pb2.PoolingParameter.PoolMethod
+    return dict(zip(methods.values(), methods.keys(), strict=True))
+
+
+def get_edge_label(layer: caffe_pb2.LayerParameter) -> str:
+    """Say what stands beside the edges to a layer's tops, `""` for nothing."""
+    return _edge_label(layer) or '""'
+
+
+def get_layer_lr_mult(layer: caffe_pb2.LayerParameter) -> tuple[float, float]:
+    """Give the learning rates' multipliers of weights and bias.
+
+    Raises:
+        ValueError: a layer of another type than Convolution, Deconvolution and InnerProduct.
+    """
+    if layer.type not in _WITH_RATES:
+        raise ValueError(f"{layer.type} layers do not have a learning rate multiplier")
+    rates = [spec.lr_mult for spec in layer.param[:2]]
+    weights, bias = rates + [1.0] * (2 - len(rates))
+    return weights, bias
+
+
+def get_layer_label(layer: caffe_pb2.LayerParameter, rankdir: str, display_lrm: bool = False) -> str:
+    """Write a layer's label as DOT has it, in quotes; see `dot_text`."""
+    return _quoted(_layer_label(layer, rankdir, display_lrm))
+
+
+def choose_color_by_layertype(layertype: str) -> str:
+    """Choose the colour of layers of a type."""
+    return _COLORS.get(layertype, _OTHER_COLOR)
+
+
 def _color(layer: caffe_pb2.LayerParameter) -> str:
     in_place = len(layer.bottom) == len(layer.top) == 1 and layer.bottom[0] == layer.top[0]
     return _IN_PLACE_COLOR if in_place else _COLORS.get(layer.type, _OTHER_COLOR)
@@ -123,9 +157,8 @@ def _layer_label(layer: caffe_pb2.LayerParameter, rankdir: str, display_lrm: boo
         parts.append(f"stride: {window.stride[0] if window.stride else 1}")
         parts.append(f"pad: {window.pad[0] if window.pad else 0}")
     if display_lrm and layer.type in _WITH_RATES:
-        rates = [spec.lr_mult for spec in layer.param[:2]]
-        rates += [1.0] * (2 - len(rates))
-        parts.append(f"lr mult: {rates[0]:.1f}, {rates[1]:.1f}")
+        weights, bias = get_layer_lr_mult(layer)
+        parts.append(f"lr mult: {weights:.1f}, {bias:.1f}")
     return (" " if rankdir in ("TB", "BT") else "\n").join(parts)
 
 

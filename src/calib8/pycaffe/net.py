@@ -27,6 +27,7 @@ from calib8.pycaffe.blob import NetBlob
 from calib8.pycaffe.definition import read_definition
 from calib8.pycaffe.feeds import MemoryFeed
 from calib8.pycaffe.int8 import how_to_quantize, looks_real, read_int8_mode
+from calib8.pycaffe.numbered import LayerCall, NumberedParts
 from calib8.pycaffe.passes import ForwardPasses, settled_weights
 from calib8.pycaffe.training import TrainingMethods
 from calib8.pycaffe.weights import (
@@ -56,7 +57,7 @@ class NetLayer:
     blobs: BlobVec
 
 
-class Net(TrainingMethods):
+class Net(NumberedParts, TrainingMethods):
     """A network in one phase.
 
         net = caffe.Net("deploy.prototxt", caffe.TEST, weights="custom.caffemodel")
@@ -114,6 +115,8 @@ class Net(TrainingMethods):
         for feed in self._definition.feeds.values():
             for top, values in feed.first().items():
                 self.blobs[top].take(values)
+        self._before: list[LayerCall] = []
+        self._after: list[LayerCall] = []
         self._to_check: dict[str, int] = {}  # inputs that should come quantised, and for how many passes yet
         self._passes = ForwardPasses(model, self.blobs, self.params, self._definition.feeds)
 
@@ -202,9 +205,14 @@ class Net(TrainingMethods):
         """Not public in pycaffe either, but what scripts use."""
         return list(self._definition.model.net.layers_by_caffe_name)
 
-    @property
-    def _blob_names(self) -> list[str]:
-        return list(self.blobs)
+    @cached_property
+    def _loss_weights(self) -> dict[str, float]:
+        return self._definition.loss_weights
+
+    def _run_layers(self, first: int, last: int, asked: Sequence[str]) -> None:
+        """See NumberedParts."""
+        begin, end = self._indices(self._layer_names[first])[0], self._indices(self._layer_names[last])[-1]
+        self._passes.run(begin, end, asked)
 
     def forward(
         self, blobs: Iterable[str] | None = None, start: str | None = None, end: str | None = None, **kwargs: Any
@@ -226,14 +234,14 @@ class Net(TrainingMethods):
             UnsupportedError: blobs were reshaped so that the layers do not fit.
             DeviceError: `set_mode_gpu` was called and the GPU cannot be used.
         """
-        first = 0 if start is None else self._indices(start)[0]
-        last = len(self._definition.model.net.layers) - 1 if end is None else self._indices(end)[-1]
+        first = 0 if start is None else self._number(start)
+        last = len(self._layer_names) - 1 if end is None else self._number(end)
         outputs = self.outputs if end is None else self.top_names[end]
         names = list(dict.fromkeys([*outputs, *(blobs or ())]))
         self._check_blob_names(names)
         if kwargs:
             self._take_inputs(kwargs)
-        self._passes.run(first, last, names)
+        self._forward_layers(first, last, names)
         self._warn_of_real_inputs()
         return {name: self.blobs[name].data for name in names}
 
@@ -256,7 +264,7 @@ class Net(TrainingMethods):
         if len(images) != 1:
             raise DataError(f"forward_all needs inputs of one length; found {sorted(images) or 'no inputs'}")
         parts_of: dict[str, list[NDArray[np.float32]]] = {}
-        for batch in self._batches(kwargs):
+        for batch in self._batch(kwargs):
             for name, values in self.forward(asked, None, None, **batch).items():
                 parts_of.setdefault(name, []).append(values.copy())
         count = images.pop()
@@ -341,6 +349,11 @@ class Net(TrainingMethods):
                     net.source, name, threshold, why, how_to_quantize(net, name, threshold),
                 )  # fmt: skip
 
+    def _number(self, layer: str) -> int:
+        """The place of a layer in `layers`."""
+        self._indices(layer)  # refuses an unknown one
+        return self._layer_names.index(layer)
+
     def _indices(self, layer: str) -> Sequence[int]:
         net = self._definition.model.net
         if layer not in net.layers_by_caffe_name:
@@ -376,7 +389,7 @@ class Net(TrainingMethods):
                     f"(net.blobs[{name!r}].reshape(...))"
                 ) from None
 
-    def _batches(self, given: Mapping[str, Any]) -> Iterator[dict[str, NDArray[Any]]]:
+    def _batch(self, given: Mapping[str, Any]) -> Iterator[dict[str, NDArray[Any]]]:
         first = next(iter(given))
         size = self.blobs[first].shape[0]
         for start in range(0, len(given[first]), size):

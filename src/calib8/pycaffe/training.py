@@ -19,6 +19,9 @@ class TrainingMethods:
         """Refuse: calib8 is for inference only."""
         refuse_training("Net.backward")
 
+    def _backward(self, *args: object, **kwargs: object) -> NoReturn:
+        refuse_training("Net._backward")
+
     def forward_backward_all(self, *args: object, **kwargs: object) -> NoReturn:
         """Refuse: calib8 is for inference only."""
         refuse_training("Net.forward_backward_all")
@@ -36,34 +39,38 @@ class TrainingMethods:
         refuse_training("Net.after_backward")
 
 
-class _Solver:
+class Solver:
     """What stands in the place of a solver's class."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         refuse_training(type(self).__name__)
 
 
-class SGDSolver(_Solver):
+class SGDSolver(Solver):
     """Not there: calib8 is for inference only."""
 
 
-class NesterovSolver(_Solver):
+class NesterovSolver(Solver):
     """Not there: calib8 is for inference only."""
 
 
-class AdaGradSolver(_Solver):
+class AdaGradSolver(Solver):
     """Not there: calib8 is for inference only."""
 
 
-class RMSPropSolver(_Solver):
+class RMSPropSolver(Solver):
     """Not there: calib8 is for inference only."""
 
 
-class AdaDeltaSolver(_Solver):
+class AdaDeltaSolver(Solver):
     """Not there: calib8 is for inference only."""
 
 
-class AdamSolver(_Solver):
+class AdamSolver(Solver):
+    """Not there: calib8 is for inference only."""
+
+
+class NCCL(Solver):
     """Not there: calib8 is for inference only."""
 
 
@@ -75,6 +82,16 @@ def get_solver(filename: str) -> NoReturn:
 def has_nccl() -> bool:
     """Tell whether several GPUs can train together: never."""
     return False
+
+
+def solver_count() -> int:
+    """Count the solvers that train together: one, since none does."""
+    return 1
+
+
+def solver_rank() -> int:
+    """Give the number of this process among them."""
+    return 0
 
 
 def set_solver_count(count: int) -> NoReturn:
