@@ -85,7 +85,7 @@ def cases(paths: list[Path]) -> Iterator[Case]:
 def random_weights(model: Model, rng: np.random.Generator) -> dict[str, list[np.ndarray]]:
     """Weights that keep values at about their size through many layers; statistics of a BatchNorm as they can be."""
     found = {}
-    for layer, op in zip(model.net.layers, model.ops, strict=True):
+    for layer, op in model.pairs:
         shapes = op.blob_shapes([model.shapes[b] for b in layer.bottoms])
         if layer.type in ("BatchNorm", "BN", "Scale", "Normalize"):
             blobs = [rng.uniform(0.5, 1.5, shape) for shape in shapes]

@@ -186,7 +186,7 @@ def quantised_values(model: Model, plan: QuantPlan) -> tuple[Model, dict[str, fl
         _Rounding(op, [plan.thresholds[t] for t in layer.tops])
         if layer.name in integers - inside and op.kind == "onnx" and not op.passive
         else op
-        for layer, op in zip(model.net.layers, model.ops, strict=True)
+        for layer, op in model.pairs
     )
     read = {v for v in model.inputs if any(reader.name in integers for reader in model.net.consumers[v])}
     return replace(model, ops=ops), {value: plan.thresholds[value] for value in read}

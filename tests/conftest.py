@@ -41,7 +41,7 @@ def random_model() -> Callable[..., Model]:
         rng = np.random.default_rng(seed)
         bare = build_model(parse_prototxt(text))
         blobs = {}
-        for layer, op in zip(bare.net.layers, bare.ops, strict=True):
+        for layer, op in bare.pairs:
             shapes = op.blob_shapes([bare.shapes[b] for b in layer.bottoms])
             values = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
             if layer.type == "BatchNorm":

@@ -45,10 +45,7 @@ def build_and_lower(text: str) -> None:
     prototxt = parse_prototxt(text)
     found = examine_model(prototxt)
     model = found.model()
-    shapes = {
-        layer.name: op.blob_shapes([model.shapes[b] for b in layer.bottoms])
-        for layer, op in zip(model.net.layers, model.ops, strict=True)
-    }
+    shapes = {layer.name: op.blob_shapes([model.shapes[b] for b in layer.bottoms]) for layer, op in model.pairs}
     if sum(int(np.prod(s)) for blobs in shapes.values() for s in blobs) > _WEIGHTS:
         return
     half = np.float32(0.5)

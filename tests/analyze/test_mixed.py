@@ -9,8 +9,8 @@ import pytest
 from calib8.analyze.experiment import Experiment, ExperimentOptions
 from calib8.analyze.judges import QualityDrop, SquaredDifference, top1
 from calib8.analyze.mixed import propose_mixed_precision
-from calib8.analyze.units import setup_of, units_of, without_idle_layers
-from calib8.quantize import integer_setup, make_plan, observed_values, parse_layer_list
+from calib8.analyze.units import setup_of, units_of
+from calib8.quantize import integer_setup, parse_layer_list, without_idle_layers
 
 SAMPLES = 12
 
@@ -85,19 +85,3 @@ def test_the_same_on_any_number_of_threads(digits, experiment):
     judge = SquaredDifference(["prob"])
     other = Experiment(digits.model, digits.samples[:SAMPLES], ["prob"], ExperimentOptions(threads=1, budget=0))
     assert propose(digits, experiment, judge, 1e-4) == propose(digits, other, judge, 1e-4)
-
-
-def test_layers_that_hand_on_what_fp32_layers_gave(random_model):
-    text = """
-    layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 2, 4, 4] } } }
-    layer { name: "c1" type: "Convolution" bottom: "x" top: "c1" convolution_param { num_output: 2 kernel_size: 1 } }
-    layer { name: "r1" type: "ReLU" bottom: "c1" top: "c1" }
-    layer { name: "c2" type: "Convolution" bottom: "x" top: "c2" convolution_param { num_output: 2 kernel_size: 1 } }
-    layer { name: "cat" type: "Concat" bottom: "c1" bottom: "c2" top: "cat" }
-    layer { name: "f" type: "Flatten" bottom: "cat" top: "f" }
-    """
-    model = random_model(text)
-    everything = setup_of(make_plan(model, dict.fromkeys(observed_values(model), 8.0))).int8_layers
-    assert without_idle_layers(model, everything) == everything
-    assert without_idle_layers(model, everything - {"c1"}) == {"c2", "cat", "f"}
-    assert without_idle_layers(model, everything - {"c1", "c2"}) == set()

@@ -48,7 +48,7 @@ def random_weights(prototxt):
     rng = np.random.default_rng(1)
     model = build_model(prototxt)
     weights = {}
-    for layer, op in zip(model.net.layers, model.ops, strict=True):
+    for layer, op in model.pairs:
         shapes = op.blob_shapes([model.shapes[b] for b in layer.bottoms])
         weights[layer.name] = [np.abs(rng.standard_normal(s)).astype(np.float32) for s in shapes]
     return weights

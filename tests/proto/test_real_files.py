@@ -29,7 +29,7 @@ def test_every_real_prototxt_is_read_or_refused(shared, capsys):
         else:
             read += 1
             unknown.update(x.split(": ")[1] for x in prototxt.unknown_fields)
-            assert prototxt.net.layer and len(prototxt.layer_lines) == len(prototxt.net.layer)
+            assert prototxt.net.layer and len(prototxt.places) == len(prototxt.net.layer)
             assert not prototxt.net.layers and not prototxt.net.input
         slowest = max(slowest, time.process_time() - start)
     with capsys.disabled():

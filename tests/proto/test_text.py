@@ -35,7 +35,7 @@ def test_current_network_is_left_as_it_is(tmp_path):
     assert prototxt.net.name == "n"
     assert _types(prototxt) == [("a", "ReLU"), ("", "Input")]
     assert prototxt.notes == () and prototxt.unknown_fields == ()
-    assert prototxt.layer_lines == (3, 4)
+    assert [place.line for place in prototxt.places] == [3, 4]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_input_fields_become_input_layers_in_front():
     assert [list(x.top) for x in prototxt.net.layer[:2]] == [["data"], ["rois"]]
     assert not prototxt.net.input and not prototxt.net.input_dim
     assert prototxt.notes == ("`input` fields became Input layers: data, rois",)
-    assert prototxt.layer_lines == (0, 0, 2)
+    assert [place.line for place in prototxt.places] == [0, 0, 2]
 
 
 def test_input_shape_takes_any_number_of_axes():
@@ -163,7 +163,7 @@ def test_v1_network_is_upgraded():
     assert conv.convolution_param.num_output == 4 and list(conv.loss_weight) == [3]
     assert loss.exclude[0].stage == ["x"]
     assert prototxt.notes == ("upgraded from V1 (`layers`)",)
-    assert prototxt.layer_lines == (2, 5, 8)
+    assert [place.line for place in prototxt.places] == [2, 5, 8]
 
 
 def test_every_v1_type_has_a_name():

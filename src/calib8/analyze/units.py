@@ -51,15 +51,3 @@ def setup_of(plan: QuantPlan, int8_layers: Iterable[str] | None = None) -> Integ
     forms = {name: own for name, own in plan.forms.items() if own is not None}
     chosen = frozenset(forms) if int8_layers is None else frozenset(forms).intersection(int8_layers)
     return IntegerSetup(chosen, forms, plan.thresholds)
-
-
-def without_idle_layers(model: Model, int8_layers: Collection[str]) -> frozenset[str]:
-    """The layers without those that hand on what only FP32 layers gave: codes would lose precision for nothing."""
-    left = set(int8_layers)
-    coded = set(model.inputs)
-    for layer, op in zip(model.net.layers, model.ops, strict=True):
-        if layer.name in left and (op.passive or op.moves_data) and coded.isdisjoint(layer.bottoms):
-            left.remove(layer.name)
-        if layer.name in left:
-            coded.update(layer.tops)
-    return frozenset(left)

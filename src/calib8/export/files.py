@@ -150,7 +150,7 @@ def _with_neutral_weights(model: Model) -> Model:
     """Give the network weights that fit any thresholds, whatever its own are."""
     layers = tuple(
         replace(layer, blobs=tuple(np.full(b.shape, neutral, np.float32) for b, neutral in _neutral(layer, op)))
-        for layer, op in zip(model.net.layers, model.ops, strict=True)
+        for layer, op in model.pairs
     )
     return replace(model, net=replace(model.net, layers=layers))
 

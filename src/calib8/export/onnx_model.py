@@ -57,17 +57,17 @@ def onnx_export(name: str, model: Model, plan: QuantPlan | None = None) -> OnnxE
         OptionError: the weights are too large for one file.
     """
     outputs, notes = _reachable(model)
-    walk = _Walk(model, plan, frozenset(outputs))
+    graph = _Graph(model, plan, frozenset(outputs))
     for layer, op in needed_layers(model, outputs):
-        walk.visit(layer, op)
-    return OnnxExport(walk.finish(name, outputs), notes)
+        graph.visit(layer, op)
+    return OnnxExport(graph.finish(name, outputs), notes)
 
 
 def _reachable(model: Model) -> tuple[list[str], tuple[str, ...]]:
     """List the outputs that can be computed without a layer that runs in Python, and note which cannot."""
     available = set(model.inputs)
     cut: list[Layer] = []
-    for layer, op in zip(model.net.layers, model.ops, strict=True):
+    for layer, op in model.pairs:
         if op.kind == "onnx" and available.issuperset(layer.bottoms):
             available.update(layer.tops)
         elif op.kind != "source":
@@ -130,7 +130,7 @@ class _Builder(OnnxBuilder):
 
 
 @dataclass
-class _Walk:
+class _Graph:
     """One graph while it is built; without a plan all of it is FP32."""
 
     model: Model

@@ -77,7 +77,7 @@ def row_thresholds(message: Message, model: Model, source: str) -> dict[str, flo
         TableError: layers without a row, rows without a layer, tops without a threshold; all of them.
     """
     rows = {row.name: row for row in message.layer}
-    data_layers = {x.name: x for x, op in zip(model.net.layers, model.ops, strict=True) if op.kind == "source"}
+    data_layers = {x.name: x for x, op in model.pairs if op.kind == "source"}
     strangers = [n for n in rows if n not in model.net.layer_by_name and n not in model.net.left_out]
     inputs = _blobs_of(rows[n] for n in (*strangers, *data_layers) if n in rows)
     thresholds: dict[str, float] = {}
@@ -153,7 +153,7 @@ def unequal(thresholds: Mapping[str, float], plan: QuantPlan, model: Model) -> t
     return tuple(
         f"layer {layer.name!r}: the table has {thresholds[top]:g} for its top, which holds its bottom's codes; "
         f"{plan.thresholds[top]:g} is used"
-        for layer, op in zip(model.net.layers, model.ops, strict=True)
+        for layer, op in model.pairs
         if op.passive
         for top in layer.tops
         if np.float32(thresholds[top]) != plan.thresholds[top]  # a plan has them in float32

@@ -101,7 +101,7 @@ def tpu_mlir_names(model: Model) -> dict[str, str]:
 def non_negative_values(model: Model) -> frozenset[str]:
     """Find the values that hold no negative number, whatever the input; those of which that is known."""
     known: set[str] = set()
-    for layer, op in zip(model.net.layers, model.ops, strict=True):
+    for layer, op in model.pairs:
         if op.kind != "source" and op.non_negative([b in known for b in layer.bottoms]):
             known.update(layer.tops)
     return frozenset(known)

@@ -8,7 +8,7 @@ a blob by its Caffe name therefore gets what Caffe would show after a forward pa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -125,8 +125,3 @@ class Net:
             for top, blob in zip(layer.tops, layer.top_blobs, strict=True)
             if top == blob and not self.consumers[top]
         )
-
-    def with_weights(self, blobs: Mapping[str, tuple[NDArray[np.float32], ...]]) -> Net:
-        """Copy the net with other weights, by layer name; layers that are not named keep theirs."""
-        layers = tuple(replace(x, blobs=tuple(blobs.get(x.name, x.blobs))) for x in self.layers)
-        return replace(self, layers=layers, has_weights=True)

@@ -110,7 +110,7 @@ def read_caffemodel(path: str | os.PathLike[str]) -> Caffemodel:
     _refuse_foreign(source, start)
     if _is_text(start):
         return _read_text_weights(path)
-    return _Walk(source, data).read()
+    return _Decoder(source, data).read()
 
 
 def _map(path: str | os.PathLike[str]) -> memoryview:
@@ -140,7 +140,7 @@ def _is_text(start: bytes) -> bool:
     return text.startswith(_TEXT_STARTS) and all(byte >= 0x20 or byte in b"\t\r\n" for byte in start)
 
 
-class _Walk:
+class _Decoder:
     """One pass over a mapped NetParameter."""
 
     def __init__(self, source: str, data: memoryview) -> None:

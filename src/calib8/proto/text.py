@@ -39,11 +39,6 @@ class Prototxt:
         """Whether the file has the layers of V1 or V0."""
         return any(note.startswith("upgraded from V") for note in self.notes)
 
-    @property
-    def layer_lines(self) -> tuple[int, ...]:
-        """The line where each of net.layer begins; 0 for a layer that the upgrade made."""
-        return tuple(place.line for place in self.places)
-
 
 def read_prototxt(path: str | os.PathLike[str]) -> Prototxt:
     """Read a network definition: current, V1 (`layers`, types like CONVOLUTION) or V0 (`layers { layer {`).

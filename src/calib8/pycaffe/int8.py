@@ -83,7 +83,7 @@ def _without_measures(model: Model) -> Model:
     """Leave out layers that only measure, and what reads their tops: the model as it is calibrated."""
     gone: set[str] = set()
     kept: list[tuple[Layer, Op]] = []
-    for layer, op in zip(model.net.layers, model.ops, strict=True):
+    for layer, op in model.pairs:
         if only_measures(layer.type) or not gone.isdisjoint(layer.bottoms):
             gone.update(layer.tops)
         else:
@@ -100,7 +100,7 @@ def _check_same_network(model: Model, proto_path: str | os.PathLike[str]) -> Non
     for p in read_prototxt(proto_path).net.layer:
         theirs.setdefault(p.name, []).append((p.type, tuple(p.bottom)))
     problems = []
-    for layer, op in zip(model.net.layers, model.ops, strict=True):
+    for layer, op in model.pairs:
         if op.kind == "source":
             continue
         if layer.name not in theirs:

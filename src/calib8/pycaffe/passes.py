@@ -104,7 +104,7 @@ class ForwardPasses:
 
     def _cut(self, first: int, last: int) -> tuple[list[tuple[Layer, Op]], tuple[str, ...]]:
         if (first, last) not in self._cuts:
-            everything = list(zip(self._model.net.layers, self._model.ops, strict=True))
+            everything = self._model.pairs
             pairs = [(layer, op) for layer, op in everything[first : last + 1] if op.kind != "source"]
             self._cuts[first, last] = pairs, read_from_outside([layer for layer, _ in pairs])
         return self._cuts[first, last]

@@ -54,7 +54,7 @@ def make_params(definition: Definition, to_come: Collection[str]) -> Params:
     params: Params = OrderedDict()
     problems: list[str] = []
     model = definition.model
-    for layer, op in zip(model.net.layers, model.ops, strict=True):
+    for layer, op in model.pairs:
         python = python_layer(definition, layer, op)
         if python is not None:
             vec = python.blobs

@@ -24,8 +24,6 @@ import numpy as np
 from calib8.arithmetic import check_thresholds
 from calib8.calibrate.thresholds import DEAD_THRESHOLD
 from calib8.errors import OptionError, QuantizationError, TableError
-from calib8.graph import Layer
-from calib8.layers import Op
 from calib8.layers.concat import Concat
 from calib8.lowering import Model
 
@@ -45,11 +43,11 @@ class FoldGroup:
 
 def fold_groups(model: Model, enable_concat_quantize: bool = False) -> tuple[FoldGroup, ...]:
     """Every value of the network in exactly one group, in the order of the groups' first values."""
-    walk = _Walk(model)
-    walk.follow_scales()
+    groups = _Groups(model)
+    groups.follow_scales()
     if not enable_concat_quantize:
-        walk.follow_concats()
-    return walk.groups()
+        groups.follow_concats()
+    return groups.made()
 
 
 def observed_values(model: Model, enable_concat_quantize: bool = False) -> tuple[str, ...]:
@@ -124,12 +122,12 @@ def set_thresholds(
     return {**thresholds, **by_member}
 
 
-class _Walk:
+class _Groups:
     """Groups while they are made. A group is named by its first value."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._layers: list[tuple[Layer, Op]] = list(zip(model.net.layers, model.ops, strict=True))
+        self._layers = model.pairs
         self._group_of: dict[str, str] = {}
         self._leader_of: dict[str, str] = {}
         for layer, op in self._layers:
@@ -159,7 +157,7 @@ class _Walk:
                 readers[self._group_of[bottom]].add(layer.name)
         return readers
 
-    def groups(self) -> tuple[FoldGroup, ...]:
+    def made(self) -> tuple[FoldGroup, ...]:
         """All groups, those that follow another one merged into it."""
         members: dict[str, list[str]] = {}
         for value, group in self._group_of.items():

@@ -19,6 +19,7 @@ from calib8.layer_kit.weighted_sum import PLAIN, Refinement
 from calib8.layers import IntegerForm, Op, QuantizeCall, same_integers
 from calib8.lowering import Model
 from calib8.quantize.folding import fold_groups, fold_thresholds
+from calib8.quantize.idle import is_idle, without_idle_layers
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +62,8 @@ def make_plan(
     if not model.net.has_weights:
         raise QuantizationError(f"{model.net.source}: quantising needs the weights; give the caffemodel, too")
     folded = fold_thresholds(model, thresholds, enable_concat_quantize, dead)
-    walk = _Quantizer(model, folded, QuantPlan({}, {}, enable_concat_quantize))
-    return walk.through({name for name, reason in fp32_reasons(model, folded).items() if reason is None})
+    quantizer = _Quantizer(model, folded, QuantPlan({}, {}, enable_concat_quantize))
+    return quantizer.through({name for name, reason in fp32_reasons(model, folded).items() if reason is None})
 
 
 def replan(
@@ -81,21 +82,25 @@ def replan(
         QuantizationError: as `make_plan`.
     """
     rounded = {value: float(np.float32(threshold)) for value, threshold in changes.items()}
-    walk = _Quantizer(model, {**before.thresholds, **rounded}, before)
+    quantizer = _Quantizer(model, {**before.thresholds, **rounded}, before)
     in_integers = {name for name, own in before.forms.items() if own is not None}
-    if _switches(model, walk.thresholds, in_integers, {v for v in rounded if rounded[v] != before.thresholds[v]}):
-        in_integers = {name for name, reason in fp32_reasons(model, walk.thresholds).items() if reason is None}
-    return walk.through(in_integers if layers is None else in_integers.intersection(layers))
+    if _switches(model, quantizer.thresholds, in_integers, {v for v in rounded if rounded[v] != before.thresholds[v]}):
+        in_integers = {name for name, reason in fp32_reasons(model, quantizer.thresholds).items() if reason is None}
+    return quantizer.through(in_integers if layers is None else in_integers.intersection(layers))
 
 
 def _switches(model: Model, thresholds: Mapping[str, float], in_integers: set[str], changed: set[str]) -> bool:
     """Whether a layer that reads or writes a changed value goes from INT8 to FP32, or back."""
-    layers = [(x, op) for x, op in zip(model.net.layers, model.ops, strict=True) if op.kind != "source"]
-    coded = {*model.inputs, *(t for x, _ in layers if x.name in in_integers for t in x.tops)}
+    coded = {*model.inputs, *(t for x in model.net.layers if x.name in in_integers for t in x.tops)}
+
+    def is_able(layer: Layer, op: Op) -> bool:
+        reason = op.fp32_reason(_quantize_call(model, layer, thresholds))
+        return reason is None and not is_idle(layer, op, coded)
+
     return any(
-        (_fp32_reason(model, x, op, thresholds, coded) is None) != (x.name in in_integers)
-        for x, op in layers
-        if not changed.isdisjoint((*x.bottoms, *x.tops))
+        is_able(layer, op) != (layer.name in in_integers)
+        for layer, op in model.pairs
+        if op.kind != "source" and not changed.isdisjoint((*layer.bottoms, *layer.tops))
     )
 
 
@@ -109,24 +114,10 @@ def fp32_reasons(model: Model, thresholds: Mapping[str, float] | None = None) ->
     if thresholds is None:
         groups = enumerate(fold_groups(model), start=1)
         thresholds = {value: float(number) for number, group in groups for value in group.members}
-    coded: set[str] = set()  # values that are codes
-    reasons: dict[str, str | None] = {}
-    for layer, op in zip(model.net.layers, model.ops, strict=True):
-        reason = None
-        if op.kind != "source":
-            reason = reasons[layer.name] = _fp32_reason(model, layer, op, thresholds, coded)
-        if reason is None:
-            coded.update(layer.tops)
-    return reasons
-
-
-def _fp32_reason(
-    model: Model, layer: Layer, op: Op, thresholds: Mapping[str, float], coded: Collection[str]
-) -> str | None:
-    reason = op.fp32_reason(_quantize_call(model, layer, thresholds))
-    if reason is None and (op.passive or op.moves_data) and not any(b in coded for b in layer.bottoms):
-        return "hands on what FP32 layers gave"  # codes would only lose precision there
-    return reason
+    calls = {layer.name: _quantize_call(model, layer, thresholds) for layer, op in model.pairs if op.kind != "source"}
+    reasons = {name: model.op_of[name].fp32_reason(call) for name, call in calls.items()}
+    able = {name for name, reason in reasons.items() if reason is None}
+    return {**reasons, **dict.fromkeys(able - without_idle_layers(model, able), "hands on what FP32 layers gave")}
 
 
 def refined(model: Model, plan: QuantPlan, refinements: Mapping[str, Refinement], by: str) -> QuantPlan:
@@ -141,8 +132,8 @@ def refined(model: Model, plan: QuantPlan, refinements: Mapping[str, Refinement]
     """
     partners = {name: (name, scale.name) for name, scale in model.batch_norm_pairs.items()}
     layers = {name for asked in refinements for name in partners.get(asked, (asked,))}
-    walk = _Quantizer(model, plan.thresholds, plan, refinements, layers)
-    made = walk.through({name for name, own in plan.forms.items() if own is not None})
+    quantizer = _Quantizer(model, plan.thresholds, plan, refinements, layers)
+    made = quantizer.through({name for name, own in plan.forms.items() if own is not None})
     return replace(made, given={**plan.given, **dict.fromkeys(layers, by)})
 
 
@@ -211,7 +202,7 @@ class _Quantizer:
 
     def through(self, in_integers: Collection[str]) -> QuantPlan:
         """Give the plan with integers for these layers."""
-        for layer, op in zip(self._model.net.layers, self._model.ops, strict=True):
+        for layer, op in self._model.pairs:
             if layer.name not in self.forms:  # a Scale may have its own already, from its BatchNorm
                 self.forms[layer.name] = None
                 if layer.name in in_integers:

@@ -49,11 +49,7 @@ def integer_setup(model: Model, plan: QuantPlan, int8_layer: str = "", *, accumu
 
 def fp32_layers(model: Model, setup: IntegerSetup) -> tuple[str, ...]:
     """Layers of the network, data layers left out, that run in FP32."""
-    return tuple(
-        layer.name
-        for layer, op in zip(model.net.layers, model.ops, strict=True)
-        if op.kind != "source" and layer.name not in setup.int8_layers
-    )
+    return tuple(layer.name for layer, op in model.pairs if op.kind != "source" and layer.name not in setup.int8_layers)
 
 
 def _check(model: Model, names: Sequence[str]) -> None:
