@@ -13,6 +13,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from calib8.data.image_header import check_image
 from calib8.data.transform import Transform
 from calib8.errors import DataError
 from calib8.proto import caffe_pb2
@@ -59,22 +60,29 @@ def _raw(datum: Any) -> NDArray[Any]:
 
 def _decode(data: bytes, transform: Transform) -> NDArray[Any]:
     flags = {None: cv2.IMREAD_UNCHANGED, True: cv2.IMREAD_COLOR, False: cv2.IMREAD_GRAYSCALE}[transform.color]
-    image = decode_image(data, flags)
-    if image is None:
-        raise DataError(f"holds an encoded image that cannot be decoded ({len(data)} bytes)")
+    try:
+        image = decode_image(data, flags)
+    except DataError as why:
+        raise DataError(f"holds an encoded image ({len(data)} bytes) that {why}") from None
     if image.dtype != np.uint8:
         raise DataError(f"holds an encoded image of {image.dtype} pixels; 8 bits are expected")
     return chw(transform.resized(image))
 
 
-def decode_image(data: bytes, flags: int) -> NDArray[Any] | None:
-    """Decode the bytes of an image file to OpenCV's pixels (H, W[, C]); None if they are none."""
-    if not data:
-        return None
+def decode_image(data: bytes, flags: int) -> NDArray[Any]:
+    """Decode the bytes of an image file to OpenCV's pixels (H, W[, C]).
+
+    Raises:
+        DataError: what is wrong with them, as a sentence without its subject; larger than `max_pixels` allows.
+    """
+    check_image(data)
     try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        image: NDArray[Any] | None = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
-        return None
+        image = None
+    if image is None:
+        raise DataError("is damaged: it cannot be decoded")
+    return image
 
 
 def chw(image: NDArray[Any]) -> NDArray[Any]:

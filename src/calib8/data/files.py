@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from calib8.errors import DataError
+from calib8.reading import exists, is_file, read_file
 
 MAX_TEXT_BYTES = 256 * 2**20
 """Largest list of samples that is read."""
@@ -21,7 +22,7 @@ def find_path(path: str, folders: Iterable[str | os.PathLike[str]]) -> Path:
     if plain.is_absolute():
         return plain
     candidates = (plain, *(Path(folder) / path for folder in folders))
-    return next((c for c in candidates if c.exists()), plain)
+    return next((c for c in candidates if exists(c)), plain)
 
 
 def read_lines(path: Path, what: str) -> list[str]:
@@ -30,14 +31,9 @@ def read_lines(path: Path, what: str) -> list[str]:
     Raises:
         DataError: it cannot be read, is larger than MAX_TEXT_BYTES, or is no text; `what` says what it was for.
     """
-    try:
-        if not path.is_file():
-            raise DataError(f"{what}: {path} is no file; relative paths start at {Path.cwd()} or the model's folder")
-        if path.stat().st_size > MAX_TEXT_BYTES:
-            raise DataError(f"{what}: {path} has more than {MAX_TEXT_BYTES} bytes, the most that is read of a list")
-        data = path.read_bytes()
-    except (OSError, ValueError) as why:
-        raise DataError(f"{what}: {path} cannot be read: {getattr(why, 'strerror', None) or why}") from None
+    if not is_file(path):
+        raise DataError(f"{what}: {path} is no file; relative paths start at {Path.cwd()} or the model's folder")
+    data = read_file(path, MAX_TEXT_BYTES, DataError, what)
     if b"\0" in data:
         raise DataError(f"{what}: {path} is a binary file, a list in text form is expected")
     # File names are bytes to the system, so bytes that are no UTF-8 must survive.

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from calib8.data.datum import decode_image
 from calib8.data.files import find_path, read_lines
 from calib8.errors import DataError
+from calib8.reading import exists, is_file, is_folder, paths_in, read_file
 
 MAX_PROBLEMS = 20
 """Most missing images that one message names."""
@@ -46,16 +47,18 @@ class ListedImage:
         Raises:
             DataError: the file cannot be read, or is no image.
         """
+        data = self.bytes()
         try:
-            size = self.path.stat().st_size
-            if size > MAX_IMAGE_BYTES:
-                raise DataError(f"{self.place}: {self.path} has {size} bytes, more than an image has")
-            image = decode_image(self.path.read_bytes(), flags)
-        except OSError as why:
-            raise DataError(f"{self.place}: {self.path} cannot be read: {why.strerror or why}") from None
-        if image is None or image.dtype != np.uint8:
-            raise DataError(f"{self.place}: {self.path} is damaged or no image that OpenCV reads ({size} bytes)")
+            image = decode_image(data, flags)
+        except DataError as why:
+            raise DataError(f"{self.place}: {self.path} {why} ({len(data)} bytes)") from None
+        if image.dtype != np.uint8:
+            raise DataError(f"{self.place}: {self.path} has {image.dtype} pixels; 8 bits are expected")
         return image
+
+    def bytes(self) -> bytes:
+        """The file as it is. Raises DataError if it cannot be read."""
+        return read_file(self.path, MAX_IMAGE_BYTES, DataError, self.place)
 
 
 def read_image_list(path: Path, what: str, folders: Sequence[Path], root: str = "") -> list[ListedImage]:
@@ -82,8 +85,8 @@ def find_images(listing: str | os.PathLike[str], what: str) -> list[ListedImage]
         DataError: see `read_image_list`.
     """
     path = Path(listing)
-    if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    if is_folder(path):
+        files = [p for p in paths_in(path, DataError, what) if p.suffix.lower() in IMAGE_SUFFIXES]
         return _checked([ListedImage(p, 0, str(path)) for p in files], what, path)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return _checked([ListedImage(path, 0, what)], what, path)
@@ -105,7 +108,7 @@ def label_notes(images: Sequence[ListedImage], what: str) -> tuple[str, ...]:
 def _listed(line: str, place: str, folders: Sequence[Path], root: str) -> ListedImage:
     """The path is as much of the line as there is a file for; numbers behind it are labels."""
     path, numbers = line, list[float]()
-    while not (found := find_path(root + path, folders)).exists():
+    while not exists(found := find_path(root + path, folders)):
         shorter, number = _without_number(path)
         if number is None:
             break
@@ -125,7 +128,7 @@ def _without_number(text: str) -> tuple[str, float | None]:
 def _checked(images: list[ListedImage], what: str, path: Path) -> list[ListedImage]:
     if not images:
         raise DataError(f"{what}: {path} holds no images")
-    missing = [image for image in images if not image.path.is_file()]
+    missing = [image for image in images if not is_file(image.path)]
     if missing:
         problems = [f"{image.place}: no file {image.path}" for image in missing[:MAX_PROBLEMS]]
         if len(missing) > MAX_PROBLEMS:

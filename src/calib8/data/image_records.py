@@ -23,6 +23,7 @@ from calib8.data.image_list import IMAGE_SUFFIXES, MAX_PROBLEMS, ListedImage, fi
 from calib8.data.preprocess import Preprocess, resized
 from calib8.errors import DataError
 from calib8.proto import caffe_pb2
+from calib8.reading import is_file, is_folder, paths_in
 
 _LABEL_LIMIT = 2**31
 
@@ -67,12 +68,11 @@ def labelled_images(source: Path, classes: Sequence[str] = ()) -> LabelledImages
     Raises:
         DataError: no images, missing ones, folders that are no class, images beside folders.
     """
-    folders = (
-        sorted(p for p in source.iterdir() if p.is_dir() and not p.name.startswith(".")) if source.is_dir() else []
-    )
+    inside = paths_in(source, DataError, "images") if is_folder(source) else []
+    folders = [p for p in inside if is_folder(p) and not p.name.startswith(".")]
     if not folders:
         return LabelledImages(tuple(find_images(source, "images")))
-    beside = [p.name for p in source.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
+    beside = [p.name for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and is_file(p)]
     if beside:
         raise DataError(f"images: {source} holds images ({beside[0]!r}) beside folders; put each image into a folder")
     names = tuple(classes) or tuple(p.name for p in folders)
@@ -86,7 +86,14 @@ def labelled_images(source: Path, classes: Sequence[str] = ()) -> LabelledImages
 
 
 def _images_below(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    """All images in a folder and in those in it, which must not be links: they could lead in a circle."""
+    found: list[Path] = []
+    for path in paths_in(folder, DataError, "images"):
+        if is_folder(path) and not path.is_symlink():
+            found += _images_below(path)
+        elif path.suffix.lower() in IMAGE_SUFFIXES and is_file(path):
+            found.append(path)
+    return sorted(found)
 
 
 def image_records(
@@ -144,7 +151,7 @@ class _Maker:
 
     def _encoded(self, listed: ListedImage, image: NDArray[Any]) -> caffe_pb2.Datum:
         if self._options.preprocess.size is None and self._keeps_file(listed, image):
-            return caffe_pb2.Datum(encoded=True, data=listed.path.read_bytes())
+            return caffe_pb2.Datum(encoded=True, data=listed.bytes())
         return caffe_pb2.Datum(encoded=True, data=cv2.imencode(".png", image)[1].tobytes())
 
     def _keeps_file(self, listed: ListedImage, image: NDArray[Any]) -> bool:

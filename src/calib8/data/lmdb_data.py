@@ -19,6 +19,7 @@ from calib8.data.lmdb_env import LmdbRecords
 from calib8.data.transform import Transform, read_transform
 from calib8.errors import DataError
 from calib8.proto import caffe_pb2
+from calib8.reading import exists, is_folder
 
 
 class LmdbSource(SampleSource):
@@ -61,9 +62,9 @@ def _find_lmdb(data: caffe_pb2.DataParameter, model_folder: Path, layer: str) ->
     if not data.source:
         raise DataError(f"layer {layer!r}: data_param.source is missing; it names the folder of the LMDB")
     path = find_path(data.source, [model_folder])
-    has_lmdb = (path / "data.mdb").exists()
+    has_lmdb = exists(path / "data.mdb")
     says_leveldb = data.HasField("backend") and data.backend == data.LEVELDB
-    is_leveldb = path.is_dir() and not has_lmdb and (path / "CURRENT").exists()
+    is_leveldb = is_folder(path) and not has_lmdb and exists(path / "CURRENT")
     if is_leveldb or says_leveldb:
         raise DataError(
             f"layer {layer!r}: data_param.backend LEVELDB is not read ({path}); make an LMDB with "

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +83,7 @@ def record_at(records: LmdbRecords, index: int) -> Sample:
     """
     if not 0 <= index < records.count:
         raise OptionError(f"{records.path}: there is no record {index}; they are numbered 0 to {records.count - 1}")
-    key, record = next(islice(iter(records), index, None))
+    key, record = next(records.records(index))
     return _sample(records, key, record)
 
 

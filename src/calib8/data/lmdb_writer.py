@@ -7,6 +7,7 @@ data; what is left over in the file is a few pages.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import lmdb
 
 from calib8.atomic import write_folder
 from calib8.errors import DataError, OptionError
+from calib8.reading import is_folder, paths_in
 
 MAX_KEY_BYTES = 511
 """LMDB's longest key; longer ones are cut."""
@@ -45,11 +47,11 @@ def write_lmdb(path: Path, records: Records, *, force: bool = False) -> None:
 
 def check_target(path: Path, *, force: bool) -> None:
     """Raise OptionError if `write_lmdb` would refuse to write here."""
-    if not path.parent.is_dir():
+    if not is_folder(path.parent):
         raise OptionError(f"cannot write {path}: {path.parent} is no folder")
-    if not path.exists() and not path.is_symlink():
+    if not os.path.lexists(path):
         return
-    is_lmdb = path.is_dir() and not path.is_symlink() and {p.name for p in path.iterdir()} <= _FILES
+    is_lmdb = is_folder(path) and not path.is_symlink() and {p.name for p in paths_in(path, OptionError)} <= _FILES
     if not is_lmdb:
         raise OptionError(f"{path} exists and is no LMDB; choose another place")
     if not force:

@@ -8,9 +8,11 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from calib8.data.npy import read_npy
 from calib8.errors import DataError
 from calib8.proto import caffe_pb2
 from calib8.proto.blobs import BlobError, blob_from_proto
+from calib8.reading import read_file
 
 MAX_MEAN_BYTES = 256 * 2**20
 """Largest mean file that is read: 40 times a mean of 1024 x 1024 pixels."""
@@ -22,14 +24,11 @@ def read_mean(path: Path, what: str) -> NDArray[np.float32]:
     Raises:
         DataError: the file cannot be read or has another shape; `what` says what it was for.
     """
+    data = read_file(path, MAX_MEAN_BYTES, DataError, what)
     try:
-        size = path.stat().st_size
-        if size > MAX_MEAN_BYTES:
-            raise DataError(f"{what}: {path} has {size} bytes; a mean image has at most {MAX_MEAN_BYTES}")
-        mean = _read_npy(path) if path.suffix == ".npy" else _read_binaryproto(path)
-    except (OSError, ValueError, DecodeError) as why:
-        reason = getattr(why, "strerror", None) or why
-        raise DataError(f"{what}: {path} is no readable mean image: {reason}") from None
+        mean = read_npy(data) if path.suffix == ".npy" else _read_binaryproto(data)
+    except (ValueError, DecodeError) as why:
+        raise DataError(f"{what}: {path} is no readable mean image: {why}") from None
     if mean.ndim == 4 and mean.shape[0] == 1:
         mean = mean[0]
     if mean.ndim == 1:
@@ -49,16 +48,9 @@ def mean_bytes(mean: NDArray[np.float32]) -> bytes:
     return data
 
 
-def _read_npy(path: Path) -> NDArray[np.float32]:
-    array = np.load(path, allow_pickle=False)
-    if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
-        raise ValueError(f"its values are of type {array.dtype}, numbers are expected")
-    return np.asarray(array, np.float32)
-
-
-def _read_binaryproto(path: Path) -> NDArray[np.float32]:
+def _read_binaryproto(data: bytes) -> NDArray[np.float32]:
     blob = caffe_pb2.BlobProto()
-    blob.ParseFromString(path.read_bytes())
+    blob.ParseFromString(data)
     try:
         return blob_from_proto(blob)
     except BlobError as why:

@@ -25,6 +25,7 @@ from calib8.graph import Shape
 RESIZE_MODES = ("warp", "letterbox", "crop")
 COLOR_FORMATS = ("bgr", "rgb", "gray")
 IMAGE_CHANNELS = (1, 3)
+_LARGE = 2**24  # values
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Preparer:
 
     def apply(self, image: NDArray[Any], top: NDArray[np.float32]) -> None:
         """Fill `top` (of the Preparer's shape) from an image (H, W[, 3]) decoded with `flags`."""
-        pixels = resized(image.astype(np.float32), self._size, self._preprocess)
+        pixels = self._resized(image)
         if self._preprocess.mirror is not None:
             pixels = cv2.flip(pixels, self._preprocess.mirror)
         if pixels.ndim == 2:
@@ -109,6 +110,13 @@ class Preparer:
         np.subtract(pixels.transpose(order), self._mean.transpose(order), out=top)
         with np.errstate(over="ignore"):  # calibration tells of infinities by the blob
             np.multiply(top, self._scale.transpose(order), out=top)
+
+    def _resized(self, image: NDArray[Any]) -> NDArray[np.float32]:
+        """In float32. A large image goes channel by channel, which gives the same and takes a third of the memory."""
+        if image.ndim == 2 or image.size <= _LARGE:
+            return resized(image.astype(np.float32), self._size, self._preprocess)
+        channels = (image[:, :, c].astype(np.float32) for c in range(image.shape[2]))
+        return np.stack([resized(channel, self._size, self._preprocess) for channel in channels], axis=2)
 
 
 def resized(image: NDArray[Any], size: tuple[int, int], preprocess: Preprocess) -> NDArray[Any]:

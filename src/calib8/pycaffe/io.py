@@ -23,6 +23,7 @@ from calib8.proto import caffe_pb2
 from calib8.proto.blobs import blob_from_proto, blob_to_proto
 from calib8.pycaffe.resize import resize_image
 from calib8.pycaffe.transformer import Transformer
+from calib8.reading import read_file
 
 __all__ = [
     "Transformer",
@@ -133,15 +134,11 @@ def load_image(filename: str | os.PathLike[str], color: bool = True) -> NDArray[
 
 
 def _read_pixels(path: Path) -> NDArray[Any]:
+    data = read_file(path, MAX_IMAGE_BYTES, DataError)
     try:
-        size = path.stat().st_size
-        data = path.read_bytes() if size <= MAX_IMAGE_BYTES else b""
-    except OSError as why:
-        raise DataError(f"{path}: cannot be read: {why.strerror or why}") from None
-    pixels = decode_image(data, cv2.IMREAD_UNCHANGED)
-    if pixels is None:
-        raise DataError(f"{path}: is damaged or no image that OpenCV reads ({size} bytes)")
-    return pixels
+        return decode_image(data, cv2.IMREAD_UNCHANGED)
+    except DataError as why:
+        raise DataError(f"{path}: {why} ({len(data)} bytes)") from None
 
 
 def oversample(
