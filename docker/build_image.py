@@ -32,6 +32,7 @@ cp -r /opt/calib8/examples/digits /workspace/
 cd /workspace
 python3 -c 'import caffe, calib8; print("calib8", calib8.__version__)'
 calib8 --version
+calib8 --version | grep -q '^counting: compiled$'
 python3 /opt/calib8/calibration_tool/calibration.py digits digits --memory
 for end in int8.caffemodel calibration_table calibration_table.pb2 calibration_table.prototxt; do
   test -s "digits/bmnet_digits_$end"
@@ -74,7 +75,8 @@ def provide_base(name: str) -> None:
 
 
 def _put_together(folder: Path, name: str) -> None:
-    packages = "python3,python3-venv,ca-certificates"
+    # libpython3-dev: the image that is stood in for has Python's headers, which the compiled counting needs.
+    packages = "python3,python3-venv,libpython3-dev,ca-certificates"
     subprocess.run(["debootstrap", "--variant=minbase", f"--include={packages}", DEBIAN, folder], check=True)
     container = buildah("from", "scratch", capture=True).stdout.strip()
     buildah("add", "--quiet", container, folder, "/")
