@@ -21,8 +21,7 @@ PROTO_FILES := calib8/proto/caffe.proto calib8/proto/calibration.proto
 PIP := -m pip install --quiet --disable-pip-version-check
 PIP_WITH_GROUPS := 'pip>=25.1'
 
-# As many processes as the machine has cores; tests come in a random order, which `-p no:randomly` turns off and
-# `-p randomly -p "randomly_seed=N"` repeats (pytest prints the seed).
+# As many processes as the machine has cores; the order is random: `make test TESTS=--randomly-seed=N` repeats one.
 JOBS := auto
 PYTEST := -m pytest --numprocesses $(JOBS)
 # Branches included, a little below what is measured.

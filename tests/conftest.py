@@ -24,6 +24,13 @@ settings.load_profile("calib8")
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how to repeat the order of this run; the header that says so is not shown with -q."""
+    seed = terminalreporter.config.getoption("randomly_seed", None)
+    if seed is not None:
+        terminalreporter.write_line(f"order of the tests: --randomly-seed={seed}")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real models and golden data: ../shared, or $CALIB8_SHARED; skips where it is missing."""

@@ -19,7 +19,7 @@ from calib8.cli.main import build_parser, main
 from calib8.proto import calibration_pb2
 
 _OPTION = re.compile(r"(?<![\w-])--?[a-zA-Z][\w-]*")
-_OF_OTHER_TOOLS = ("beside-caffe.md", "docker.md", "export.md", "samples.md")
+_OF_OTHER_TOOLS = ("CONTRIBUTING.md", "beside-caffe.md", "docker.md", "export.md", "samples.md")
 _OWN_OPTIONS = [p for p in pages() if p.parent.name != "decisions" and p.name not in _OF_OTHER_TOOLS]
 """Pages that speak of no other tool's options."""
 
