@@ -11,9 +11,11 @@ A group of values with one threshold (`quantize.FoldGroup`) goes by the name of 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any, ClassVar, Protocol
 
 Thresholds = Mapping[str, float]
 """By group."""
@@ -24,15 +26,77 @@ _SAME = 0.004
 _MOST_CHECKS = 3
 
 
+class LayerSets(Protocol):
+    """Which layers of a network a group's threshold has to do with, for questions that run some layers in INT8 only."""
+
+    def in_int8(self) -> frozenset[str]:
+        """All layers that run in INT8."""
+
+    def writing(self, group: str) -> frozenset[str]:
+        """Those that write the group's values."""
+
+    def touching(self, group: str) -> frozenset[str]:
+        """Those that read or write them."""
+
+    def up_to(self, layer: str) -> frozenset[str]:
+        """All up to this one, in the order of the network."""
+
+
+class Question(ABC):
+    """Wants one loss. What it says of itself is all that is needed to answer it.
+
+    Attributes:
+        held_out: on the samples that are held out, instead of those that are tuned on.
+        target: the layer that is tuned, for the original's search; None for the network as a whole.
+        single: whether the network runs with few layers in INT8, so that a measure of quality would hardly ever move.
+    """
+
+    held_out: bool = False
+    target: str | None = None
+    single: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def place(self) -> str | None:
+        """The group whose layers are where the network differs from that of other questions; None for all over."""
+
+    @property
+    def tried(self) -> float | None:
+        """The threshold that is tried; None where there are none or many."""
+        return None
+
+    @property
+    def changes(self) -> Thresholds:
+        """Thresholds by group, in the place of the accepted ones."""
+        return {}
+
+    @property
+    def is_start(self) -> bool:
+        """Whether it asks for the loss of a target at the thresholds that are accepted."""
+        return False
+
+    def layers(self, sets: LayerSets) -> frozenset[str] | None:
+        """The layers that run in INT8; None for all that can."""
+        return None
+
+    def title(self, step: str) -> str:
+        """What is tried, for a progress line, in a step of the search of this name."""
+        return step
+
+    def described(self) -> dict[str, Any]:
+        """As a journal has it; a method's thresholds follow from what the journal belongs to."""
+        return {"kind": type(self).__name__, **{key: v for key, v in vars(self).items() if key != "thresholds"}}
+
+
 @dataclass(frozen=True)
-class Trial:
+class Trial(Question):
     """Wants the loss with one threshold changed.
 
     Attributes:
         group: whose threshold.
         threshold: in real units; None for the one that is accepted.
-        held_out: on the samples that are held out, instead of those that are tuned on.
-        target: the layer that is tuned, for the original's search: layers up to it run in INT8; None for all.
+        held_out: as in `Question`.
+        target: layers up to it run in INT8; None for all.
     """
 
     group: str
@@ -40,16 +104,49 @@ class Trial:
     held_out: bool = False
     target: str | None = None
 
+    @property
+    def place(self) -> str:
+        """The group."""
+        return self.group
+
+    @property
+    def tried(self) -> float | None:
+        """The threshold."""
+        return self.threshold
+
+    @property
+    def changes(self) -> Thresholds:
+        """The one threshold."""
+        return {} if self.threshold is None else {self.group: self.threshold}
+
+    @property
+    def is_start(self) -> bool:
+        """With a target, and without a threshold."""
+        return self.target is not None and self.threshold is None
+
+    def layers(self, sets: LayerSets) -> frozenset[str] | None:
+        """Up to the target."""
+        return None if self.target is None else sets.up_to(self.target)
+
 
 @dataclass(frozen=True)
-class Damage:
+class Damage(Question):
     """Wants the loss with the layers that write the group's values in FP32."""
 
     group: str
 
+    @property
+    def place(self) -> str:
+        """The group."""
+        return self.group
+
+    def layers(self, sets: LayerSets) -> frozenset[str]:
+        """All but those that write."""
+        return sets.in_int8() - sets.writing(self.group)
+
 
 @dataclass(frozen=True)
-class Alone:
+class Alone(Question):
     """Wants the loss with only those layers in INT8 that read or write the group's values.
 
     Attributes:
@@ -58,24 +155,58 @@ class Alone:
         thresholds: by group, of the others; groups that are not in it have the accepted ones.
     """
 
+    single = True
     group: str
     threshold: float
     thresholds: Thresholds
 
+    @property
+    def place(self) -> str:
+        """The group."""
+        return self.group
+
+    @property
+    def tried(self) -> float:
+        """The threshold."""
+        return self.threshold
+
+    @property
+    def changes(self) -> Thresholds:
+        """The threshold and the others."""
+        return {**self.thresholds, self.group: self.threshold}
+
+    def layers(self, sets: LayerSets) -> frozenset[str]:
+        """Those that read or write."""
+        return sets.touching(self.group)
+
 
 @dataclass(frozen=True)
-class Together:
+class Together(Question):
     """Wants the loss with the thresholds of many groups changed.
 
     Attributes:
         method: where they come from: a threshold method, or `LOCAL`.
         thresholds: by group; groups that are not in it stay as they are.
-        held_out: as in `Trial`.
+        held_out: as in `Question`.
     """
 
     method: str
     thresholds: Thresholds
     held_out: bool = False
+
+    @property
+    def place(self) -> None:
+        """All over the network."""
+        return
+
+    @property
+    def changes(self) -> Thresholds:
+        """The thresholds."""
+        return self.thresholds
+
+    def title(self, step: str) -> str:
+        """The method."""
+        return f"all by {self.method}"
 
 
 @dataclass(frozen=True)
@@ -108,7 +239,6 @@ class Step:
     what: str
 
 
-Question = Trial | Damage | Alone | Together
 Asked = tuple[Question, ...]
 Event = Asked | Accept | Step
 Losses = Sequence[float]

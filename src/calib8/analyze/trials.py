@@ -9,7 +9,7 @@ from typing import Any
 
 from calib8.analyze.experiment import Experiment, Lane, Variant, lasting
 from calib8.analyze.judges import Judge, MeanJudge, Outputs, SquaredDifference
-from calib8.analyze.search import Accept, Alone, Damage, Question, Thresholds, Together, Trial
+from calib8.analyze.search import Accept, Question, Thresholds
 from calib8.analyze.units import Unit, setup_of, units_of
 from calib8.errors import QuantizationError
 from calib8.lowering import Model
@@ -110,20 +110,29 @@ class Trials:
         return [math.inf if variant is None else next(found) for variant in variants]
 
     def _variant(self, asked: Question) -> Variant | None:
-        if isinstance(asked, Damage):
-            left = setup_of(self.plan).int8_layers - self.touched[asked.group].writers
-            return self.experiment.variant(setup_of(self.plan, left))
-        changes: dict[str, float | None] = {} if isinstance(asked, Trial) else dict(asked.thresholds)
-        if not isinstance(asked, Together):
-            changes[asked.group] = asked.threshold
-        layers = self._layers_up_to(asked.target if isinstance(asked, Trial) else None)
-        if isinstance(asked, Alone):
-            layers = self.touched[asked.group].neighbours
+        layers = asked.layers(self)
         try:
-            plan = self._planned({group: t for group, t in changes.items() if t is not None}, layers)
+            plan = self._planned(asked.changes, layers)
         except QuantizationError:
             return None
         return self.experiment.variant(setup_of(plan, layers))
+
+    def in_int8(self) -> frozenset[str]:
+        """All layers in INT8, as `search.LayerSets` wants it."""
+        return setup_of(self.plan).int8_layers
+
+    def writing(self, group: str) -> frozenset[str]:
+        """The layers that write a group's values."""
+        return self.touched[group].writers
+
+    def touching(self, group: str) -> frozenset[str]:
+        """The layers that read or write them."""
+        return self.touched[group].neighbours
+
+    def up_to(self, layer: str) -> frozenset[str]:
+        """All layers in INT8 up to this one."""
+        stop = self.experiment.position(layer) + 1
+        return frozenset(name for unit in self._units if unit.stop <= stop for name in unit.layers)
 
     def accept(self, decided: Accept) -> None:
         """Go on from these thresholds."""
@@ -133,26 +142,12 @@ class Trials:
         changes = {v: t for group, t in thresholds.items() for v in self.touched[group].group.members}
         return replan(self.experiment.model, self.plan, changes, layers) if changes else self.plan
 
-    def _layers_up_to(self, target: str | None) -> frozenset[str] | None:
-        if target is None:
-            return None
-        stop = self.experiment.position(target) + 1
-        return frozenset(name for unit in self._units if unit.stop <= stop for name in unit.layers)
-
     def _run(self, variants: Sequence[Variant], asked: Question) -> list[float]:
-        target = asked.target if isinstance(asked, Trial) else None
-        chosen = self._held_out if isinstance(asked, Trial | Together) and asked.held_out else self._tuned
-        keep, split = [], []
-        if not isinstance(asked, Together):
-            keep, split = [self.touched[asked.group].start], [self.touched[asked.group].stop]
-        judge, names = self._judge, self._judge.values
-        if isinstance(asked, Alone) and not isinstance(judge, MeanJudge):
-            judge = SquaredDifference(names)  # a quality moves in steps, which one layer alone hardly ever reaches
-        references: Mapping[int, Outputs] = dict(enumerate(self.experiment.references))
-        if target is not None and self._at_layer:
-            names = self.experiment.model.net.layer_by_name[target].tops
-            judge = SquaredDifference(names)
-            references = self._tops_in_fp32(target, names, chosen)
+        chosen = self._held_out if asked.held_out else self._tuned
+        touched = None if asked.place is None else self.touched[asked.place]
+        keep, split = ([], []) if touched is None else ([touched.start], [touched.stop])
+        judge, references = self._judge_of(asked, chosen)
+        names = judge.values
 
         def part(lane: Lane, item: tuple[int, Variant]) -> Any:
             sample, variant = item
@@ -162,6 +157,16 @@ class Trials:
         items = [(sample, variant) for sample in chosen for variant in variants]
         parts = self.experiment.each(part, items)
         return [judge.loss(chosen, parts[i :: len(variants)]) for i in range(len(variants))]
+
+    def _judge_of(self, asked: Question, chosen: Sequence[int]) -> tuple[Judge, Mapping[int, Outputs]]:
+        """What judges, and its FP32 outputs by sample."""
+        if asked.target is not None and self._at_layer:
+            tops = self.experiment.model.net.layer_by_name[asked.target].tops
+            return SquaredDifference(tops), self._tops_in_fp32(asked.target, tops, chosen)
+        judge = self._judge
+        if asked.single and not isinstance(judge, MeanJudge):
+            judge = SquaredDifference(judge.values)  # a quality moves in steps, which one layer alone hardly reaches
+        return judge, dict(enumerate(self.experiment.references))
 
     def _tops_in_fp32(self, target: str, tops: Sequence[str], chosen: Sequence[int]) -> Mapping[int, Outputs]:
         """By sample; kept until there is another target."""

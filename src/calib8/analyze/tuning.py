@@ -6,10 +6,11 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import singledispatchmethod
 from typing import Any
 
 from calib8.analyze.journal import Journal
-from calib8.analyze.search import Accept, Alone, Asked, Event, Question, Search, Step, Together, Trial
+from calib8.analyze.search import Accept, Asked, Event, Question, Search, Step, Trial
 from calib8.analyze.trials import Trials
 from calib8.quantize import QuantPlan
 
@@ -154,26 +155,33 @@ class _Run:
         (held_out,) = self._losses((Trial(group, None, held_out=True),), record=not at_the_end)
         return Losses(tuned, held_out)
 
+    @singledispatchmethod
     def _answer(self, event: Event) -> list[float] | None:
-        if isinstance(event, Step):
-            self._step = event
-            return None
-        if isinstance(event, Accept):
-            self.trials.accept(event)
-            self.accepted.append(event)
-            if event.target is not None:
-                self.differences[event.target] = event.after
-            return None
+        """What the search is sent for an event."""
+        raise AssertionError(f"a search yields no {type(event).__name__}")
+
+    @_answer.register
+    def _(self, event: Step) -> None:
+        self._step = event
+
+    @_answer.register
+    def _(self, event: Accept) -> None:
+        self.trials.accept(event)
+        self.accepted.append(event)
+        if event.target is not None:
+            self.differences[event.target] = event.after
+
+    @_answer.register(tuple)
+    def _(self, event: Asked) -> list[float]:
         losses = self._losses(event, in_time=True)
-        for asked, loss in zip(event, losses, strict=True):
-            if isinstance(asked, Trial) and asked.target is not None and asked.threshold is None:
-                self.differences[asked.target] = loss
+        starts = ((asked.target, loss) for asked, loss in zip(event, losses, strict=True) if asked.is_start)
+        self.differences.update((target, loss) for target, loss in starts if target is not None)
         return losses
 
     def _losses(self, asked: Asked, *, in_time: bool = False, record: bool = True) -> list[float]:
         """From the journal as far as it goes, then from the trials: those of a search only while there is time."""
         self.asked += len(asked)
-        known = [] if self.journal is None else self.journal.recall([_described(one) for one in asked])
+        known = [] if self.journal is None else self.journal.recall([one.described() for one in asked])
         new = asked[len(known) :]
         if not new:
             return known
@@ -184,24 +192,18 @@ class _Run:
         found = self.trials.losses(new)
         if self.journal is not None and record:
             for one, loss in zip(new, found, strict=True):
-                self.journal.record(_described(one), loss, self._elapsed())
+                self.journal.record(one.described(), loss, self._elapsed())
         return known + found
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._began + (self.journal.seconds if self.journal is not None else 0.0)
 
     def _show(self, asked: Question) -> None:
-        what = f"all by {asked.method}" if isinstance(asked, Together) else self._step.what
-        threshold = asked.threshold if isinstance(asked, Trial | Alone) else None
-        self.watch(Status(self._step.done, self._step.steps, what, threshold, self._change()))
+        step = self._step
+        self.watch(Status(step.done, step.steps, asked.title(step.what), asked.tried, self._change()))
 
     def _change(self) -> float | None:
         last = self.accepted[-1] if self.accepted else None
         if last is None or last.target is not None or not self._first:
             return None
         return last.after / self._first - 1
-
-
-def _described(asked: Question) -> dict[str, Any]:
-    """As the journal has it; a method's thresholds follow from what the journal belongs to."""
-    return {"kind": type(asked).__name__, **{key: v for key, v in asked.__dict__.items() if key != "thresholds"}}
