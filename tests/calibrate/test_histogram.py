@@ -1,4 +1,4 @@
-"""Counting |x|: the formula in a loop, compiled and in numpy; what does not matter: order, batches, merging."""
+"""Counting |x|: the formula in a loop, compiled and in numpy; what does not matter: order, batches."""
 
 from __future__ import annotations
 
@@ -219,29 +219,6 @@ def test_order_and_batches_do_not_matter(values_and_parts, bins):
     assert plain(adaptive.result()) == plain(one_pass(values, bins).result())
 
 
-@given(parts(), bin_numbers, st.booleans())
-def test_merging_is_counting_together(values_and_parts, bins, backwards):
-    values, pieces = values_and_parts
-    largest, exact, adaptive = [], [], []
-    for piece in pieces:
-        largest.append(AbsMax())
-        largest[-1].add(piece)
-        exact.append(Histogram(maximum_of(values), bins))
-        exact[-1].add(piece)
-        adaptive.append(one_pass(piece, bins))
-    for kind, expected in ((exact, two_passes(values, bins)), (adaptive, one_pass(values, bins))):
-        first, *others = kind[::-1] if backwards else kind
-        kept = [plain(other.result()) for other in others]
-        for other in others:
-            first.merge(other)
-        assert plain(first.result()) == plain(expected.result())
-        assert [plain(other.result()) for other in others] == kept
-        assert first.non_finite == expected.non_finite == sum(not math.isfinite(x) for x in values)
-    for other in largest[1:]:
-        largest[0].merge(other)
-    assert largest[0].maximum == max(finite_sizes(values), default=0.0)
-
-
 @given(blobs())
 def test_a_look_at_the_result_changes_nothing(values):
     for histogram in (two_passes(values, 128), one_pass(values, 128)):
@@ -275,16 +252,6 @@ def test_without_a_finite_value(values):
     values = np.float32(values)
     for found in (two_passes(values, 128).result(), one_pass(values, 128).result()):
         assert plain(found) == list(naive(values, 128)) and found.dead
-
-
-def test_histograms_over_different_bins_do_not_merge():
-    for first, other in (
-        (Histogram(1.0, 128), Histogram(1.0, 256)),
-        (Histogram(1.0, 128), Histogram(2.0, 128)),
-        (AdaptiveHistogram(128), AdaptiveHistogram(8192)),
-    ):
-        with pytest.raises(ValueError, match="different bins"):
-            first.merge(other)
 
 
 def test_threads_do_not_disturb_each_other():

@@ -9,7 +9,7 @@ bin j holds what lies around `j * width`. Two ways to get there:
   counts.
 
 Counting is order-independent: the same values give the same counts in any order, in batches of any size, on
-any number of threads, merged or not. One histogram is fed by one thread at a time.
+any number of threads. One histogram is fed by one thread at a time.
 
 NaN and infinities are counted apart and take no part in the distribution.
 """
@@ -121,10 +121,6 @@ class AbsMax:
             peak = counting.largest(array[np.isfinite(array)])
         self.maximum = max(self.maximum, peak)
 
-    def merge(self, other: AbsMax) -> None:
-        """Take in what another one has seen."""
-        self.maximum = max(self.maximum, other.maximum)
-
 
 class _Counter(ABC):
     """What the two kinds share: values that are not finite set apart, tallies kept."""
@@ -173,13 +169,6 @@ class _Counter(ABC):
             array, peak = finite, counting.largest(finite)
         return self._make_room(array, peak) if peak > self._limit else array
 
-    def _merge_tallies(self, other: _Counter) -> None:
-        self._zeros += other._zeros
-        self._nans += other._nans
-        self._infs += other._infs
-        self._samples += other._samples
-        self._beyond += other._beyond
-
     def _histogram(self, counts: NDArray[np.int64]) -> BlobHistogram:
         counts.flags.writeable = False
         width = self.maximum / (counts.size - 1)
@@ -206,13 +195,6 @@ class Histogram(_Counter):
         self.maximum = self._limit = float(maximum)
         # All that is admitted over a maximum of 0 is 0, whatever the divisor.
         self._divisor = self.maximum / (bins - 1) or 1.0
-
-    def merge(self, other: Histogram) -> None:
-        """Add the counts of a histogram over the same maximum and number of bins."""
-        if (self.maximum, self._table.bins) != (other.maximum, other._table.bins):
-            raise ValueError("histograms over different bins cannot be merged")
-        self._table.counts[:] += other._table.counts
-        self._merge_tallies(other)
 
     def result(self) -> BlobHistogram:
         """What has been counted so far."""
@@ -263,19 +245,6 @@ class AdaptiveHistogram(_Counter):
     def fine_width(self) -> float:
         """Width of a fine bin in real units; 0 before the first value that is not 0."""
         return 0.0 if self._exponent is None else math.ldexp(1.0, self._exponent) / self._table.bins
-
-    def merge(self, other: AdaptiveHistogram) -> None:
-        """Take in what another one has counted; `other` stays as it is."""
-        if self._table.bins != other._table.bins:
-            raise ValueError("histograms over different bins cannot be merged")
-        self._reach(other.maximum)
-        shift = 0
-        if self._exponent is not None and other._exponent is not None:
-            shift = self._exponent - other._exponent
-        counts = other._table.counts.copy()
-        counting.add_up(counts, shift)
-        self._table.counts[:] += counts
-        self._merge_tallies(other)
 
     def result(self) -> BlobHistogram:
         """What has been counted so far, in bins of `maximum / (bins - 1)`."""
