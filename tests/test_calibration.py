@@ -217,7 +217,7 @@ def test_bins_are_a_multiple_of_128(folder, bins):
 
 @pytest.mark.parametrize("iteration", [0, -3])
 def test_iteration_is_at_least_one(folder, iteration):
-    with pytest.raises(OptionError, match=f"iteration is {iteration}"):
+    with pytest.raises(OptionError, match=f"`iteration` is {iteration}"):
         Calibration(info_of(folder, iteration=iteration)).calc_tables()
 
 

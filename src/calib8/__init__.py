@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from calib8.calibrate.thresholds import ThresholdOptions
     from calib8.calibration import Calibration
     from calib8.data import Preprocess
-    from calib8.export import write_calibration_files
+    from calib8.export import write_calibration_files, write_format
     from calib8.workflow import (
         CalibrateOptions,
         CalibrationResult,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Tuner,
         TuneResult,
         change_thresholds,
+        check,
         choose_thresholds,
         open_network,
         read_calibration,
@@ -61,12 +62,14 @@ __all__ = [
     "TuneResult",
     "Tuner",
     "change_thresholds",
+    "check",
     "choose_thresholds",
     "open_network",
     "read_calibration",
     "sensitivity",
     "tune",
     "write_calibration_files",
+    "write_format",
 ]
 
 _HOMES = {
@@ -74,6 +77,7 @@ _HOMES = {
     "Preprocess": "calib8.data",
     "ThresholdOptions": "calib8.calibrate.thresholds",
     "write_calibration_files": "calib8.export",
+    "write_format": "calib8.export",
 }
 """Where names are at home that are not of `calib8.workflow`."""
 

@@ -76,7 +76,7 @@ class CalibrationInfo:
                     problems.append(f"{name} is {info[name]!r}; expected {why}")
         if problems:
             raise OptionError("calibration_info cannot be used", problems)
-        check_bins(int(values.get("histogram_bin_num", DEFAULT_BINS)))
+        check_bins(int(values.get("histogram_bin_num", DEFAULT_BINS)), "histogram_bin_num")
         return cls(**values)
 
 

@@ -124,7 +124,7 @@ def test_thresholds_from_a_table(folder, tmp_path, capsys):
     [
         (["-n", "5000"], "5000 images"),
         (["-n", "0"], "iteration is 0"),
-        (["--bins", "100"], "histogram_bin_num is 100"),
+        (["--bins", "100"], "--bins is 100"),
         (["--threads", "0"], "threads is 0"),
         (["--output", "nowhere/at/all"], "nowhere"),
         (["--thresholds", "nothing.txt"], "nothing.txt"),

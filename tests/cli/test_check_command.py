@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from calib8.cli.check import check
 from calib8.cli.main import main
 from calib8.cli.table import aligned
 from calib8.proto import caffe_pb2
 from calib8.proto.caffemodel import write_caffemodel
+from calib8.workflow import check
 
 ROOT = Path(__file__).resolve().parents[2]
 INPUT = 'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 1, 4, 4] } } }\n'

@@ -44,6 +44,11 @@ def test_every_command_knows_its_own_flags():
     assert with_flags("`force=True`", options.flags) == "--force"
 
 
+def test_advice_to_use_another_command_has_its_flags():
+    options = build_parser().parse_args(["check", "net"])
+    assert with_flags("`shapes=..`, `images=..`", options.flags) == "--shape BLOB=N,C,H,W, --images LIST"
+
+
 def test_an_error_of_the_library_names_the_option(tmp_path, capsys):
     (tmp_path / "deploy.prototxt").write_text('layer { name: "x" type: "Input" top: "x" }\n')
     (tmp_path / "a.png").write_bytes(b"")

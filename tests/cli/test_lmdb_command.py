@@ -106,6 +106,11 @@ def test_one_image(made, photos, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_an_lmdb_that_is_there_is_replaced_by_force_only(made, photos, capsys):
+    assert main(["lmdb", "create", str(photos[0]), str(made)]) == 1
+    assert "replace it with --force" in capsys.readouterr().err
+
+
 def test_mean(made, photos, tmp_path, capsys):
     target = tmp_path / "mean.binaryproto"
     assert main(["lmdb", "mean", str(made), str(target)]) == 0

@@ -232,4 +232,4 @@ def test_resizing_raw_pixels_is_refused(tmp_path: Path, write_lmdb: WriteLmdb, l
 
 def test_layers_without_samples_are_refused(tmp_path: Path, layer_of: LayerOf) -> None:
     message = refused(layer_of, tmp_path, 'layer { name: "in" type: "MemoryData" top: "data" }')
-    assert "'in'" in message and "MemoryData" in message and "--images" in message
+    assert "'in'" in message and "MemoryData" in message and "`images=..`" in message

@@ -69,7 +69,7 @@ def test_replaced_only_by_force(tmp_path):
     write_lmdb(path, RECORDS[:3])
     with lmdb.open(str(path)):  # a reader leaves a lock file
         pass
-    with pytest.raises(OptionError, match=r"exists.*--force"):
+    with pytest.raises(OptionError, match=r"exists.*`force=True`"):
         write_lmdb(path, RECORDS)
     write_lmdb(path, RECORDS, force=True)
     assert list(LmdbRecords(path, "test")) == RECORDS

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import importlib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -85,3 +87,38 @@ def test_given_shapes_need_no_data(tmp_path):
     assert network.model.shapes["data"] == (3, 1, 8, 8) and network.of_one_sample.shapes["data"] == (1, 1, 8, 8)
     with pytest.raises(DataError, match="no data layer that gives samples"):
         calibrate(network)
+
+
+def test_public_names_are_loaded_when_they_are_asked_for():
+    """In three places: for the reader and type checkers, for `import *`, and for whoever asks."""
+    tree = ast.parse(Path(calib8.__file__).read_text(encoding="utf-8"))
+    (typed,) = (node for node in tree.body if isinstance(node, ast.If))
+    imported = {alias.name: node.module for node in typed.body for alias in node.names}
+    assert sorted(imported) == sorted(calib8.__all__)
+    for name, module in imported.items():
+        assert getattr(calib8, name) is getattr(importlib.import_module(module), name)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = calib8.nothing
+
+
+def test_formats_of_other_tools(network, result, tmp_path):
+    written = [calib8.write_format(tmp_path, one, "d", network.model, result.plan) for one in ("onnx", "tpu-mlir")]
+    assert [path.name for paths in written for path in paths] == ["d_float.onnx", "d_qdq.onnx", "d_cali_table"]
+    assert [path.name for path in calib8.write_format(tmp_path, "onnx", "e", network.model)] == ["e_float.onnx"]
+    with pytest.raises(OptionError, match="`format` tpu-mlir is for a calibrated network"):
+        calib8.write_format(tmp_path, "tpu-mlir", "e", network.model)
+    with pytest.raises(OptionError, match="`format` is 'tflite'; expected one of tpu-mlir, onnx"):
+        calib8.write_format(tmp_path, "tflite", "e", network.model)
+
+
+def test_another_batch(network):
+    assert network.with_batch(3).model.shapes["data"] == (3, 1, 8, 8)
+    with pytest.raises(OptionError, match="`batch` is 0"):
+        network.with_batch(0)
+
+
+def test_check_collects_what_is_wrong(tmp_path):
+    assert not calib8.check(*FILES).problems
+    (tmp_path / "net").write_text('layer { name: "a" type: "ReLU" bottom: "nobody" top: "a" }')
+    found = calib8.check(tmp_path / "net", tmp_path / "missing")
+    assert len(found.problems) == 2 and "missing" in found.problems[0] and "nobody" in found.problems[1]

@@ -185,7 +185,7 @@ def top1(reference: Outputs, result: Outputs, labels: Any) -> float:
         if not np.array_equal(right, np.floor(right)):
             raise OptionError(
                 "metric top1: the labels are no whole numbers, so they name no classes; give a --metric of your own "
-                "that understands them, or labels of classes (--labels FILE)"
+                "that understands them, or labels of classes (`labels=..`)"
             )
     if right.shape != found.shape:
         raise OptionError(

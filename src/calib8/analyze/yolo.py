@@ -111,7 +111,7 @@ def yolo_difference(model: Model, values: Sequence[str], anchors: Anchors = ()) 
         sizes = ", ".join(f"{model.net.blob_of[v]!r} {'x'.join(map(str, shapes[v]))}" for v in maps)
         raise OptionError(
             f"{model.net.source}: metric yolo: {len(own)} anchors do not divide among the outputs {sizes}; an output "
-            "has anchors * (5 + classes) channels; give the network's own with --anchors"
+            "has anchors * (5 + classes) channels; give the network's own with `anchors`"
         )
     shared = {v: tuple(own[i * each : (i + 1) * each]) for i, v in enumerate(maps)}
     return YoloDifference(shared, (inputs[0][2], inputs[0][3]))

@@ -39,15 +39,18 @@ _MIN_EXPONENT = -100
 _FLOAT32_ROUNDS_BY = 1 + 2.0**-22
 
 
-def check_bins(bins: int) -> int:
-    """`bins`, if a histogram can have that many: a multiple of 128, at most 2^20.
+def check_bins(bins: int, named: str = "`bins`") -> int:
+    """Refuse a number of bins that no histogram can have: it is a multiple of 128, at most 2^20. Returns the number.
+
+    Args:
+        named: what the user calls it.
 
     Raises:
         OptionError: says what was found and what can be chosen.
     """
     if bins < BINS_MULTIPLE or bins > MAX_BINS or bins % BINS_MULTIPLE:
         raise OptionError(
-            f"histogram_bin_num is {bins}; it must be a multiple of {BINS_MULTIPLE} "
+            f"{named} is {bins}; it must be a multiple of {BINS_MULTIPLE} "
             f"from {BINS_MULTIPLE} to {MAX_BINS}, for instance {DEFAULT_BINS}"
         )
     return bins

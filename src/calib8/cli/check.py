@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from calib8.analyze.overview import FP32, INT8, LayerRow, Overview, overview_of
+from calib8.analyze.overview import FP32, INT8, LayerRow, Overview
+from calib8.cli.flags import Flags, with_flags
 from calib8.cli.options import add_shape_option
 from calib8.cli.table import aligned, printable
-from calib8.data import open_source
-from calib8.errors import CaffemodelError, Calib8Error, DataError, UserLayerError
 from calib8.graph import Phase, Shape
-from calib8.layers.data import SHAPES_ADVICE
-from calib8.lowering.examine import examine_model
-from calib8.proto.caffemodel import Caffemodel, read_caffemodel
-from calib8.proto.text import Prototxt, read_prototxt
-from calib8.workflow import data_layer
+from calib8.workflow import check
 
 _DESCRIPTION = """\
 Say what is in a Caffe network and whether calib8 can use it. Run this first.
@@ -84,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     """
     prototxt, caffemodel = _files(options.prototxt, options.caffemodel)
     phase = _PHASES[options.phase]
-    overview = check(prototxt, caffemodel, dict(options.shape), phase)
+    overview = _in_flags(check(prototxt, caffemodel, dict(options.shapes), phase), options.flags)
     if options.json:
         print(json.dumps(as_json(overview, prototxt, caffemodel, phase), indent=1))
     else:
@@ -92,48 +86,9 @@ def run(options: argparse.Namespace) -> int:
     return 1 if overview.problems else 0
 
 
-def check(
-    prototxt: Path, caffemodel: Path | None = None, shapes: Mapping[str, Shape] | None = None, phase: Phase = Phase.TEST
-) -> Overview:
-    """The overview of the network in these files; unreadable files are problems, not errors."""
-    problems: list[str] = []
-    try:
-        network = read_prototxt(prototxt)
-    except Calib8Error as why:
-        network = None
-        problems += why.problems
-    weights = None
-    if caffemodel is not None:
-        try:
-            weights = read_caffemodel(caffemodel)
-        except CaffemodelError as why:
-            problems += why.problems
-    if network is None:
-        return Overview("", {}, {}, (), tuple(problems), ())
-    return _examined(network, weights, dict(shapes or {}), phase, problems)
-
-
-def _examined(
-    prototxt: Prototxt, weights: Caffemodel | None, shapes: dict[str, Shape], phase: Phase, problems: list[str]
-) -> Overview:
-    notes: tuple[str, ...] = ()
-    data_problems: tuple[str, ...] = ()
-    layer = data_layer(prototxt)
-    if phase != Phase.TRAIN and layer is not None and not any(top in shapes for top in layer.top):
-        try:
-            source = open_source(layer, Path(prototxt.source).parent, phase)
-            shapes.update(source.shapes)
-            notes = tuple(source.notes)
-        except (DataError, UserLayerError) as why:
-            data_problems = why.problems
-    overview = overview_of(examine_model(prototxt, weights, shapes, phase=phase))
-    found = [_with_cause(problem, data_problems) for problem in overview.problems]
-    return replace(overview, problems=(*problems, *found), notes=(*overview.notes, *notes))
-
-
-def _with_cause(problem: str, data_problems: tuple[str, ...]) -> str:
-    """That a data layer has no shapes, and why its data could not be read."""
-    return f"{problem}; {'; '.join(data_problems)}" if data_problems and SHAPES_ADVICE in problem else problem
+def _in_flags(overview: Overview, flags: Flags) -> Overview:
+    """With options in the place of parameters."""
+    return replace(overview, problems=tuple(with_flags(problem, flags) for problem in overview.problems))
 
 
 def _files(prototxt: Path, caffemodel: Path | None) -> tuple[Path, Path | None]:

@@ -10,7 +10,7 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from calib8.cli import calibrate, check, completion, export, lmdb, sensitivity, tune
 from calib8.cli.flags import Flags, flags_of, with_flags
@@ -88,16 +88,19 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=VersionAction, help="print what a bug report needs: versions, and more")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in _COMMANDS:
-        command.add_parser(commands)
-    _know_flags(commands)
+    for module in _COMMANDS:
+        module.add_parser(commands)
+    every = list(_commands(commands))
+    elsewhere = {name: flag for command in every for name, flag in flags_of(command).items()}
+    for command in every:  # its own flags, and those of other commands that a message may advise
+        command.set_defaults(flags={**elsewhere, **flags_of(command)})
     return parser
 
 
-def _know_flags(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Every command, and every command of a command, carries its own flags in its options."""
+def _commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Iterator[argparse.ArgumentParser]:
+    """All commands, and all commands of commands."""
     for command in commands.choices.values():
-        command.set_defaults(flags=flags_of(command))
+        yield command
         for action in command._actions:  # argparse has no public way to them
             if isinstance(action, argparse._SubParsersAction):
-                _know_flags(action)
+                yield from _commands(action)

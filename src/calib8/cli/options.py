@@ -41,7 +41,7 @@ def network_name(text: str) -> str:
 def add_shape_option(parser: Any) -> None:
     """Add `--shape`."""
     parser.add_argument(
-        "--shape", metavar="BLOB=N,C,H,W", type=_shape, action="append", default=[],
+        "--shape", metavar="BLOB=N,C,H,W", dest="shapes", type=_shape, action="append", default=[],
         help="shape of an input, instead of that in the prototxt or in the data; can be given several times",
     )  # fmt: skip
 

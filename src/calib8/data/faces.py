@@ -50,11 +50,11 @@ def takes(source: SampleSource, iteration: int) -> Iterator[Batch]:
         DataError: there are fewer images; both numbers are in the message.
     """
     if iteration < 1:
-        raise OptionError(f"iteration is {iteration}; it counts images and must be at least 1")
+        raise OptionError(f"`iteration` is {iteration}; it counts images and must be at least 1")
     if source.size is not None and iteration > source.size:
         raise DataError(
-            f"iteration asks for {iteration} images, but the data set has {source.size}; "
-            "give a smaller iteration or more images"
+            f"`iteration` asks for {iteration} images, but the data set has {source.size}; "
+            "give a smaller `iteration` or more images"
         )
     return _cut(source, iteration)
 
@@ -73,7 +73,7 @@ def _cut(source: SampleSource, iteration: int) -> Iterator[Batch]:
     finally:
         if isinstance(batches, Generator):
             batches.close()
-    raise DataError(f"iteration asks for {iteration} images, but the data ended after {given}")
+    raise DataError(f"`iteration` asks for {iteration} images, but the data ended after {given}")
 
 
 def _first(array: NDArray[np.float32], images: int, count: int) -> NDArray[np.float32]:

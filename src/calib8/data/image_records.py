@@ -167,7 +167,7 @@ class _Maker:
         if pixels.shape != self._shape:
             raise DataError(
                 f"{listed.place}: {listed.path} is {_size(pixels.shape)} pixels, the first one {_size(self._shape)}; "
-                "give --size, or --encoded"
+                "give `size`, or `encoded`"
             )
         channels, height, width = pixels.shape
         return caffe_pb2.Datum(channels=channels, height=height, width=width, data=pixels.tobytes())

@@ -55,7 +55,7 @@ def check_target(path: Path, *, force: bool) -> None:
     if not is_lmdb:
         raise OptionError(f"{path} exists and is no LMDB; choose another place")
     if not force:
-        raise OptionError(f"{path} exists; choose another place, or replace it with --force")
+        raise OptionError(f"{path} exists; choose another place, or replace it with `force=True`")
 
 
 def _fill(folder: Path, records: Records) -> None:

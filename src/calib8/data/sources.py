@@ -44,6 +44,6 @@ def open_source(
     if make is None:
         raise DataError(
             f"layer {param.name!r} ({param.type}) gives no samples; use one of {', '.join(_SOURCES)}, or an Input "
-            "layer with --images LIST"
+            "layer with `images=..`"
         )
     return make(param, Path(model_folder), phase)

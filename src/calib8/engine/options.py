@@ -51,7 +51,7 @@ class EngineOptions:
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
-            raise OptionError(f"threads is {self.threads}; it must be at least 1")
+            raise OptionError(f"`threads` is {self.threads}; it must be at least 1")
         _check_number(self.gpu)
 
     @property

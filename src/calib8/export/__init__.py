@@ -5,6 +5,7 @@
 - `plain_table`: names, thresholds and shifts, a line each
 - `tpu_mlir`: the tables of the vendor's current toolchain
 - `onnx_model`: the network as an ONNX file, in FP32 or quantised
+- `formats`: the last two by name, for whoever writes them
 - `record`: which files are of one run, in a small file beside them
 - `files`: all of the first three under the guide's names, whole or not at all; and back into a `QuantPlan`
 """
@@ -18,12 +19,15 @@ from calib8.export.files import (
     write_files,
     write_weights,
 )
+from calib8.export.formats import FORMATS, Format, write_format
 from calib8.export.int8_caffemodel import read_int8_model, write_int8_model
 from calib8.export.onnx_model import OnnxExport, onnx_export
 from calib8.export.plain_table import plain_table, read_plain_table
 from calib8.export.tpu_mlir import TpuMlirFiles, tpu_mlir_files, tpu_mlir_names
 
 __all__ = [
+    "FORMATS",
+    "Format",
     "OnnxExport",
     "TpuMlirFiles",
     "onnx_export",
@@ -38,6 +42,7 @@ __all__ = [
     "write_calibration_files",
     "write_calibration_table",
     "write_files",
+    "write_format",
     "write_int8_model",
     "write_weights",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,18 +37,19 @@ MAX_TABLE_BYTES = 64 * 2**20
 _PLAIN_LINE = re.compile(r"\s*\S.* [-+.0-9a-zA-Z]+ -?\d+\s*$", re.MULTILINE)
 
 
-def write_files(folder: str | os.PathLike[str], contents: Mapping[str, bytes]) -> tuple[Path, ...]:
-    """Write files of these names with these bytes: all of them or none; returns their paths.
+def write_files(folder: str | os.PathLike[str], files: Iterable[tuple[str, bytes]]) -> tuple[Path, ...]:
+    """Write files, names and contents one after another: all of them or none; returns their paths.
 
     Raises:
         OptionError: the folder does not exist or cannot be written.
     """
-    paths = tuple(Path(folder) / name for name in contents)
+    paths = []
     with write_together():
-        for path, data in zip(paths, contents.values(), strict=True):
-            with write_atomically(path) as file:
+        for name, data in files:
+            paths.append(Path(folder) / name)
+            with write_atomically(paths[-1]) as file:
                 file.write(data)
-    return paths
+    return tuple(paths)
 
 
 def write_weights(path: str | os.PathLike[str], name: str, model: Model, plan: QuantPlan) -> None:
@@ -103,7 +104,7 @@ def _write_tables(path: str | os.PathLike[str], name: str, model: Model, plan: Q
     message = table_message(name, model, plan)
     path = Path(path)
     contents = {"": plain_table(model, plan), ".pb2": table_bytes(message), ".prototxt": table_text(message)}
-    return write_files(path.parent, {f"{path.name}{suffix}": data for suffix, data in contents.items()})
+    return write_files(path.parent, ((f"{path.name}{suffix}", data) for suffix, data in contents.items()))
 
 
 def read_plan(

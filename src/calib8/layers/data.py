@@ -14,9 +14,7 @@ from calib8.graph import Shape
 from calib8.layer_kit.base import UNLIMITED, Op, register
 from calib8.layer_kit.fields import Fields, RefusedError
 
-SHAPES_ADVICE = (
-    "give them (--shape BLOB=N,C,H,W), let images take its place (--images LIST), or replace it by an Input layer"
-)
+SHAPES_ADVICE = "give them (`shapes=..`), let images take its place (`images=..`), or replace it by an Input layer"
 
 
 def shapes_unknown(tops: Iterable[str]) -> RefusedError:

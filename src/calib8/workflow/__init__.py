@@ -5,6 +5,7 @@ Nothing here reads a command line or prints. Options are frozen dataclasses, res
 
 - `network`: a network and its samples, read once
 - `images`: images for a network's input
+- `checking`: what is in a network, and what is wrong with it
 - `calibrating`: thresholds from samples, integers from thresholds
 - `judging`: what counts as a good result, and the samples that it is judged on (`samples`)
 - `sensitivities`, `tuning`: which layer costs the accuracy, and how to get it back
@@ -26,6 +27,7 @@ from calib8.workflow.calibrating import (
     read_calibration,
     read_thresholds,
 )
+from calib8.workflow.checking import check
 from calib8.workflow.images import Images
 from calib8.workflow.judging import JudgeOptions, Metric
 from calib8.workflow.network import Network, data_layer, open_network
@@ -69,6 +71,7 @@ __all__ = [
     "Tuner",
     "calibrate",
     "change_thresholds",
+    "check",
     "choose_thresholds",
     "data_layer",
     "draw_sensitivity",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 
 from calib8.data import DATA_TYPES, SampleSource, open_source
-from calib8.errors import DataError
+from calib8.errors import DataError, OptionError
 from calib8.graph import Shape
 from calib8.graph.phase import Phase, layers_taking_part
 from calib8.lowering import Model, build_model
@@ -39,6 +39,19 @@ class Network:
     def of_one_sample(self) -> Model:
         """The network as it is run sample by sample; with its whole batch where samples are not independent."""
         return self.model.batch_of_one() or self.model
+
+    def with_batch(self, images: int) -> Network:
+        """The same network with so many images in each of its inputs.
+
+        Raises:
+            OptionError: a number below 1.
+            ModelError: layers that do not fit together any more; all of them.
+        """
+        if images < 1:
+            raise OptionError(f"`batch` is {images}; it must be at least 1")
+        model = self.model
+        shapes = {blob: (images, *model.shapes[v][1:]) for blob, v in model.value_of_input.items() if model.shapes[v]}
+        return replace(self, model=model.reshaped(shapes))
 
     @property
     def samples(self) -> SampleSource:

@@ -32,7 +32,9 @@ def write_sensitivity(
     """
     base = f"bmnet_{name}_sensitivity"
     contents = {f"{base}.json": sensitivity_json(name, origin, found), f"{base}.csv": sensitivity_csv(found)}
-    return write_files(folder, contents if picture is None else {**contents, f"{base}.png": picture})
+    if picture is not None:
+        contents[f"{base}.png"] = picture
+    return write_files(folder, contents.items())
 
 
 def draw_sensitivity(
@@ -64,7 +66,7 @@ def write_tuning(folder: Folder, name: str, network: Network, result: TuneResult
     with write_together():
         paths = write_calibration_files(folder, name, network.model, result.plan)
         contents = {f"bmnet_{name}_tuning.json": report, "report.log": difference_log(result.differences)}
-        return paths + write_files(folder, contents)
+        return paths + write_files(folder, contents.items())
 
 
 def write_layer_damage(folder: Folder, damage: LayerDamage) -> tuple[Path, ...]:
@@ -73,7 +75,7 @@ def write_layer_damage(folder: Folder, damage: LayerDamage) -> tuple[Path, ...]:
     Raises:
         OptionError: the folder does not exist or cannot be written.
     """
-    return write_files(folder, {"report.log": difference_log(damage.differences)})
+    return write_files(folder, [("report.log", difference_log(damage.differences))])
 
 
 def write_mixed(folder: Folder, name: str, result: MixedResult) -> tuple[Path, ...]:
@@ -88,4 +90,4 @@ def write_mixed(folder: Folder, name: str, result: MixedResult) -> tuple[Path, .
         f"{base}_int8_layer.txt": f"{found.int8_layer}\n".encode(),
         f"{base}_fp32_layers.txt": "".join(f"{layer}\n" for layer in found.fp32_layers).encode(),
     }
-    return write_files(folder, contents)
+    return write_files(folder, contents.items())

@@ -61,7 +61,7 @@ class ThresholdOptions:
 
     def __post_init__(self) -> None:
         if not 0 < self.percent <= 100:
-            raise OptionError(f"percent is {self.percent}; it must be above 0 and at most 100, like 99.99")
+            raise OptionError(f"`percent` is {self.percent}; it must be above 0 and at most 100, like 99.99")
 
 
 @dataclass(frozen=True)

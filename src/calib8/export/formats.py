@@ -1,0 +1,81 @@
+"""Formats of other tools, by name; a further one is a line in `FORMATS`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from calib8.errors import OptionError
+from calib8.export.files import write_files
+from calib8.export.onnx_model import onnx_export
+from calib8.export.tpu_mlir import tpu_mlir_files
+from calib8.lowering import Model
+from calib8.quantize import QuantPlan
+
+_log = logging.getLogger(__name__)
+Files = Iterator[tuple[str, bytes]]
+"""Names and contents, one after another, so that only one is in memory."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """What another tool reads.
+
+    Attributes:
+        name: what the user writes.
+        files: from the network's name, the network, and its integers or None, to the files.
+        needs_plan: whether it says nothing of a network that is not calibrated.
+    """
+
+    name: str
+    files: Callable[[str, Model, QuantPlan | None], Files]
+    needs_plan: bool = False
+
+
+def _tpu_mlir(name: str, model: Model, plan: QuantPlan | None) -> Files:
+    if plan is None:
+        raise AssertionError("write_format lets no network through without a plan")
+    files = tpu_mlir_files(name, model, plan.thresholds)
+    yield f"{name}_cali_table", files.calibration_table
+    if files.quantize_table:
+        yield f"{name}_qtable", files.quantize_table
+
+
+def _onnx(name: str, model: Model, plan: QuantPlan | None) -> Files:
+    in_float = onnx_export(name, model)
+    for note in in_float.notes:
+        _log.warning("%s: %s", model.net.source, note)
+    yield f"{name}_float.onnx", in_float.data
+    if plan is not None:
+        yield f"{name}_qdq.onnx", onnx_export(name, model, plan).data
+
+
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {one.name: one for one in (Format("tpu-mlir", _tpu_mlir, needs_plan=True), Format("onnx", _onnx))}
+)
+"""The formats by name."""
+
+
+def write_format(
+    folder: str | os.PathLike[str], format: str, name: str, model: Model, plan: QuantPlan | None = None
+) -> tuple[Path, ...]:
+    """Write a network for another tool: all files of a format or none; returns their paths.
+
+    Args:
+        format: one of `FORMATS`.
+        name: the network's, which the files' names begin with.
+        plan: None for a network in FP32 alone.
+
+    Raises:
+        OptionError: no such format, one that needs a plan, or a folder that cannot be written.
+        TableError, UnsupportedError: the network has no form in this format.
+    """
+    if format not in FORMATS:
+        raise OptionError(f"`format` is {format!r}; expected one of {', '.join(FORMATS)}")
+    if FORMATS[format].needs_plan and plan is None:
+        raise OptionError(f"`format` {format} is for a calibrated network; calibrate it first")
+    return write_files(folder, FORMATS[format].files(name, model, plan))

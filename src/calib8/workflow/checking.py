@@ -1,0 +1,70 @@
+"""`check`: what is in a network, what would run in INT8, and everything that is wrong with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from calib8.analyze.overview import Overview, overview_of
+from calib8.data import open_source
+from calib8.errors import CaffemodelError, Calib8Error, DataError, UserLayerError
+from calib8.graph import Phase, Shape
+from calib8.layers.data import SHAPES_ADVICE
+from calib8.lowering.examine import examine_model
+from calib8.proto.caffemodel import Caffemodel, read_caffemodel
+from calib8.proto.text import Prototxt, read_prototxt
+from calib8.workflow.network import data_layer
+
+
+def check(
+    prototxt: str | os.PathLike[str],
+    caffemodel: str | os.PathLike[str] | None = None,
+    shapes: Mapping[str, Shape] | None = None,
+    phase: Phase = Phase.TEST,
+) -> Overview:
+    """Look at a network without running it. What is wrong, unreadable files included, is a problem, not an error.
+
+    Args:
+        prototxt: its definition.
+        caffemodel: its weights; None to check the structure alone.
+        shapes: of inputs, by blob, in the place of those in the prototxt or in the data.
+        phase: which layers take part.
+    """
+    problems: list[str] = []
+    network, weights = None, None
+    try:
+        network = read_prototxt(prototxt)
+    except Calib8Error as why:
+        problems += why.problems
+    try:
+        weights = None if caffemodel is None else read_caffemodel(caffemodel)
+    except CaffemodelError as why:
+        problems += why.problems
+    if network is None:
+        return Overview("", {}, {}, (), tuple(problems), ())
+    found = _examined(network, weights, dict(shapes or {}), phase)
+    return replace(found, problems=(*problems, *found.problems))
+
+
+def _examined(prototxt: Prototxt, weights: Caffemodel | None, shapes: dict[str, Shape], phase: Phase) -> Overview:
+    """The overview, with the shapes that the network's own data give."""
+    notes: tuple[str, ...] = ()
+    causes: tuple[str, ...] = ()
+    layer = data_layer(prototxt)
+    if phase != Phase.TRAIN and layer is not None and not any(top in shapes for top in layer.top):
+        try:
+            source = open_source(layer, Path(prototxt.source).parent, phase)
+            shapes.update(source.shapes)
+            notes = tuple(source.notes)
+        except (DataError, UserLayerError) as why:
+            causes = why.problems
+    overview = overview_of(examine_model(prototxt, weights, shapes, phase=phase))
+    problems = tuple(_with_cause(problem, causes) for problem in overview.problems)
+    return replace(overview, problems=problems, notes=(*overview.notes, *notes))
+
+
+def _with_cause(problem: str, causes: tuple[str, ...]) -> str:
+    """That a data layer has no shapes, and why its data could not be read."""
+    return f"{problem}; {'; '.join(causes)}" if causes and SHAPES_ADVICE in problem else problem
