@@ -58,4 +58,4 @@ def test_an_error_of_the_library_names_the_option(tmp_path, capsys):
     """
     (tmp_path / "deploy.prototxt").write_text(text)
     assert main(["calibrate", "net", str(tmp_path), "--images", str(tmp_path / "a.png")]) == 1
-    assert "Say --input BLOB; Input layers of the network: 'x', 'y'" in capsys.readouterr().err
+    assert "Say --input BLOB; inputs of the network: 'x', 'y'" in capsys.readouterr().err

@@ -34,7 +34,7 @@ def test_the_files_of_the_command(network, result, tmp_path):
     command = ["calibrate", "digits", str(DIGITS), "-n", "20", "--method", "mse"]
     assert main([*command, "--output", str(tmp_path / "command")]) == 0
     written = {path.name: path.read_bytes() for path in (tmp_path / "library").iterdir()}
-    assert len(written) == 4
+    assert "bmnet_digits_int8.caffemodel" in written
     assert written == {path.name: path.read_bytes() for path in (tmp_path / "command").iterdir()}
 
 
