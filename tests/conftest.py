@@ -42,7 +42,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def random_model() -> Callable[..., Model]:
-    """Builds the network of a prototxt's text with random weights; a BatchNorm's variance and scale factor are > 0."""
+    """Builds the network of a prototxt's text with random weights; variances and scale factors are > 0."""
 
     def build(text: str, seed: int = 0, weights: Mapping[str, Sequence[object]] | None = None) -> Model:
         rng = np.random.default_rng(seed)
@@ -53,6 +53,8 @@ def random_model() -> Callable[..., Model]:
             values = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
             if layer.type == "BatchNorm":
                 values[1:3] = np.abs(values[1]) + np.float32(0.5), np.ones(1, np.float32)
+            if layer.type == "BN" and len(values) > 2:
+                values[3] = np.abs(values[3]) + np.float32(0.5)
             blobs[layer.name] = [np.asarray(v, np.float32) for v in (weights or {}).get(layer.name, values)]
         return build_model(parse_prototxt(text), blobs)
 

@@ -259,3 +259,35 @@ def test_batch_norm_with_and_without_its_scale(random_model, run_int8, data):
     expected = oracle.affine(x, (s.reshape(-1), b, rs), 1)
     assert np.array_equal(found[Codes(top)], expected)
     assert np.array_equal(found[Codes("y")], expected)
+
+
+@MANY
+@given(data=st.data())
+def test_bn_in_both_dialects(random_model, run_int8, data):
+    channels = data.draw(st.integers(1, 6))
+    shape = (data.draw(st.integers(1, 2)), channels, *data.draw(st.sampled_from([(), (3,), (2, 3)])))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    slope, bias, mean = (rng.standard_normal(channels).astype(np.float32) for _ in range(3))
+    variance = (np.abs(rng.standard_normal(channels)) ** data.draw(st.sampled_from([1, 8]))).astype(np.float32)
+    tx = data.draw(st.sampled_from([1.0, 4.0, 5.3]))
+    ty = float(np.float32(2.0 ** data.draw(st.integers(-6, 26))))
+    is_merged = data.draw(st.booleans())
+    if is_merged:
+        constants = oracle.weights_of(slope.astype(np.float64), bias.astype(np.float64), tx, ty)
+        mode, blobs = "bn_mode: INFERENCE", [slope, bias]
+    else:
+        constants = oracle.batch_norm_of(mean, variance, 0.001, slope, bias, tx, ty)
+        mode, blobs = "", [slope, bias, mean, variance]
+    text = network(shape, "BN", f"bn_param {{ eps: 0.001 {mode} }}")
+    model = random_model(text, 0, {"y": [b.reshape(1, -1, 1, 1) for b in blobs]})
+    thresholds = {"x": tx, "y": ty}
+    if constants is None:
+        with pytest.raises(QuantizationError, match="layer 'y'"):
+            make_plan(model, thresholds)
+        return
+    x = data.draw(codes(shape))
+    s, b, rs = constants
+    plan = make_plan(model, thresholds)
+    assert [tuple(blob.shape) for blob in plan.forms["y"].blobs] == [(1, channels, 1, 1)] * len(blobs)
+    found = run_int8(model, plan, {"x": x}, [Codes("y")])
+    assert np.array_equal(found[Codes("y")], oracle.affine(x, (s.reshape(-1), b, rs), 1))

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,17 @@ from calib8.layer_kit.real_scales import RealScales
 from calib8.layer_kit.weighted_sum import PLAIN, Refinement
 
 Weights = Sequence[NDArray[np.float32]]
+RandomNumbers = Callable[[], np.random.Generator]
+
+
+class LiveBlob(Protocol):
+    """A weight that can be written."""
+
+    @property
+    def data(self) -> NDArray[np.float32]:
+        """The values: a view."""
+
+
 UNLIMITED = 1 << 30
 _LONG_NAME = 8
 
@@ -71,8 +82,11 @@ class Op(ABC):
             an instance may have another one than its class.
         neutral_blobs: numbers for each blob with which the layer can be quantised whatever the thresholds; 0 beyond.
         unfilled: what Caffe fills the first blob with where the prototxt names no filler.
+        fillers: for each blob, the field that fills it ("" for none) and its number without one; () where the fillers
+            of the layer's message stand in the order of the blobs.
         shares_memory: whether Caffe's tops lie in the first bottom's memory, where layers in place change both.
         notes: what the layer sets and nobody reads, one clause each.
+        trains: whether it computes what it computes in TRAIN alone, and keeps its weights to itself: see `join_net`.
     """
 
     types: ClassVar[tuple[str, ...]]
@@ -81,8 +95,10 @@ class Op(ABC):
     kind: str = "onnx"
     neutral_blobs: ClassVar[tuple[float, ...]] = ()
     unfilled: ClassVar[float] = 0.0
+    fillers: tuple[tuple[str, float], ...] = ()
     shares_memory: bool = False
     notes: tuple[str, ...] = ()
+    trains: bool = False
 
     @abstractmethod
     def __init__(self, fields: Fields) -> None:
@@ -95,6 +111,16 @@ class Op(ABC):
     def renewed(self) -> Op:
         """The same layer for a network with other shapes: itself, but for types that remember what they have seen."""
         return self
+
+    def join_net(self, numbers: RandomNumbers, blobs: Sequence[LiveBlob]) -> None:  # noqa: B027 - often nothing to do
+        """Become a layer of a net that one runs pass by pass, as pycaffe does: states live on, random numbers follow.
+
+        Without it every pass is like the first, whatever was run before: calibration relies on that.
+
+        Args:
+            numbers: gives the generator that layers draw from.
+            blobs: the net's weights of this layer. A layer that `trains` reads and writes them itself.
+        """
 
     def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         """Shapes of the weights, in the order of the caffemodel."""

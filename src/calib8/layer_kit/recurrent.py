@@ -5,9 +5,9 @@ optionally x_static (N, ...), the same for all steps; with `expose_hidden` the s
 first step. Tops: the output (T, N, num_output); with `expose_hidden` the states after the last step.
 Blobs: input weights (G, I), bias (G), optionally weights of x_static (G, S), then the type's own; G inputs of gates.
 Parameters: `num_output`, required; `expose_hidden`, default false.
-Source: BVLC/caffe, src/caffe/layers/recurrent_layer.cpp, RecurrentLayer::LayerSetUp, Reshape, Forward_cpu. Deviation:
-without `expose_hidden` Caffe begins a pass with the states that the last pass left, here each pass begins with zeros:
-the same wherever cont is 0 at the first time step.
+Source: BVLC/caffe, src/caffe/layers/recurrent_layer.cpp, RecurrentLayer::LayerSetUp, Reshape, Forward_cpu. Without
+`expose_hidden` a pass begins with the states that the pass before left, zeros at first; in a calibration each pass
+begins with zeros, so that the order of samples is no matter: the same wherever cont is 0 at the first time step.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.graph import Shape
-from calib8.layer_kit.base import Call, Op, count
+from calib8.layer_kit.base import Call, LiveBlob, Op, RandomNumbers, count
 from calib8.layer_kit.fields import Fields, Group, RefusedError
 
 Array = NDArray[Any]
 _MOST_STATES = 2
+_WEIGHTS, _BIAS = ("weight_filler", 0.0), ("bias_filler", 0.0)
 
 
 class Recurrent(Op):
@@ -32,6 +33,7 @@ class Recurrent(Op):
     Class attributes:
         states: the number of state blobs.
         gates: inputs of gates per output.
+        own_fillers: of the blobs behind those that all types have; see Op.fillers.
     """
 
     bottoms = (2, 3 + _MOST_STATES)
@@ -39,6 +41,7 @@ class Recurrent(Op):
     kind = "host"
     states: ClassVar[int]
     gates: ClassVar[int]
+    own_fillers: ClassVar[tuple[tuple[str, float], ...]]
 
     def __init__(self, fields: Fields) -> None:
         self.group: Group = fields.group("recurrent_param")
@@ -48,6 +51,8 @@ class Recurrent(Op):
             raise RefusedError("has no recurrent_param.num_output")
         bottoms, tops = len(fields.param.bottom), len(fields.param.top)
         self.has_static = bottoms > 2 + self.exposed
+        self.fillers = (_WEIGHTS, _BIAS, *([_WEIGHTS] * self.has_static), *self.own_fillers)
+        self._memories: list[Array] | None = None
         if bottoms - self.has_static != 2 + self.exposed or tops != 1 + self.exposed:
             raise RefusedError(
                 f"has {bottoms} bottoms and {tops} tops; expected x, cont, perhaps a static input, and {self.exposed} "
@@ -82,11 +87,24 @@ class Recurrent(Op):
         static = bottoms[2]
         return inputs + static.reshape(static.shape[0], -1) @ blobs[2].T, blobs[3:]
 
+    def join_net(self, numbers: RandomNumbers, blobs: Sequence[LiveBlob]) -> None:
+        self._memories = [np.zeros(0, np.float32)] * self.states
+
     def first_states(self, bottoms: Sequence[Array]) -> list[Array]:
         """The states before the first step, (N, num_output) each."""
         given = bottoms[2 + self.has_static :]
-        zeros = np.zeros((bottoms[0].shape[1], self.num_output), np.float32)
-        return [state[0] for state in given] or [zeros] * self.states
+        shape = (bottoms[0].shape[1], self.num_output)
+        if given or self._memories is None:
+            return [state[0] for state in given] or [np.zeros(shape, np.float32)] * self.states
+        # Caffe's blobs keep their memory when they shrink, and get one of zeros when they outgrow it.
+        size = count(shape)
+        self._memories = [m if m.size >= size else np.zeros(size, np.float32) for m in self._memories]
+        return [m[:size].reshape(shape).copy() for m in self._memories]
+
+    def keep_states(self, states: Sequence[Array]) -> None:
+        """Remember the states after the last step, (N, num_output) each, for the next pass."""
+        for memory, state in zip(self._memories or (), states, strict=False):
+            memory[: state.size] = state.reshape(-1)
 
     def multiply_adds(self, call: Call) -> int:
         steps = count(call.bottom_shapes[0][:2])

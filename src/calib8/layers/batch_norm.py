@@ -1,11 +1,13 @@
 """BatchNorm: y = (x - mean) / sqrt(variance + eps), per channel, with the statistics of training.
 
 Shapes: bottom (N, C, ...); blobs mean (C), variance (C), scale factor (1), by which both are divided (0 means 0);
-top as bottom. `eps` 1e-5. `use_global_stats: false` would normalise by the batch itself, which is for training: in TEST
-the stored statistics are Caffe's default.
+top as bottom. `eps` 1e-5. `use_global_stats: false`, the default in TRAIN, normalises by the batch itself: mean and
+variance of each channel over all images and places. In a Net that was opened in TRAIN (`caffe.Net`) a pass also moves
+the blobs: mean = m + f * mean, variance = v * n/(n - 1) + f * variance, factor = 1 + f * factor, with m and v of the
+batch, n numbers in a channel, f `moving_average_fraction` 0.999. In TEST it is refused.
 NVIDIA's `scale_bias: true`, which a `scale_filler` or a `bias_filler` implies, adds gamma (C) and beta (C) to the
 blobs, y = gamma * ... + beta; then eps is at least 1e-5, and neither the scale factor nor `use_global_stats` counts in
-TEST. Synopsys's `add_eps_before_sqrt: false` is sqrt(variance) + eps.
+TEST; in TRAIN its blobs stay as they are. Synopsys's `add_eps_before_sqrt: false` is sqrt(variance) + eps.
 Source: BVLC/caffe, src/caffe/layers/batch_norm_layer.cpp, LayerSetUp, Forward_cpu; NVIDIA/caffe and
 foss-for-synopsys-dwc-arc-processors/synopsys-caffe, the same file.
 """
@@ -19,18 +21,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.arithmetic import batch_norm_affine, dead_channels
-from calib8.graph import Shape
-from calib8.layer_kit.base import Call, Op, QuantizeCall, Weights, register
+from calib8.graph import Phase, Shape
+from calib8.layer_kit.base import Call, LiveBlob, Op, QuantizeCall, RandomNumbers, Weights, register
+from calib8.layer_kit.batch_statistics import normalized, statistics_of_batch, unbiased
 from calib8.layer_kit.codes import affine_codes
 from calib8.layer_kit.fields import Fields, Group, RefusedError
 from calib8.layer_kit.form import IntegerForm, Integers, expect
 from calib8.layer_kit.onnx_builder import OnnxBuilder
 from calib8.layer_kit.real_scales import RealScales, weighted
 from calib8.layer_kit.table_row import TableRow, multipliers, right_shift
-from calib8.layer_kit.weighted_sum import channels, quantize_weighted_sum
+from calib8.layer_kit.weighted_sum import WeightedSum, channels, quantize_weighted_sum
 from calib8.layers.scale import Scale
 
 _NVIDIA_EPS = 1e-5
+_UNFILLED = ("", 0.0)
 
 ZERO_DEAD_CHANNELS = True
 """Whether channels with next to no variance in training (`arithmetic.dead_channels`) get scale 0 and give beta only.
@@ -96,11 +100,18 @@ class BatchNorm(Op):
         group = fields.group("batch_norm_param")
         self.scale_bias: bool = _has_gamma_and_beta(group)
         self.eps: float = max(group.eps, _NVIDIA_EPS) if self.scale_bias else group.eps
+        self.fillers = (_UNFILLED,) * 3 + (("scale_filler", 1.0), ("bias_filler", 0.0)) * self.scale_bias
         self.eps_before_sqrt: bool = group.add_eps_before_sqrt
         # Of training; buffers; and blobs that a fused layer of Intel's would have, when it has any.
         group.ignore("update_global_stats", "icnet", "bias_term")
-        if group.has("use_global_stats") and not group.use_global_stats and not self.scale_bias:
+        self.fraction: float = group.moving_average_fraction
+        is_test = fields.phase == Phase.TEST
+        self.trains = not (group.use_global_stats if group.has("use_global_stats") else is_test)
+        if is_test and self.trains and not self.scale_bias:
             raise RefusedError("batch_norm_param.use_global_stats is false: statistics of the batch are for training")
+        self.trains = self.trains and not is_test  # NVIDIA's has no statistics of the batch in TEST
+        self.kind = "host" if self.trains else "onnx"
+        self._live: Sequence[LiveBlob] = ()
         if group.relu:
             raise RefusedError("batch_norm_param.relu is set; write the ReLU as a layer of its own")
         if group.has("use_weight_bias") and group.use_weight_bias:
@@ -134,8 +145,24 @@ class BatchNorm(Op):
             return blobs[3].reshape(-1).astype(np.float64), blobs[4].reshape(-1).astype(np.float64)
         return np.ones(blobs[0].size), np.zeros(blobs[0].size)
 
+    def join_net(self, numbers: RandomNumbers, blobs: Sequence[LiveBlob]) -> None:
+        self._live = blobs
+
+    def run(self, bottoms: Sequence[NDArray[np.float32]], call: Call) -> list[NDArray[np.float32]]:
+        """In TRAIN: normalise by the batch, and move the stored statistics towards it."""
+        blobs = [blob.data for blob in self._live]
+        mean, variance = statistics_of_batch(bottoms[0])
+        gamma, beta = self.gamma_and_beta(blobs)
+        if not self.scale_bias:
+            blobs[0][...] = mean + self.fraction * blobs[0]
+            blobs[1][...] = unbiased(variance, bottoms[0].shape) + self.fraction * blobs[1]
+            blobs[2][...] = 1 + self.fraction * blobs[2]
+        divisor = np.sqrt(variance + self.eps) if self.eps_before_sqrt else np.sqrt(variance) + self.eps
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return [normalized(bottoms[0], mean, gamma / divisor, beta)]
+
     def fp32_reason(self, q: QuantizeCall) -> str | None:
-        return None
+        return "statistics of the batch have no integer rule" if self.trains else None
 
     def takes_over(self, follower: Op, bottoms: Sequence[Shape]) -> bool:
         return isinstance(follower, Scale) and len(bottoms[0]) > 1 and follower.is_per_channel(bottoms)
@@ -152,28 +179,21 @@ class BatchNorm(Op):
         return own, follower.skipped(blobs, own.rshift)
 
     def _quantize(self, q: QuantizeCall, gamma: NDArray[np.float64], beta: NDArray[np.float64]) -> AffineChannels:
-        mean, variance = self.statistics(q.call.blobs)
-        scale, shift = batch_norm_affine(mean, variance, self.eps, gamma, beta)
-        dead = dead_channels(variance) if ZERO_DEAD_CHANNELS else np.zeros(variance.shape, dtype=np.bool_)
-        scale, shift = np.where(dead, 0.0, scale), np.where(dead, beta, shift)
-        step = quantize_weighted_sum(scale, shift, q.bottom_thresholds[0], q.top_thresholds[0], q.refinement)
+        step = quantize_normalisation(q, *self.statistics(q.call.blobs), self.eps, gamma, beta)
         if step.bias is None:
             raise AssertionError("a BatchNorm has an offset")
         warnings = step.warnings + tuple(self.weight_notes(q.call.blobs))
-        if dead.any():
-            which = channels([int(c) for c in np.flatnonzero(dead)])
-            warnings += (f"the variance of {which} is below 1/256 of the mean one; taken as dead (scale 0)",)
         return AffineChannels(step.weights, step.bias, step.rshift, self.scale_bias, warnings)
 
     def lower_int8(self, g: OnnxBuilder, call: Call, form: IntegerForm) -> list[str]:
         own, bottom = expect(form, AffineChannels), call.bottom_shapes[0]
-        along = _along_channels(len(bottom))
+        along = along_channels(len(bottom))
         return [
             affine_codes(g, call.bottoms[0], own.scale.reshape(along), own.shift.reshape(along), own.rshift, bottom)
         ]
 
     def lower_dequantized(self, g: OnnxBuilder, call: Call, form: IntegerForm, scales: RealScales) -> list[str]:
-        own, along = expect(form, AffineChannels), _along_channels(len(call.bottom_shapes[0]))
+        own, along = expect(form, AffineChannels), along_channels(len(call.bottom_shapes[0]))
         scale, shift = (g.weight(v.reshape(along)) for v in (own.scale, own.shift))
         return [g.node("Add", g.node("Mul", call.bottoms[0], scale), shift)]
 
@@ -183,6 +203,26 @@ class BatchNorm(Op):
         with np.errstate(divide="ignore", invalid="ignore"):
             scale = gamma / np.sqrt(variance + self.eps)
         return [lower_affine(g, call.bottoms[0], -mean, scale, beta, len(call.bottom_shapes[0]))]
+
+
+def quantize_normalisation(
+    q: QuantizeCall,
+    mean: NDArray[np.float64],
+    variance: NDArray[np.float64],
+    eps: float,
+    gamma: NDArray[np.float64],
+    beta: NDArray[np.float64],
+) -> WeightedSum:
+    """Quantise gamma * (x - mean) / sqrt(variance + eps) + beta, (C) each, as one factor and one offset a channel."""
+    scale, shift = batch_norm_affine(mean, variance, eps, gamma, beta)
+    dead = dead_channels(variance) if ZERO_DEAD_CHANNELS else np.zeros(variance.shape, dtype=np.bool_)
+    scale, shift = np.where(dead, 0.0, scale), np.where(dead, beta, shift)
+    step = quantize_weighted_sum(scale, shift, q.bottom_thresholds[0], q.top_thresholds[0], q.refinement)
+    if not dead.any():
+        return step
+    which = channels([int(c) for c in np.flatnonzero(dead)])
+    said = f"the variance of {which} is below 1/256 of the mean one; taken as dead (scale 0)"
+    return replace(step, warnings=(*step.warnings, said))
 
 
 def _has_gamma_and_beta(group: Group) -> bool:
@@ -203,14 +243,15 @@ def lower_affine(
 
     The mean goes first, as in Caffe: with a large scale its product with the scale would cancel badly.
     """
-    spread = _along_channels(rank)
+    spread = along_channels(rank)
     for op_type, term in (("Add", before), ("Mul", scale), ("Add", after)):
         if op_type == "Mul" or np.any(term):
             x = g.node(op_type, x, g.constant(term.reshape(spread).astype(np.float32)))
     return x
 
 
-def _along_channels(rank: int) -> Shape:
+def along_channels(rank: int) -> Shape:
+    """The shape in which numbers of channels stand along axis 1 of `rank` dimensions."""
     return (-1,) + (1,) * max(rank - 2, 0)
 
 

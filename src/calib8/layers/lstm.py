@@ -27,6 +27,7 @@ class LSTM(Recurrent):
     types = ("LSTM",)
     states = 2
     gates = 4
+    own_fillers = (("weight_filler", 0.0),)
 
     def __init__(self, fields: Fields) -> None:
         super().__init__(fields)
@@ -39,6 +40,7 @@ class LSTM(Recurrent):
         inputs, (weights,) = self.gate_inputs(bottoms, call.blobs)
         h, c = self.first_states(bottoms)
         outputs, h, c = unroll_lstm(inputs, weights, bottoms[1], h, c, self.forget_bias)
+        self.keep_states([h, c])
         return [outputs, h[None], c[None]] if self.exposed else [outputs]
 
 

@@ -27,6 +27,7 @@ class LstmFromZero(Op):
 
     types = ("Lstm",)
     kind = "host"
+    fillers = (("weight_filler", 0.0), ("weight_filler", 0.0), ("bias_filler", 0.0))
 
     def __init__(self, fields: Fields) -> None:
         group = fields.group("lstm_param")

@@ -25,6 +25,7 @@ class RNN(Recurrent):
     types = ("RNN",)
     states = 1
     gates = 1
+    own_fillers = (("weight_filler", 0.0), ("weight_filler", 0.0), ("bias_filler", 0.0))
 
     def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         square = (self.num_output, self.num_output)
@@ -36,6 +37,7 @@ class RNN(Recurrent):
         hidden = np.empty_like(inputs)
         for t, go_on in enumerate(bottoms[1][:, :, None]):
             hidden[t] = h = np.tanh(inputs[t] + (go_on * h) @ weights.T)
+        self.keep_states([h])
         output = np.tanh(hidden @ weights_out.T + bias_out)
         return [output, h[None]] if self.exposed else [output]
 

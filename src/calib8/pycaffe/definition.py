@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from calib8.pycaffe.darknet import pad_as_darknet
 from calib8.pycaffe.feeds import DummyFeed, Feed, make_feed
 from calib8.pycaffe.state import is_yolo
 
+_RANDOM_IN_TRAIN = ("crop_size", "mirror")  # of transform_param
 _log = logging.getLogger(__name__)
 
 
@@ -86,10 +87,23 @@ def read_definition(
         stages=stages,
         measures=[kind for kind in registry() if only_measures(kind)],
     )
+    if phase == Phase.TRAIN:
+        _warn_of_random_samples(path, present.values())
     for note in model.notes:
         _log.info("%s: %s", path, note)
     by_name = {present[i].name: feed for i, feed in feeds.items()}
     return Definition(model, by_name, {p.name: p for p in present.values()})
+
+
+def _warn_of_random_samples(path: str | os.PathLike[str], params: Iterable[Any]) -> None:
+    """Say which data layers would cut and flip at random in TRAIN, and do not here."""
+    for param in params:
+        named = [name for name in _RANDOM_IN_TRAIN if getattr(param.transform_param, name)]
+        if named and not param.bottom:
+            _log.warning(
+                "%s: layer %r (%s): in TRAIN Caffe draws %s at random; here samples are those of TEST",
+                path, param.name, param.type, ", ".join(named),
+            )  # fmt: skip
 
 
 def layer_type_list() -> list[str]:

@@ -29,6 +29,7 @@ from calib8.pycaffe.feeds import MemoryFeed
 from calib8.pycaffe.int8 import how_to_quantize, looks_real, read_int8_mode
 from calib8.pycaffe.numbered import LayerCall, NumberedParts
 from calib8.pycaffe.passes import ForwardPasses, settled_weights
+from calib8.pycaffe.state import random_numbers
 from calib8.pycaffe.training import TrainingMethods
 from calib8.pycaffe.weights import (
     copy_weights,
@@ -66,6 +67,9 @@ class Net(NumberedParts, TrainingMethods):
         prob = net.forward()["prob"]
 
     The Split layers that Caffe inserts do not exist; the `input` fields of an old prototxt are one layer, "input".
+    In caffe.TRAIN a pass computes what Caffe's forward pass computes there: BatchNorm takes the statistics of the
+    batch, and moves its own; Dropout drops. Samples of data layers are those of TEST, of which a warning tells.
+    Recurrent layers go on in each pass with the states that the one before left.
     Accuracy and SoftmaxWithLoss are computed; other layers that only measure are left out, and the log says which.
     Layers that a caffemodel lacks are named in a warning.
 
@@ -111,6 +115,8 @@ class Net(NumberedParts, TrainingMethods):
             copy_weights(self.params, stored, weights)
             warn_of_missing(self.params, stored, weights)
         model = self._definition.model
+        for layer, op in zip(model.net.layers, model.ops, strict=True):
+            op.join_net(random_numbers, self.params.get(layer.name, ()))
         self.blobs = OrderedDict((name, NetBlob(model.shapes[v[-1]])) for name, v in model.net.values_of_blob.items())
         for feed in self._definition.feeds.values():
             for top, values in feed.first().items():
@@ -151,6 +157,11 @@ class Net(NumberedParts, TrainingMethods):
             ModelError: files that cannot be read.
         """
         model = self._definition.model
+        if any(op.trains for op in model.ops):
+            raise OptionError(
+                f"{model.net.source}: the net was opened in TRAIN, and layers with statistics of the batch or random "
+                "zeros have no integers; open it with caffe.TEST"
+            )
         weights = settled_weights(self.params)
         mode = read_int8_mode(
             model, weights, proto_path, cali_model, cali_proto, int8_layer, accumulator_bits=accumulator_bits

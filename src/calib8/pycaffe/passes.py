@@ -54,7 +54,9 @@ class ForwardPasses:
         feeds: Mapping[str, Feed],
         lower: Lowering = lower_float,
     ) -> None:
-        self._model, self._blobs, self._params = model, blobs, params
+        self._model, self._blobs = model, blobs
+        # A layer that trains reads its weights itself: they change in every pass, and no session holds them.
+        self._params = {name: vec for name, vec in params.items() if not model.op_of[name].trains}
         self._feeds = [(i, feeds[x.name]) for i, x in enumerate(model.net.layers) if x.name in feeds]
         self._executors = _Executors(lower)
         # Kept from pass to pass, by first and last layer: where a stretch is cut off, and the stretch laid out for the

@@ -82,13 +82,22 @@ def python_layer(definition: Definition, layer: Layer, op: Op) -> PythonLayer | 
 
 
 def _filled(layer: Layer, op: Op, shapes: Sequence[tuple[int, ...]], to_come: bool) -> list[Blob]:
-    fillers = {} if to_come else dict(enumerate(_fillers(layer.param)))
+    fillers = (
+        {} if to_come else dict(enumerate(_named_fillers(layer.param, op) if op.fillers else _fillers(layer.param)))
+    )
     default = caffe_pb2.FillerParameter(value=op.unfilled)
     blobs: list[Blob] = []
     for index, shape in enumerate(shapes):
         filler = fillers.get(index) or (default if index == 0 and not to_come else None)
         blobs.append(Parameter(np.zeros(shape, np.float32) if filler is None else fill(filler, tuple(shape))))
     return blobs
+
+
+def _named_fillers(param: Any, op: Op) -> list[Any]:
+    """Find the fillers of a layer that names a field for each of its blobs."""
+    messages = [message for descriptor, message in param.ListFields() if descriptor.name.endswith("_param")]
+    set_fields = {f.name: value for message in messages for f, value in message.ListFields() if _is_filler(f)}
+    return [set_fields.get(name) or caffe_pb2.FillerParameter(value=unfilled) for name, unfilled in op.fillers]
 
 
 def _fillers(param: caffe_pb2.LayerParameter) -> list[caffe_pb2.FillerParameter | None]:
