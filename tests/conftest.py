@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from calib8 import engine
 from calib8.engine import EngineOptions
@@ -18,7 +18,8 @@ from calib8.lowering.readings import Codes, Reading
 from calib8.proto.text import parse_prototxt
 from calib8.quantize import QuantPlan
 
-settings.register_profile("calib8", deadline=None)  # a slow machine is no failure
+# A slow machine is no failure.
+settings.register_profile("calib8", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("calib8")
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
