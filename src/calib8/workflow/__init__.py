@@ -9,6 +9,7 @@ Nothing here reads a command line or prints. Options are frozen dataclasses, res
 - `calibrating`: thresholds from samples, integers from thresholds
 - `judging`: what counts as a good result, and the samples that it is judged on (`samples`)
 - `sensitivities`, `tuning`: which layer costs the accuracy, and how to get it back
+- `evaluating`: what INT8 is worth against FP32
 - `reports`: the files of judging and tuning
 - `progress`: what a callback is told
 
@@ -28,6 +29,7 @@ from calib8.workflow.calibrating import (
     read_thresholds,
 )
 from calib8.workflow.checking import check
+from calib8.workflow.evaluating import EvaluateOptions, Evaluation, evaluate
 from calib8.workflow.images import Images
 from calib8.workflow.judging import JudgeOptions, Metric
 from calib8.workflow.network import Network, data_layer, open_network
@@ -56,6 +58,8 @@ __all__ = [
     "CalibrateOptions",
     "CalibrationResult",
     "DropOptions",
+    "EvaluateOptions",
+    "Evaluation",
     "Images",
     "JudgeOptions",
     "LayerDamage",
@@ -75,6 +79,7 @@ __all__ = [
     "choose_thresholds",
     "data_layer",
     "draw_sensitivity",
+    "evaluate",
     "measure_histograms",
     "open_network",
     "read_calibration",

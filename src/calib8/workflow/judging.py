@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from calib8.analyze.experiment import DEFAULT_BUDGET, ExperimentOptions
 from calib8.analyze.judges import Judge, QualityDrop, SquaredDifference, top1
@@ -16,7 +15,7 @@ from calib8.errors import OptionError, QuantizationError
 from calib8.lowering import Model
 from calib8.quantize import QuantPlan
 from calib8.workflow.network import Network
-from calib8.workflow.samples import Samples, read_labels, read_samples
+from calib8.workflow.samples import Array, Samples, read_labels, read_samples
 
 _MEGABYTE = 1 << 20
 _READ_NO_LABELS = ("difference", "yolo")
@@ -121,29 +120,49 @@ def samples_to_judge(network: Network, plan: QuantPlan, count: int) -> Samples:
         QuantizationError: nothing of it does.
         DataError: there are fewer samples, or they do not fit the network.
     """
+    check_int8(network, plan)
+    return read_samples(network.of_one_sample, network.samples, count)
+
+
+def check_int8(network: Network, plan: QuantPlan) -> None:
+    """Refuse a network of which nothing runs in INT8.
+
+    Raises:
+        QuantizationError: nothing does.
+    """
     if all(own is None for own in plan.forms.values()):
         raise QuantizationError(
             f"{network.model.net.source}: no layer of this network runs in INT8, so there is nothing to judge or to "
             "tune"
         )
-    return read_samples(network.of_one_sample, network.samples, count)
 
 
 def judge_of(metric: Metric, model: Model, samples: Samples, values: Sequence[str]) -> Judge:
-    """Make the judge of a metric.
-
-    Args:
-        values: that stand for the network's outputs, for the built-in metrics.
+    """Make the judge of a metric over samples that are in memory; see `make_judge`.
 
     Raises:
         OptionError: no such metric.
         DataError: labels that cannot be used.
     """
+    images = sum(len(next(iter(one.values()))) for one in samples.inputs)
+    given = given_labels(metric, samples.names, images)
+    return make_judge(metric, model, values, by_run(samples.labels if given is None else given, len(samples.inputs)))
+
+
+def make_judge(metric: Metric, model: Model, values: Sequence[str], labels: Array | None) -> Judge:
+    """Make the judge of a metric.
+
+    Args:
+        values: that stand for the network's outputs, for the built-in metrics.
+        labels: by run, along axis 0; None for none.
+
+    Raises:
+        OptionError: no such metric.
+    """
     if metric.is_difference:
         return SquaredDifference(values)
     if metric.reads_anchors:
         return yolo_difference(model, values, metric.anchors)
-    labels = _labels(metric, samples)
     if metric.function is None and metric.name == "top1":
         return QualityDrop("top1", top1, values, labels)
     if metric.function is None:
@@ -153,8 +172,15 @@ def judge_of(metric: Metric, model: Model, samples: Samples, values: Sequence[st
     return QualityDrop(name, quality, model.net.outputs, labels, code)
 
 
-def _labels(metric: Metric, samples: Samples) -> Any:
-    """By run, along axis 0; None for none."""
-    images = sum(len(next(iter(one.values()))) for one in samples.inputs)
-    labels = samples.labels if metric.labels is None else read_labels(Path(metric.labels), samples, images)
-    return labels if labels is None or len(samples.inputs) == images else labels.reshape(len(samples.inputs), -1)
+def given_labels(metric: Metric, names: Sequence[str], images: int) -> Array | None:
+    """Read the labels that the metric names, one for each image; None where it names none.
+
+    Raises:
+        DataError: labels that cannot be used.
+    """
+    return None if metric.labels is None else read_labels(Path(metric.labels), names, images)
+
+
+def by_run(labels: Array | None, runs: int) -> Array | None:
+    """Put the labels of images that go through the network together side by side."""
+    return labels if labels is None or len(labels) == runs else labels.reshape(runs, -1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,10 +40,36 @@ def read_samples(model: Model, source: SampleSource, count: int) -> Samples:
     Raises:
         DataError: there are fewer, they lack an input, have another shape, or do not fill the last run.
     """
+    (found,) = sample_chunks(model, source, count, count)
+    return found
+
+
+def sample_chunks(model: Model, source: SampleSource, count: int, images: int) -> Iterator[Samples]:
+    """Read the first images of a source, about so many at a time, so that memory does not grow with their number.
+
+    Raises:
+        DataError: as `read_samples`.
+    """
     if source.size is not None and count > source.size:
         raise DataError(f"`samples` asks for {count} images, and the data have {source.size}")
+    names, batches, done = names_of(source), [], 0
+    for batch in takes(source, count):
+        batches.append(batch)
+        waiting = sum(len(next(iter(b.values()))) for b in batches)
+        if waiting >= images or done + waiting == count:
+            found = _joined(batches, model.net.source)
+            yield Samples(_runs(model, found, waiting), _own_labels(found, waiting), names[done : done + waiting])
+            batches, done = [], done + waiting
+
+
+def names_of(source: SampleSource) -> tuple[str, ...]:
+    """Name the files of a source's images; () where they come from no files."""
+    return source.names if isinstance(source, ImagesSource) else ()
+
+
+def _runs(model: Model, found: Mapping[str, Array], count: int) -> list[dict[str, Array]]:
+    """The inputs of each run, of arrays that hold so many images."""
     values = {model.net.blob_of[value]: value for value in model.inputs}
-    found = _joined(list(takes(source, count)), model.net.source)
     missing = [blob for blob, value in values.items() if blob not in found and model.net.is_read(value)]
     if missing:
         raise DataError(
@@ -63,8 +89,7 @@ def read_samples(model: Model, source: SampleSource, count: int) -> Samples:
     for value, array in inputs[0].items():
         if array.shape != model.shapes[value]:
             raise DataError(f"input {value!r}: samples have the shape {array.shape}, expected {model.shapes[value]}")
-    names = source.names[:count] if isinstance(source, ImagesSource) else ()
-    return Samples(inputs, _own_labels(found, count), names)
+    return inputs
 
 
 def _joined(batches: Sequence[Mapping[str, Array]], network: str) -> dict[str, Array]:
@@ -84,8 +109,12 @@ def _own_labels(found: Mapping[str, Array], count: int) -> Array | None:
     return labels[0].reshape(count) if labels else None
 
 
-def read_labels(path: Path, samples: Samples, count: int) -> Array:
+def read_labels(path: Path, names: Sequence[str], count: int) -> Array:
     """Read the labels of a file: a number in each line, for the images in their order, or `name number` by name.
+
+    Args:
+        names: of the images' files; () where they come from no files.
+        count: how many images there are.
 
     Raises:
         DataError: the file cannot be read, has other lines, or lacks images.
@@ -103,13 +132,13 @@ def read_labels(path: Path, samples: Samples, count: int) -> Array:
             raise DataError(f"{path}: has {len(numbers)} labels for {count} images")
         return np.array(numbers[:count])
     by_name = {Path(words[0]).name: _number(path, number, [*words, ""][1]) for number, words in rows}
-    missing = [name for name in samples.names if name not in by_name]
-    if missing or not samples.names:
+    missing = [name for name in names if name not in by_name]
+    if missing or not names:
         text = f"{path}: labels by name, and {len(missing)} of {count} images have none" if missing else (
             f"{path}: labels by name, and the samples come from no image files; give one number a line"
         )  # fmt: skip
         raise DataError(text, [f"no label for {name!r}" for name in missing[:_MOST_PROBLEMS]])
-    return np.array([by_name[name] for name in samples.names])
+    return np.array([by_name[name] for name in names])
 
 
 def _number(path: Path, line: int, text: str) -> float:
