@@ -32,6 +32,7 @@ cp -r /opt/calib8/examples/digits /workspace/
 cd /workspace
 python3 -c 'import caffe, calib8; print("calib8", calib8.__version__)'
 calib8 --version
+python3 -c 'from importlib.metadata import files; assert any(f.name == "LICENSE" for f in files("calib8"))'
 calib8 --version | grep -q '^counting: compiled$'
 python3 /opt/calib8/calibration_tool/calibration.py digits digits --memory
 for end in int8.caffemodel calibration_table calibration_table.pb2 calibration_table.prototxt; do
