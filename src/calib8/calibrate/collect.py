@@ -19,7 +19,7 @@ from calib8.calibrate.histogram import DEFAULT_BINS, AbsMax, AdaptiveHistogram, 
 from calib8.engine import Crew, EngineOptions, Executor, ExecutorCache
 from calib8.errors import DataError
 from calib8.graph import Shape
-from calib8.lowering import Model, lower_float, value_of
+from calib8.lowering import Model, Reading, lower_float
 
 Array = NDArray[Any]
 Batches = Callable[[], Iterator[Mapping[str, Array]]]
@@ -127,11 +127,11 @@ class _Passes:
 
     def over(self, counters: Mapping[str, Counter]) -> None:
         """One pass over the data; every counter takes in its value of each image."""
-        guarded = {value: Guarded(counter) for value, counter in counters.items()}
+        guarded: dict[Reading, Guarded] = {value: Guarded(counter) for value, counter in counters.items()}
 
         def count(lane: int, run: _Run) -> int:
             executor = self._executors.get(run.network.shapes, lambda: self._opened(run.network.model), lane)
-            executor.run(run.inputs, lambda reading, array: guarded[value_of(reading)].add(array))
+            executor.run(run.inputs, lambda reading, array: guarded[reading].add(array))
             return run.network.images
 
         images = 0
@@ -162,9 +162,10 @@ class _Passes:
         if any(model.shapes[model.value_of_input[blob]] != shape for blob, shape in shapes.items()):
             model = model.reshaped(shapes)
         single = model.batch_of_one()
+        own = tuple((single or model).shapes[value] for value in model.inputs)
         if single is None:
-            return _Network(model, 1 if not shapes else next(iter(shapes.values()))[0], split=False)
-        return _Network(single, 1, split=True)
+            return _Network(model, own, 1 if not shapes else next(iter(shapes.values()))[0], split=False)
+        return _Network(single, own, 1, split=True)
 
     def _opened(self, model: Model) -> Executor:
         limit = _RELEASE_BYTES if self._options.engine.release_blobs else None
@@ -177,18 +178,15 @@ class _Network:
     """A network for batches of some shape.
 
     Attributes:
+        shapes: of its inputs; batches of any size share the executors for one image.
         images: how many go through it at once.
         split: whether batches are split for it, into images.
     """
 
     model: Model
+    shapes: tuple[Shape, ...]
     images: int
     split: bool
-
-    @property
-    def shapes(self) -> tuple[Shape, ...]:
-        """Of its inputs; batches of any size share the executors for one image."""
-        return tuple(self.model.shapes[value] for value in self.model.inputs)
 
     def parts(self, inputs: Mapping[str, Array]) -> Iterator[Mapping[str, Array]]:
         """A batch as it goes through the network."""

@@ -69,21 +69,15 @@ def names_of(source: SampleSource) -> tuple[str, ...]:
 
 def _runs(model: Model, found: Mapping[str, Array], count: int) -> list[dict[str, Array]]:
     """The inputs of each run, of arrays that hold so many images."""
-    values = {model.net.blob_of[value]: value for value in model.inputs}
-    missing = [blob for blob, value in values.items() if blob not in found and model.net.is_read(value)]
-    if missing:
-        raise DataError(
-            f"{model.net.source}: the data give {', '.join(map(repr, found))}; the network also needs {missing[0]!r}; "
-            "let the data layer give it, or, with `images`, say `values=..`"
-        )
-    per_run = max((model.shapes[value][0] for blob, value in values.items() if blob in found), default=1)
+    given = [value for blob, value in model.value_of_input.items() if blob in found]
+    per_run = max((model.shapes[value][0] for value in given), default=1)
     if count % per_run:
         raise DataError(
             f"{model.net.source}: images go through this network {per_run} together, and {count} are asked for; "
             f"ask for a multiple of {per_run}"
         )
     inputs = [
-        {value: found[blob][at : at + per_run] for blob, value in values.items() if blob in found}
+        model.inputs_of({blob: array[at : at + per_run] for blob, array in found.items()})
         for at in range(0, count, per_run)
     ]
     for value, array in inputs[0].items():
