@@ -1,6 +1,6 @@
 """Calibration and test samples: LMDB, image lists, HDF5, the user's Python layers, all behind `SampleSource`."""
 
-from calib8.data.faces import Batch, SampleSource, takes
+from calib8.data.faces import Batch, Linear, SampleSource, takes
 from calib8.data.image_params import read_image_params
 from calib8.data.images import ImagesSource
 from calib8.data.preprocess import Preprocess
@@ -10,6 +10,7 @@ __all__ = [
     "DATA_TYPES",
     "Batch",
     "ImagesSource",
+    "Linear",
     "Preprocess",
     "SampleSource",
     "open_source",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +14,20 @@ from calib8.graph import Shape
 
 Batch = dict[str, NDArray[np.float32]]
 """One array per top blob, under the blob's name in the prototxt; axis 0 counts images."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """What a source does to pixels: `sample[c] = (pixel[c] - mean[c]) * scale[c]`.
+
+    Attributes:
+        mean, scale: one number for each channel of a sample; of a mean for each pixel, the channel's average.
+        order: of the channels: "bgr", "rgb" or "gray"; "given" where only the user knows.
+    """
+
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+    order: str
 
 
 class SampleSource(Protocol):

@@ -14,7 +14,7 @@ import cv2
 
 from calib8.data.batching import NamedSample, batches_of, first_shapes
 from calib8.data.datum import Sample, chw
-from calib8.data.faces import Batch, SampleSource
+from calib8.data.faces import Batch, Linear, SampleSource
 from calib8.data.files import find_path
 from calib8.data.image_list import ListedImage, label_notes, read_image_list
 from calib8.data.transform import read_transform
@@ -38,10 +38,16 @@ class ImageDataSource(SampleSource):
         self._transform = read_transform(param.transform_param, model_folder, param.name)
         path = find_path(data.source, [model_folder])
         self._images = read_image_list(path, f"layer {param.name!r}", [model_folder], data.root_folder)
+        self.names = tuple(listed.path.name for listed in self._images)
         self.size = len(self._images)
         self.batch_size = data.batch_size
         self.notes = (*self._transform.notes, *_notes(data, param.name), *label_notes(self._images, str(path)))
         self.shapes = first_shapes(param, data.batch_size, self._samples(), self._transform)
+
+    @property
+    def linear(self) -> Linear:
+        """What happens to pixels, channel by channel."""
+        return self._transform.linear(next(iter(self.shapes.values()))[1])
 
     def batches(self) -> Iterator[Batch]:
         """Yield batches, see SampleSource."""

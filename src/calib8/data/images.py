@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.data.faces import Batch, SampleSource
+from calib8.data.faces import Batch, Linear, SampleSource
 from calib8.data.image_list import ListedImage, find_images, label_notes
 from calib8.data.preprocess import IMAGE_CHANNELS, Preparer, Preprocess
 from calib8.errors import DataError
@@ -23,6 +23,7 @@ class ImagesSource(SampleSource):
 
     Attributes:
         names: of the image files, without their folders.
+        preprocess: how they become samples.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class ImagesSource(SampleSource):
             raise DataError(f"input {top!r} has the shape {shape}; images need (N, C, H, W)")
         fitting, notes = _for_axes(shape, preprocess, f"input {top!r}")
         self._preparer = _preparer(top, shape, fitting)
+        self._listing, self.preprocess = listing, preprocess
         self._images = find_images(listing, "images")
         self.names = tuple(listed.path.name for listed in self._images)
         self._top = top
@@ -58,6 +60,19 @@ class ImagesSource(SampleSource):
         self.size = len(self._images)
         self.batch_size = shape[0]
         self.notes = notes + label_notes(self._images, str(listing))
+
+    def prepared_by(self, preprocess: Preprocess) -> ImagesSource:
+        """The same images, prepared in another way.
+
+        Raises:
+            DataError: it does not fit the input.
+        """
+        return ImagesSource(self._listing, self._top, self.shapes[self._top], preprocess, self._constants)
+
+    @property
+    def linear(self) -> Linear:
+        """What happens to pixels, channel by channel."""
+        return self._preparer.linear
 
     def batches(self) -> Iterator[Batch]:
         """Yield batches, see SampleSource."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from calib8.data.batching import NamedSample, batches_of, first_shapes
 from calib8.data.datum import read_datum
-from calib8.data.faces import Batch, SampleSource
+from calib8.data.faces import Batch, Linear, SampleSource
 from calib8.data.files import find_path
 from calib8.data.lmdb_env import LmdbRecords
 from calib8.data.transform import Transform, read_transform
@@ -40,6 +40,11 @@ class LmdbSource(SampleSource):
         self.notes = (*self._transform.notes, *_notes(data, param.name))
         shapes = first_shapes(param, data.batch_size, self._samples(), self._transform)
         self.shapes = dict(list(shapes.items())[:1]) if self._annotated else shapes
+
+    @property
+    def linear(self) -> Linear:
+        """What happens to pixels, channel by channel."""
+        return self._transform.linear(next(iter(self.shapes.values()))[1])
 
     def batches(self) -> Iterator[Batch]:
         """Yield batches, see SampleSource."""

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from calib8.data.faces import Linear
 from calib8.data.mean import read_mean
 from calib8.errors import DataError, OptionError
 from calib8.graph import Shape
@@ -89,13 +90,22 @@ class Preparer:
                 f"the input has {channels} channels; images give 3 in the color_format bgr or rgb, and 1 in gray"
             )
         self._preprocess = preprocess
-        self._size = size
+        self._size, self._channels = size, channels
         self._swap = color == "rgb"
         self.flags = cv2.IMREAD_GRAYSCALE if color == "gray" else cv2.IMREAD_COLOR
         self._mean = _mean(preprocess.mean, (channels, *size))
         self._scale = _per_channel(preprocess.scale, channels, "scale")
         axes = (*size, channels)
         self.shape: Shape = tuple(axes[axis] for axis in preprocess.transpose)
+
+    @property
+    def linear(self) -> Linear:
+        """What happens to pixels, channel by channel."""
+        channels = self._channels
+        mean = np.broadcast_to(self._mean.mean(axis=(0, 1)), channels)
+        scale = np.broadcast_to(self._scale.reshape(-1), channels)
+        order = "gray" if channels == 1 else "rgb" if self._swap else "bgr"
+        return Linear(tuple(map(float, mean)), tuple(map(float, scale)), order)
 
     def apply(self, image: NDArray[Any], top: NDArray[np.float32]) -> None:
         """Fill `top` (of the Preparer's shape) from an image (H, W[, 3]) decoded with `flags`."""

@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from calib8.data.faces import Linear
 from calib8.data.files import find_path
 from calib8.data.mean import read_mean
 from calib8.errors import DataError
@@ -82,6 +83,11 @@ class Transform:
             raise DataError(f"is {height} x {width} pixels, smaller than the crop of {crop_h} x {crop_w}")
         self._check_mean(channels, height, width)
         return channels, crop_h, crop_w
+
+    def linear(self, channels: int) -> Linear:
+        """What happens to pixels, channel by channel."""
+        mean = np.zeros(channels) if self.mean is None else np.broadcast_to(self.mean.mean(axis=(1, 2)), channels)
+        return Linear(tuple(map(float, mean)), (float(self.scale),) * channels, "gray" if channels == 1 else "bgr")
 
     def apply(self, pixels: NDArray[Any], top: NDArray[np.float32]) -> None:
         """Fill `top` (C, h, w) from `pixels` (C, H, W), uint8 or float32, whose `top_shape` it has."""

@@ -1,0 +1,170 @@
+"""What a network tells of the data that it was trained with, without a label.
+
+`BatchNormEvidence`: a BatchNorm holds the mean and the variance of each channel over the training data. Samples that
+were prepared as in training give the same ones. The misfit of a layer is the mean over its channels of the divergence
+between two normal distributions, that of the samples (m, v) and the stored one (M, V):
+
+    KL = (ln(V/v) + (v + (m - M)^2) / V - 1) / 2    in nats
+
+and the misfit of a network is the geometric mean over its layers, so that no single layer decides.
+
+`BalanceEvidence`: weaker, for networks without BatchNorm. A trained rectifier is on for some inputs and off for
+others; an offset or a factor on the samples pushes many of them to one side. With p the share of inputs above 0, of
+each channel, the balance is the mean of -p log2 p - (1-p) log2 (1-p), in bits. Where a Softmax stands, its inputs must
+have a size that training gives: cross-entropy hardly pushes them beyond a few tens. The misfit is what is missing to
+one bit.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.arithmetic import dead_channels
+from calib8.graph import Layer
+from calib8.layers.batch_norm import BatchNorm
+from calib8.layers.elu import ELU
+from calib8.layers.prelu import PReLU
+from calib8.layers.relu import ReLU
+from calib8.layers.relu6 import ReLU6
+from calib8.layers.softmax import Softmax
+from calib8.lowering import Model, lower_float
+
+Array = NDArray[Any]
+Doubles = NDArray[np.float64]
+_RECTIFIERS = (ReLU, ReLU6, PReLU, ELU)
+_MOST_KL = 50.0  # a layer that does not fit at all; beyond that, more is no more telling
+_LEAST_KL = 1e-4
+_LEAST_VARIANCE = 1e-12
+_LARGEST_LOGIT = 30.0  # exp(-30) is nothing beside 1, in float32 and for a gradient
+
+
+class Evidence(ABC):
+    """Turns each sample into a row of numbers, and rows of samples into a misfit; less is better.
+
+    Attributes:
+        kind: "batchnorm" or "balance".
+        values: what is looked at in a forward pass.
+        text: what it rests on, for people.
+    """
+
+    kind: str
+    values: tuple[str, ...]
+    text: str
+
+    @abstractmethod
+    def row(self, found: Mapping[str, Array]) -> Doubles:
+        """What counts of one forward pass; rows are averaged over samples."""
+
+    @abstractmethod
+    def misfit(self, rows: Doubles) -> float:
+        """From rows (samples, numbers)."""
+
+
+def evidence_of(model: Model) -> Evidence | None:
+    """The best evidence that a network has; None for a network that has none, without BatchNorm and rectifier."""
+    norms = [x for x, op in model.pairs if isinstance(op, BatchNorm) and _is_usable(op, x)]
+    if norms:
+        return BatchNormEvidence(model, norms)
+    rectified = [x for x, op in model.pairs if isinstance(op, _RECTIFIERS) and len(model.shapes[x.bottoms[0]]) > 1]
+    return BalanceEvidence(model, rectified) if rectified else None
+
+
+def _is_usable(op: BatchNorm, layer: Layer) -> bool:
+    """Whether its statistics are those of some data: a converter leaves 0 and 1 for a layer that it folded."""
+    mean, variance = op.statistics(layer.blobs)
+    return bool(np.isfinite(mean).all() and (variance > 0).any() and not ((variance == 1).all() and (mean == 0).all()))
+
+
+class BatchNormEvidence(Evidence):
+    """See the module's text."""
+
+    kind = "batchnorm"
+
+    def __init__(self, model: Model, layers: Sequence[Layer]) -> None:
+        self.values = tuple(dict.fromkeys(x.bottoms[0] for x in layers))
+        self._layers: list[tuple[str, Doubles, Doubles, NDArray[np.bool_]]] = []
+        for layer in layers:
+            op = model.op_of[layer.name]
+            if not isinstance(op, BatchNorm):
+                raise AssertionError(f"{layer.name} is no BatchNorm")
+            mean, variance = op.statistics(layer.blobs)
+            self._layers.append((layer.bottoms[0], mean, variance + op.eps, ~dead_channels(variance)))
+        self.text = f"the statistics of {len(layers)} BatchNorm layer{'s' * (len(layers) > 1)}"
+
+    def row(self, found: Mapping[str, Array]) -> Doubles:
+        """Mean and mean square of every channel."""
+        return np.concatenate([part for value in self.values for part in _moments(found[value])])
+
+    def misfit(self, rows: Doubles) -> float:
+        """Geometric mean over layers."""
+        moments = self._split(rows.mean(axis=0))
+        logs = []
+        for value, mean, variance, alive in self._layers:
+            m, squares = moments[value]
+            v = np.maximum(squares - m * m, _LEAST_VARIANCE)
+            divergence = 0.5 * (np.log(variance / v) + (v + (m - mean) ** 2) / variance - 1)
+            logs.append(np.log(np.clip(divergence[alive], 0, _MOST_KL).mean() + _LEAST_KL))
+        return float(np.exp(np.mean(logs)))
+
+    def _split(self, row: Doubles) -> dict[str, tuple[Doubles, Doubles]]:
+        sizes = {value: mean.size for value, mean, _, _ in self._layers}
+        found, at = {}, 0
+        for value in self.values:
+            size = sizes[value]
+            found[value] = row[at : at + size], row[at + size : at + 2 * size]
+            at += 2 * size
+        return found
+
+
+class BalanceEvidence(Evidence):
+    """See the module's text."""
+
+    kind = "balance"
+
+    def __init__(self, model: Model, layers: Sequence[Layer]) -> None:
+        self._rectified = tuple(dict.fromkeys(x.bottoms[0] for x in layers))
+        self._logits = tuple(dict.fromkeys(x.bottoms[0] for x, op in model.pairs if isinstance(op, Softmax)))
+        self.values = tuple(dict.fromkeys((*self._rectified, *self._logits)))
+        self._channels = [model.shapes[value][1] for value in self._rectified]
+        self.text = (
+            f"how often its {len(layers)} rectifiers are on and off, for want of a BatchNorm: weaker, "
+            "which small mistakes escape"
+        )
+
+    def row(self, found: Mapping[str, Array]) -> Doubles:
+        """Shares above 0 by channel, and the mean square of each Softmax's input."""
+        shares = [(found[v] > 0).mean(axis=_but_channels(found[v])) for v in self._rectified]
+        logits = [np.mean(np.square(found[v], dtype=np.float64)) for v in self._logits]
+        return np.concatenate([*shares, np.array(logits)])
+
+    def misfit(self, rows: Doubles) -> float:
+        """What is missing to one bit, of which logits out of all proportion leave little."""
+        row = rows.mean(axis=0)
+        ends = np.cumsum(self._channels)
+        balance = float(np.mean([_bits(part).mean() for part in np.split(row[: ends[-1]], ends[:-1])]))
+        largest = float(np.sqrt(row[ends[-1] :].max(initial=0.0)))
+        return 1 - balance * min(1.0, _LARGEST_LOGIT / max(largest, 1.0))
+
+
+def steps_for(model: Model, evidence: Evidence) -> Any:
+    """The lowered network up to what the evidence looks at."""
+    return lower_float(model, [value for value in evidence.values if value not in model.inputs])
+
+
+def _moments(values: Array) -> tuple[Doubles, Doubles]:
+    axes = _but_channels(values)
+    return values.mean(axis=axes, dtype=np.float64), np.square(values, dtype=np.float64).mean(axis=axes)
+
+
+def _but_channels(values: Array) -> tuple[int, ...]:
+    return (0, *range(2, values.ndim))
+
+
+def _bits(shares: Doubles) -> Doubles:
+    p = np.clip(shares, 1e-6, 1 - 1e-6)
+    return np.asarray(-(p * np.log2(p) + (1 - p) * np.log2(1 - p)))

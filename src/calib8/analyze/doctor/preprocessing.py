@@ -1,0 +1,216 @@
+"""Is the preprocessing right? The given recipe against the usual ones, by what the network remembers of its training.
+
+All recipes are tried on a few samples, the best of them and the given one on more. What beats the given one must do so
+by some margin, and on nearly all resamplings of the samples (paired bootstrap): another kind of images than those of
+the training shifts statistics, too, though hardly ever towards one of these recipes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.analyze.doctor.evidence import Doubles, Evidence, evidence_of, steps_for
+from calib8.analyze.doctor.finding import Finding, Severity
+from calib8.analyze.doctor.recipes import Recipe, resampled, usual_recipes
+from calib8.engine import EngineOptions, Executor
+from calib8.lowering import Model
+
+Array = NDArray[Any]
+Samples = Sequence[Mapping[str, Array]]
+"""The inputs of one run each, by value."""
+
+_SCREENED = 3  # samples that all recipes are tried on
+_FINALISTS = 8
+_RESAMPLINGS = 200
+_SURE = 0.99
+_GAIN = {"batchnorm": 1.15, "balance": 1.1}
+_LARGE_GAIN = {"batchnorm": 2.0, "balance": 1.25}
+_BAD_MISFIT = 0.5
+"""A network whose BatchNorms fit no recipe better than this has been given other images than it was trained with."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well a recipe fits a network.
+
+    Attributes:
+        recipe: from pixels to samples.
+        what: what it changes besides, like "letterbox"; "" for the way the samples were given.
+        misfit: 0 for a perfect fit; in nats with BatchNorms, in bits without.
+        gain: by which factor it is better than the given recipe; below 1 for a worse one.
+        sure: the share of resamplings in which it is better than the given one, 0 to 1.
+    """
+
+    recipe: Recipe
+    what: str
+    misfit: float
+    gain: float = 1.0
+    sure: float = 0.0
+
+
+@dataclass(frozen=True)
+class PreprocessingCheck:
+    """The given recipe against others.
+
+    Attributes:
+        given: how well it fits; None where the network has no evidence.
+        others: the best others, the best one first.
+        tried: how many others were tried.
+        kind: of the evidence: "batchnorm", "balance" or "" for none.
+        evidence: what it rests on, for people.
+        findings: what to say.
+    """
+
+    given: Fit | None
+    others: tuple[Fit, ...] = ()
+    tried: int = 0
+    kind: str = ""
+    evidence: str = ""
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True)
+class Variation:
+    """Samples of the same images that were prepared in another way, which no recipe expresses: another resize mode."""
+
+    what: str
+    recipe: Recipe
+    samples: Samples
+
+
+def check_preprocessing(
+    model: Model,
+    samples: Samples,
+    blob: str,
+    given: Recipe,
+    variations: Sequence[Variation] = (),
+    advice: Callable[[Fit], str] = lambda fit: fit.recipe.text,
+    threads: int | None = None,
+) -> PreprocessingCheck:
+    """Try the usual recipes in the place of the given one.
+
+    Args:
+        model: runs take one of the samples each.
+        samples: as the given recipe has made them, two or more.
+        blob: the value among the inputs that holds the images, (N, C, H, W).
+        variations: further ways to prepare the same images.
+        advice: the options that give a recipe.
+    """
+    evidence = evidence_of(model)
+    if evidence is None:
+        return PreprocessingCheck(None)
+    trial = _Trial(model, evidence, blob, threads)
+    ways = [_Way("", recipe, _resampler(blob, samples, given, recipe)) for recipe in (given, *usual_recipes(given))]
+    ways += [_Way(v.what, v.recipe, v.samples.__getitem__) for v in variations]
+    few = [(trial.misfit(trial.rows(way, min(_SCREENED, len(samples)))), index) for index, way in enumerate(ways)]
+    best = [index for _, index in sorted(few) if index > 0][:_FINALISTS]
+    mine = trial.rows(ways[0], len(samples))
+    reference = trial.misfit(mine)
+    others = [trial.fit(ways[index], trial.rows(ways[index], len(samples)), mine, reference) for index in best]
+    others.sort(key=lambda fit: fit.misfit)
+    own = Fit(given, "", reference)
+    findings = _findings(own, others, evidence, advice)
+    return PreprocessingCheck(own, tuple(others), len(ways) - 1, evidence.kind, evidence.text, findings)
+
+
+def given_misfit(model: Model, samples: Samples, threads: int | None = None) -> tuple[str, float]:
+    """The misfit of samples as they are, with the kind of evidence: cheap, one pass over few samples."""
+    evidence = evidence_of(model)
+    if evidence is None:
+        return "", 0.0
+    trial = _Trial(model, evidence, "", threads)
+    way = _Way("", Recipe((), (), "given"), samples.__getitem__)
+    return evidence.kind, trial.misfit(trial.rows(way, len(samples)))
+
+
+@dataclass(frozen=True)
+class _Way:
+    what: str
+    recipe: Recipe
+    sample: Callable[[int], Mapping[str, Array]]
+
+
+def _resampler(blob: str, samples: Samples, given: Recipe, other: Recipe) -> Callable[[int], Mapping[str, Array]]:
+    def sample(index: int) -> Mapping[str, Array]:
+        own = samples[index]
+        return own if other is given else {**own, blob: resampled(own[blob], given, other)}
+
+    return sample
+
+
+class _Trial:
+    """One network, run on samples of one way after another."""
+
+    def __init__(self, model: Model, evidence: Evidence, blob: str, threads: int | None) -> None:
+        self._evidence, self._blob = evidence, blob
+        self._executor = Executor(steps_for(model, evidence), evidence.values, EngineOptions(threads=threads))
+
+    def rows(self, way: _Way, count: int) -> Doubles:
+        """(samples, numbers)"""
+        return np.stack([self._row(way.sample(index)) for index in range(count)])
+
+    def misfit(self, rows: Doubles) -> float:
+        """Infinite where values are."""
+        found = self._evidence.misfit(rows) if np.isfinite(rows).all() else np.inf
+        return float(found)
+
+    def fit(self, way: _Way, rows: Doubles, given: Doubles, reference: float) -> Fit:
+        """Against the given way, over the same samples."""
+        misfit = self.misfit(rows)
+        gain = _gain(self._evidence.kind, misfit, reference)
+        random = np.random.default_rng(0)  # the same result every time
+        count = _RESAMPLINGS if gain >= _GAIN[self._evidence.kind] else 0
+        drawn = random.integers(0, len(rows), (count, len(rows)))
+        better = [self.misfit(rows[choice]) < self.misfit(given[choice]) for choice in drawn]
+        return Fit(way.recipe, way.what, misfit, gain, float(np.mean(better)) if better else 0.0)
+
+    def _row(self, inputs: Mapping[str, Array]) -> Doubles:
+        found: dict[Any, Array] = {}
+        self._executor.run(inputs, found.__setitem__)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._evidence.row(found)
+
+
+def _gain(kind: str, misfit: float, reference: float) -> float:
+    """By which factor a misfit is better; without BatchNorms, in balance, which runs from 0 to 1."""
+    if kind == "balance":
+        return (1 - misfit) / max(1 - reference, 1e-9)
+    return reference / max(misfit, 1e-9)
+
+
+def _findings(
+    own: Fit, others: Sequence[Fit], evidence: Evidence, advice: Callable[[Fit], str]
+) -> tuple[Finding, ...]:
+    better = [fit for fit in others if fit.gain >= _GAIN[evidence.kind] and fit.sure >= _SURE]
+    if better:
+        return (_mistake(own, better, evidence, advice),)
+    if evidence.kind == "batchnorm" and own.misfit > _BAD_MISFIT:
+        text = (
+            f"{evidence.text} do not fit these images, whatever the preprocessing (misfit {own.misfit:.2f}, expected "
+            f"below {_BAD_MISFIT:g}); the network was trained with other images, or has been changed since"
+        )
+        return (Finding("preprocessing", Severity.HINT, "", text, "calibrate with images of the network's own kind"),)
+    return ()
+
+
+def _mistake(own: Fit, better: Sequence[Fit], evidence: Evidence, advice: Callable[[Fit], str]) -> Finding:
+    best = better[0]
+    large = best.gain >= _LARGE_GAIN[evidence.kind]
+    equal = [fit for fit in better[1:] if fit.misfit <= 1.1 * best.misfit]
+    text = (
+        f"{'the preprocessing looks wrong' if large else 'another preprocessing fits better'}: {_named(best)} fits "
+        f"{evidence.text} {best.gain:.1f} times as well as {own.recipe.text}"
+    )
+    if equal:
+        text += f"; about as well: {'; '.join(map(_named, equal[:3]))}"
+    strong = large and evidence.kind == "batchnorm"
+    return Finding("preprocessing", Severity.PROBLEM if strong else Severity.HINT, "", text, advice(best))
+
+
+def _named(fit: Fit) -> str:
+    return f"{fit.what}, {fit.recipe.text}" if fit.what else fit.recipe.text
