@@ -26,7 +26,6 @@ RIGHT = {
     "ultraface_rfb320": Recipe((127,) * 3, (1 / 128,) * 3, "rgb"),
     "mtcnn_det2": Recipe((127.5,) * 3, (1 / 128,) * 3, "rgb"),
 }
-SAMPLES = 12
 
 
 def check(model: object, blob: str, samples: list, given: Recipe) -> PreprocessingCheck:
@@ -34,11 +33,11 @@ def check(model: object, blob: str, samples: list, given: Recipe) -> Preprocessi
     return check_preprocessing(model, [{blob: x} for x in samples], blob, given, threads=1)
 
 
-def row(name: str, models: Path, images: Path, wrong_ones: int) -> str:
+def row(name: str, models: Path, images: Path, wrong_ones: int, count: int) -> str:
     """One network."""
     network, right = find(name, models, images), RIGHT[name]
-    step = max(1, len(network.pool) // SAMPLES)
-    samples = [np.asarray(network.pool[i]) for i in range(0, step * SAMPLES, step)]
+    step = max(1, len(network.pool) // count)
+    samples = [np.asarray(network.pool[i]) for i in range(0, step * count, step)]
     blob = network.blob
     found = check(network.model, blob, samples, right)
     said = found.findings[0].text if found.findings else "nothing"
@@ -50,7 +49,10 @@ def row(name: str, models: Path, images: Path, wrong_ones: int) -> str:
         noticed.append(bool(mistaken.findings))
         repaired += bool(mistaken.findings) and mistaken.others[0].misfit <= 1.15 * found.given.misfit
     lost = sum(fit.misfit < found.given.misfit for fit in found.others)
-    print(f"{name}: on the right one: {said}; missed: {[r.text for r, n in zip(chosen, noticed) if not n]}", flush=True)
+    print(
+        f"{name}: on the right one: {said}; missed: {[r.text for r, n in zip(chosen, noticed, strict=True) if not n]}",
+        flush=True,
+    )
     best = found.others[0]
     return (
         f"| {name} | {found.kind} | {found.given.misfit:.3f} | {best.misfit:.3f} ({best.recipe.text}) | "
@@ -66,9 +68,10 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("--only", nargs="*", default=list(RIGHT))
     parser.add_argument("--wrong", type=int, default=12, help="how many wrong ones are given, about")
+    parser.add_argument("--samples", type=int, default=12, help="how many images the doctor looks at")
     options = parser.parse_args()
-    print("| network | evidence | right | best other | right wins against | says so on the right one | noticed | mended |")
-    rows = [row(name, options.models, options.images, options.wrong) for name in options.only]
+    print("| network | evidence | right | best other | right wins against | complains of it | noticed | mended |")
+    rows = [row(name, options.models, options.images, options.wrong, options.samples) for name in options.only]
     print("\n".join(rows))
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from calib8.analyze.doctor import Finding
 from calib8.calibrate.thresholds import DEFAULT_METHOD
 from calib8.cli.images import add_image_options, images_of
 from calib8.cli.options import add_common_options, add_gpu_option, network_name
@@ -23,6 +25,7 @@ from calib8.workflow import (
     calibrate,
     change_thresholds,
     open_network,
+    quick_check,
     read_thresholds,
 )
 
@@ -104,6 +107,7 @@ def run(options: argparse.Namespace) -> int:
                 calibrate_options(options), two_pass=options.two_pass, memory_opt=options.memory_opt
             )  # fmt: skip
             result = calibrate(network, wanted, progress)
+            _tell_findings(quick_check(network, options.threads))
         else:
             given = read_thresholds(network, options.thresholds)
             result = change_thresholds(network, given, concat_quantize=options.concat_quantize)
@@ -112,6 +116,12 @@ def run(options: argparse.Namespace) -> int:
     print(summary(network.model, result))
     print("\n".join(str(path) for path in paths))
     return 0
+
+
+def _tell_findings(findings: Sequence[Finding]) -> None:
+    """The doctor's short form: what looks wrong with the preprocessing."""
+    for one in findings:
+        _log.warning("%s; %s (`calib8 doctor` says more)", one.text, one.advice)
 
 
 def summary(model: Model, result: CalibrationResult) -> str:

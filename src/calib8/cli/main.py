@@ -12,14 +12,14 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
-from calib8.cli import calibrate, check, completion, export, lmdb, sensitivity, tune
+from calib8.cli import calibrate, check, completion, doctor, export, lmdb, sensitivity, tune
 from calib8.cli.flags import Flags, flags_of, with_flags
 from calib8.cli.version import VersionAction
 from calib8.engine import EngineOptions, use_gpu
 from calib8.engine.session import check_device
 from calib8.errors import Calib8Error
 
-_COMMANDS = (check, calibrate, sensitivity, tune, export, lmdb, completion)
+_COMMANDS = (check, doctor, calibrate, sensitivity, tune, export, lmdb, completion)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,6 +8,7 @@ Nothing here reads a command line or prints. Options are frozen dataclasses, res
 - `checking`: what is in a network, and what is wrong with it
 - `calibrating`: thresholds from samples, integers from thresholds
 - `judging`: what counts as a good result, and the samples that it is judged on (`samples`)
+- `diagnosing`: whether the images, and what is done to them, are right
 - `sensitivities`, `tuning`: which layer costs the accuracy, and how to get it back
 - `evaluating`: what INT8 is worth against FP32
 - `reports`: the files of judging and tuning
@@ -30,6 +31,7 @@ from calib8.workflow.calibrating import (
 )
 from calib8.workflow.checking import check
 from calib8.workflow.evaluating import EvaluateOptions, Evaluation, evaluate
+from calib8.workflow.diagnosing import DiagnoseOptions, Diagnosis, diagnose, quick_check
 from calib8.workflow.images import Images
 from calib8.workflow.judging import JudgeOptions, Metric
 from calib8.workflow.network import Network, data_layer, open_network
@@ -57,6 +59,8 @@ __all__ = [
     "SEARCHES",
     "CalibrateOptions",
     "CalibrationResult",
+    "DiagnoseOptions",
+    "Diagnosis",
     "DropOptions",
     "EvaluateOptions",
     "Evaluation",
@@ -78,10 +82,12 @@ __all__ = [
     "check",
     "choose_thresholds",
     "data_layer",
+    "diagnose",
     "draw_sensitivity",
     "evaluate",
     "measure_histograms",
     "open_network",
+    "quick_check",
     "read_calibration",
     "read_thresholds",
     "sensitivity",

@@ -1,16 +1,16 @@
 """Are there enough images? Thresholds from one half of them against those from the other.
 
-With thresholds a and b of the halves, the threshold of all images is about as sure as |a - b| / (a + b), relatively: two
-independent halves differ by sqrt(2) times the error of one, and the whole has 1/sqrt(2) of that. The error falls with
-the square root of the number of images, which tells how many would do. One difference says little, the root mean square
-over all values says more: the number is right within a factor of about two.
+With thresholds a and b of the halves, the threshold of all images is about as sure as |a - b| / (a + b), relatively:
+two independent halves differ by sqrt(2) times the error of one, and the whole has 1/sqrt(2) of that. The error falls
+with the square root of the number of images, which tells how many would do. One difference says little, the root mean
+square over all values says more: the number is right within a factor of about two.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -68,14 +68,14 @@ def check_convergence(survey: Survey, method: str, options: ThresholdOptions) ->
     typical = float(np.sqrt(np.mean(np.square(list(errors.values()))))) if errors else 0.0
     enough = max(_FEWEST, math.ceil(survey.images * (typical / _USUAL) ** 2 / 10) * 10)
     found = Convergence(survey.images, errors, typical, enough)
-    return Convergence(survey.images, errors, typical, enough, _findings(found))
+    return replace(found, findings=_findings(survey, found))
 
 
-def _findings(found: Convergence) -> tuple[Finding, ...]:
+def _findings(survey: Survey, found: Convergence) -> tuple[Finding, ...]:
     unsure = found.unsure
     if found.typical <= _USUAL or not unsure:
         return ()
-    named = ", ".join(f"{v!r} {found.errors[v]:.0%}" for v in unsure[:_MOST_NAMED])
+    named = ", ".join(f"{survey.called[v]} {found.errors[v]:.0%}" for v in unsure[:_MOST_NAMED])
     more = f" and {len(unsure) - _MOST_NAMED} more" if len(unsure) > _MOST_NAMED else ""
     text = (
         f"thresholds of the one half of the {found.images} images differ from those of the other: {len(unsure)} of "

@@ -48,10 +48,10 @@ def _batch_norms(model: Model) -> Iterator[Finding]:
 def _dead(model: Model, survey: Survey) -> Iterator[Finding]:
     for value, peaks in survey.channel_peaks.items():
         dead = int(np.count_nonzero(peaks == 0))
-        if 1 < peaks.size and _MANY_DEAD * peaks.size <= dead < peaks.size and model.net.is_read(value):
+        if peaks.size > 1 and _MANY_DEAD * peaks.size <= dead < peaks.size and model.net.is_read(value):
             text = f"{dead} of its {peaks.size} channels are 0 in all {survey.images} images"
             advice = "the network does not use them, or the images are not of its kind"
-            yield Finding("network", Severity.HINT, model.net.blob_of[value], text, advice)
+            yield Finding("network", Severity.HINT, survey.called[value], text, advice)
 
 
 def _huge_weights(model: Model) -> Iterator[Finding]:
@@ -81,7 +81,7 @@ def weight_peaks(layer: Layer) -> NDArray[np.float64]:
     if not layer.blobs or layer.blobs[0].ndim < _WEIGHT_RANK:
         return np.zeros(0)
     rows = layer.blobs[0].reshape(layer.blobs[0].shape[0], -1)
-    return np.abs(rows).max(axis=1, initial=0.0).astype(np.float64)
+    return np.asarray(np.abs(rows).max(axis=1, initial=0.0), np.float64)
 
 
 def _wide(model: Model, survey: Survey) -> Iterator[Finding]:
@@ -92,7 +92,7 @@ def _wide(model: Model, survey: Survey) -> Iterator[Finding]:
                 f"one channel reaches {ratios[value]:.0f} times the median channel, which is left with "
                 f"{_CODES / ratios[value]:.1f} of {_CODES} steps"
             )
-            yield Finding("network", Severity.HINT, model.net.blob_of[value], text, "see `calib8 sensitivity` on it")
+            yield Finding("network", Severity.HINT, survey.called[value], text, "see `calib8 sensitivity` on it")
 
 
 def channel_ratios(peaks: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:

@@ -91,6 +91,7 @@ def check_preprocessing(
     variations: Sequence[Variation] = (),
     advice: Callable[[Fit], str] = lambda fit: fit.recipe.text,
     threads: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PreprocessingCheck:
     """Try the usual recipes in the place of the given one.
 
@@ -100,6 +101,7 @@ def check_preprocessing(
         blob: the value among the inputs that holds the images, (N, C, H, W).
         variations: further ways to prepare the same images.
         advice: the options that give a recipe.
+        progress: called with how many recipes were tried, and how many there are.
     """
     evidence = evidence_of(model)
     if evidence is None:
@@ -107,7 +109,10 @@ def check_preprocessing(
     trial = _Trial(model, evidence, blob, threads)
     ways = [_Way("", recipe, _resampler(blob, samples, given, recipe)) for recipe in (given, *usual_recipes(given))]
     ways += [_Way(v.what, v.recipe, v.samples.__getitem__) for v in variations]
-    few = [(trial.misfit(trial.rows(way, min(_SCREENED, len(samples)))), index) for index, way in enumerate(ways)]
+    few = []
+    for index, way in enumerate(ways):
+        progress(index, len(ways) + _FINALISTS)
+        few.append((trial.misfit(trial.rows(way, min(_SCREENED, len(samples)))), index))
     best = [index for _, index in sorted(few) if index > 0][:_FINALISTS]
     mine = trial.rows(ways[0], len(samples))
     reference = trial.misfit(mine)
@@ -183,9 +188,7 @@ def _gain(kind: str, misfit: float, reference: float) -> float:
     return reference / max(misfit, 1e-9)
 
 
-def _findings(
-    own: Fit, others: Sequence[Fit], evidence: Evidence, advice: Callable[[Fit], str]
-) -> tuple[Finding, ...]:
+def _findings(own: Fit, others: Sequence[Fit], evidence: Evidence, advice: Callable[[Fit], str]) -> tuple[Finding, ...]:
     better = [fit for fit in others if fit.gain >= _GAIN[evidence.kind] and fit.sure >= _SURE]
     if better:
         return (_mistake(own, better, evidence, advice),)

@@ -59,9 +59,10 @@ def _alone(survey: Survey, name: Callable[[int], str]) -> Iterator[Finding]:
             return
         mine = np.flatnonzero(alone & (winners == index))
         worst = mine[np.argmax(largest[mine] / second[mine])]
+        blob, times = survey.called[survey.values[worst]], largest[worst] / second[worst]
         text = (
-            f"alone sets the range of {counts[index]} of {len(survey.values)} blobs; "
-            f"in {survey.values[worst]!r} it has {largest[worst] / second[worst]:.1f} times the next largest |x|"
+            f"alone sets the range of {counts[index]} of {len(survey.values)} blobs; in {blob} it has {times:.1f} "
+            "times the next largest |x|"
         )
         advice = "look whether it belongs to the data; methods that clip (kl, mse) mind it less than max"
         yield Finding("samples", Severity.HINT, name(int(index)), text, advice)
@@ -85,5 +86,3 @@ def _duplicates(survey: Survey, name: Callable[[int], str]) -> Iterator[Finding]
 def _listed(names: list[str]) -> str:
     shown = ", ".join(names[:3])
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
-
-

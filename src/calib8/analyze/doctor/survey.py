@@ -28,6 +28,7 @@ class Survey:
         whole: the same over all images.
         peaks: (images, values): the largest finite |x| of each value in each image.
         values: in the order of the columns of `peaks`.
+        called: by value, what people call it: its blob, with the layer where later ones overwrite it in place.
         channel_peaks: by value (C,), the largest |x| of each channel over all images.
         thumbs: (images, THUMB * THUMB), gray, in the units of the samples.
         spread: (images,): the difference of the largest and the smallest number in a sample.
@@ -38,6 +39,7 @@ class Survey:
     whole: Mapping[str, BlobHistogram]
     peaks: NDArray[np.float64]
     values: tuple[str, ...]
+    called: Mapping[str, str]
     channel_peaks: Mapping[str, NDArray[np.float64]]
     thumbs: NDArray[np.float32]
     spread: NDArray[np.float64]
@@ -73,7 +75,14 @@ def survey_images(
         taken.begin(sample[blob])
         executor.run(sample, taken.see)  # type: ignore[arg-type]  # values in FP32 are read by their names
         progress(index + 1)
-    return taken.result()
+    return taken.result(called_in(model, values))
+
+
+def called_in(model: Model, values: Sequence[str]) -> dict[str, str]:
+    """What people call values: their blobs, with the layer where later layers overwrite them in place."""
+    net = model.net
+    blobs = {value: net.blob_of[value] for value in values}
+    return {v: blob if blob == v else f"{blob} (as {net.producer[v].name} leaves it)" for v, blob in blobs.items()}
 
 
 class _Taken:
@@ -106,13 +115,14 @@ class _Taken:
         same = known is not None and known.shape == peaks.shape
         self._channels[value] = np.maximum(known, peaks) if known is not None and same else peaks
 
-    def result(self) -> Survey:
+    def result(self, called: Mapping[str, str]) -> Survey:
+        """Bring all of it together."""
         odd, even = ({value: h.result() for value, h in half.items()} for half in self._halves)
         for value, counter in self._halves[0].items():
             counter.merge(self._halves[1][value])
         peaks = np.array([[image.get(value, 0.0) for value in self._values] for image in self._peaks])
         return Survey(
-            (even, odd), {value: h.result() for value, h in self._halves[0].items()}, peaks, self._values,
+            (even, odd), {value: h.result() for value, h in self._halves[0].items()}, peaks, self._values, called,
             self._channels, np.stack(self._thumbs), np.array(self._spread), tuple(self._not_finite),
         )  # fmt: skip
 
@@ -125,12 +135,9 @@ def _thumb(image: Array) -> NDArray[np.float32]:
 
 def _channel_peaks(array: Array) -> NDArray[np.float64]:
     """The largest finite |x| of each channel (axis 1); of the whole where there are no channels."""
-    if array.ndim < 2:
-        rows = array.reshape(1, -1)
-    else:
-        rows = np.moveaxis(array, 1, 0).reshape(array.shape[1], -1)
+    rows = array.reshape(1, -1) if array.ndim < 2 else np.moveaxis(array, 1, 0).reshape(array.shape[1], -1)
     low, high = rows.min(axis=1, initial=0.0), rows.max(axis=1, initial=0.0)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         rows = np.where(np.isfinite(rows), rows, 0)
         low, high = rows.min(axis=1, initial=0.0), rows.max(axis=1, initial=0.0)
-    return np.maximum(-low, high).astype(np.float64)
+    return np.asarray(np.maximum(-low, high), np.float64)

@@ -1,0 +1,167 @@
+"""`calib8 doctor NAME PATH`: did I feed the right pictures, and enough of them?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from calib8.analyze.doctor import Finding, Severity
+from calib8.analyze.doctor.preprocessing import Fit, PreprocessingCheck
+from calib8.calibrate.thresholds import DEFAULT_METHOD
+from calib8.cli.images import add_image_options, images_of
+from calib8.cli.options import add_common_options, add_gpu_option, network_name
+from calib8.cli.progress import ProgressLines
+from calib8.cli.table import aligned, printable
+from calib8.cli.thresholds import add_threshold_options, calibrate_options
+from calib8.errors import OptionError
+from calib8.workflow import DiagnoseOptions, Diagnosis, diagnose, open_network
+
+_DESCRIPTION = """\
+Say whether the images are the right ones, before you trust a calibration. No labels are needed.
+
+  preprocessing  A network with BatchNorm remembers the mean and the variance of what it was trained with. They are
+                 compared with those of your images, for the preprocessing that you gave and for the usual mistakes:
+                 RGB for BGR, another mean, another scale, another way to resize. Without BatchNorm it is told from
+                 how often rectifiers are on, which is weaker.
+  images         Thresholds from one half of the images against those from the other: are there enough?
+  samples        Constant ones, NaN, near duplicates, and those that alone set the range of many blobs.
+  network        Dead channels, huge ones, branches that vanish beside another, saturated biases.
+
+A problem will cost you; a hint is worth a look, and may be meant so."""
+
+_EPILOG = """\
+examples:
+  calib8 doctor squeezenet models/squeezenet --images photos/ --resize crop --mean 104,117,123
+  calib8 doctor lenet models/lenet -n 200 --json
+
+what --json prints, one object (keys are added, never renamed or removed):
+  network, images  the name, and how many images were looked at
+  preprocessing    {"evidence", "kind", "given", "others", "tried"}; given and others are {"recipe": {"order", "mean",
+                   "scale"}, "what", "misfit", "gain", "sure"}; kind is "batchnorm", "balance" or "" for none
+  convergence      {"typical", "enough", "errors"}: the relative errors of thresholds by blob, their root mean square,
+                   and how many images would bring it to 0.03, about
+  findings         [{"area", "severity", "subject", "text", "advice"}]; severity is "problem" or "hint"
+
+The exit code is 0, whatever is found."""
+
+_OTHERS_SHOWN = 4
+_WIDTH = 110
+
+
+def add_parser(commands: Any) -> None:
+    """Add this command."""
+    parser = commands.add_parser(
+        "doctor", help="say whether images and preprocessing are right", description=_DESCRIPTION, epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.set_defaults(run=run)
+    parser.add_argument("name", metavar="NAME", type=network_name, help="name of the network, for the output")
+    parser.add_argument("path", metavar="PATH", type=Path, help="folder with deploy.prototxt and custom.caffemodel")
+    parser.add_argument(
+        "-n", "--iteration", type=int, default=100, metavar="N",
+        help="how many images are looked at, at most (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="for programs: one JSON object")
+    add_threshold_options(parser, DEFAULT_METHOD)
+    group = parser.add_argument_group("running")
+    add_gpu_option(group)
+    add_common_options(group)
+    add_image_options(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Examine and print.
+
+    Returns:
+        The exit code.
+    """
+    if not options.path.is_dir():
+        raise OptionError(f"{options.path}: no such folder; it holds deploy.prototxt and custom.caffemodel")
+    if options.thresholds is not None:
+        raise OptionError("--thresholds are of no use here: the doctor measures how sure thresholds are")
+    wanted = DiagnoseOptions(**vars(calibrate_options(options)))
+    with ProgressLines() as progress:
+        network = open_network(options.path / "deploy.prototxt", options.path / "custom.caffemodel", images_of(options))
+        found = diagnose(network, wanted, progress)
+    print(json.dumps(as_json(options.name, found), indent=1) if options.json else as_text(options.name, found))
+    return 0
+
+
+def as_text(name: str, found: Diagnosis) -> str:
+    """The verdict of each part, then all findings."""
+    problems = sum(one.severity is Severity.PROBLEM for one in found.findings)
+    hints = len(found.findings) - problems
+    counted = " and ".join(
+        f"{number} {what}{'s' * (number != 1)}" for number, what in ((problems, "problem"), (hints, "hint")) if number
+    )
+    parts = [_preprocessing(found.preprocessing), _convergence(found), *map(_finding, found.findings)]
+    return "\n\n".join([*parts, f"{name}, {found.survey.images} images: {counted or 'nothing to complain of'}"])
+
+
+def _preprocessing(check: PreprocessingCheck) -> str:
+    if check.given is None:
+        return "preprocessing: nothing to tell it by (no image input, or neither BatchNorm nor rectifiers)"
+    rows = [("preprocessing", "misfit", ""), _row(check.given, "as given")]
+    rows += [_row(fit, f"{fit.gain:.2f} times as well") for fit in check.others[:_OTHERS_SHOWN]]
+    return f"{aligned(rows, right=(1,))}\n{check.tried} others tried, by {check.evidence}"
+
+
+def _row(fit: Fit, remark: str) -> tuple[str, str, str]:
+    return (f"{fit.recipe.text}{f', {fit.what}' if fit.what else ''}", f"{fit.misfit:.3f}", remark)
+
+
+def _convergence(found: Diagnosis) -> str:
+    sure = found.convergence
+    if math.isnan(sure.typical):
+        return f"images: {sure.images}"
+    word = "enough" if not sure.findings else "too few"
+    rest = f"{len(sure.unsure)} of {len(sure.errors)} are not within 5 %"
+    return f"images: {sure.images} are {word}; thresholds are sure within {sure.typical:.1%}, {rest}"
+
+
+def _finding(one: Finding) -> str:
+    subject = f"{printable(one.subject)}: " if one.subject else ""
+    text = f"{one.severity.value}, {one.area}: {subject}{printable(one.text)}"
+    wrapped = textwrap.fill(text, _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return f"{wrapped}\n  -> {one.advice}" if one.advice else wrapped
+
+
+def as_json(name: str, found: Diagnosis) -> dict[str, Any]:
+    """The object that the module's text documents."""
+    check, sure = found.preprocessing, found.convergence
+    return {
+        "network": name,
+        "images": found.survey.images,
+        "preprocessing": {
+            "evidence": check.evidence,
+            "kind": check.kind,
+            "given": None if check.given is None else fit_json(check.given),
+            "others": [fit_json(fit) for fit in check.others],
+            "tried": check.tried,
+        },
+        "convergence": {
+            "typical": None if math.isnan(sure.typical) else sure.typical,
+            "enough": sure.enough,
+            "errors": dict(sure.errors),
+        },
+        "findings": [finding_json(one) for one in found.findings],
+    }
+
+
+def fit_json(fit: Fit) -> dict[str, Any]:
+    """A recipe and how well it fits; an infinite misfit is null."""
+    recipe = {"order": fit.recipe.order, "mean": fit.recipe.mean, "scale": fit.recipe.scale}
+    misfit = fit.misfit if math.isfinite(fit.misfit) else None
+    return {"recipe": recipe, "what": fit.what, "misfit": misfit, "gain": fit.gain, "sure": fit.sure}
+
+
+def finding_json(one: Finding) -> dict[str, Any]:
+    """A finding, for programs."""
+    return {
+        "area": one.area, "severity": one.severity.value, "subject": one.subject,
+        "text": one.text, "advice": one.advice,
+    }  # fmt: skip

@@ -1,0 +1,227 @@
+"""`diagnose`: the doctor. Is the preprocessing right, are there enough images, which samples and layers are odd?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.analyze.doctor import Finding, Severity
+from calib8.analyze.doctor.convergence import Convergence, check_convergence
+from calib8.analyze.doctor.networks import check_network
+from calib8.analyze.doctor.preprocessing import (
+    Fit,
+    PreprocessingCheck,
+    Variation,
+    check_preprocessing,
+    given_misfit,
+)
+from calib8.analyze.doctor.recipes import Recipe, guessed_recipe
+from calib8.analyze.doctor.samples import check_samples
+from calib8.analyze.doctor.survey import Survey, survey_images
+from calib8.calibrate.thresholds import find_threshold
+from calib8.data import ImagesSource, Linear, Preprocess, SampleSource, takes
+from calib8.data.preprocess import RESIZE_MODES
+from calib8.errors import DataError, QuantizationError
+from calib8.lowering import Model
+from calib8.quantize import QuantPlan, make_plan, observed_values
+from calib8.workflow.calibrating import CalibrateOptions
+from calib8.workflow.network import Network
+from calib8.workflow.progress import Progress, ProgressCallback, quiet
+
+Array = NDArray[Any]
+_PREPROCESSED = 16
+"""Samples that the preprocessing is judged by."""
+_QUICK = 4
+_LEAST = 2
+_IMAGE_AXES = 4
+_SUSPICIOUS = {"batchnorm": 0.25, "balance": 0.5}
+"""A misfit beyond this makes the quick check look closer."""
+
+
+@dataclass(frozen=True)
+class DiagnoseOptions(CalibrateOptions):
+    """How data and network are examined; see `CalibrateOptions`, with up to 100 samples."""
+
+    iteration: int = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Diagnosis:
+    """What the doctor says.
+
+    Attributes:
+        preprocessing: the given way to prepare images against the usual ones.
+        convergence: how sure thresholds are.
+        samples, network: what stands out.
+        survey: what it rests on.
+    """
+
+    preprocessing: PreprocessingCheck
+    convergence: Convergence
+    samples: tuple[Finding, ...]
+    network: tuple[Finding, ...]
+    survey: Survey
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """All of them, problems first."""
+        found = (*self.preprocessing.findings, *self.convergence.findings, *self.samples, *self.network)
+        return tuple(sorted(found, key=lambda one: one.severity is not Severity.PROBLEM))
+
+
+def diagnose(
+    network: Network, options: DiagnoseOptions = DiagnoseOptions(), progress: ProgressCallback = quiet
+) -> Diagnosis:
+    """Examine a network and the images that it is to be calibrated with.
+
+    Raises:
+        DataError, UserLayerError: the samples cannot be used.
+        OptionError: an option with a value that it cannot have.
+    """
+    options = options.at_most(network.samples)
+    preprocessing = _preprocessing(network, options, progress)
+    model, values = network.of_one_sample, observed_values(network.model, options.concat_quantize)
+    survey = survey_images(
+        model, runs_of(network, options.iteration), values, image_input(model) or model.inputs[0], options.bins,
+        options.threads, lambda done: progress(Progress("examining images", done, options.iteration)),
+    )  # fmt: skip
+    convergence = check_convergence(survey, options.method, options.threshold)
+    samples = check_samples(survey, name_of_sample(network.samples))
+    return Diagnosis(
+        preprocessing, convergence, samples, check_network(model, survey, _plan(model, survey, options)), survey
+    )
+
+
+def quick_check(network: Network, threads: int | None = None) -> tuple[Finding, ...]:
+    """Look at the preprocessing alone, on a handful of samples, and closer only where it looks suspicious.
+
+    Raises:
+        DataError, UserLayerError: the samples cannot be used.
+    """
+    size = network.samples.size
+    count = _QUICK if size is None else min(_QUICK, size)
+    if image_input(network.of_one_sample) is None or count < _LEAST:
+        return ()
+    samples = list(runs_of(network, count))
+    kind, misfit = given_misfit(network.of_one_sample, samples, threads)
+    if not kind or misfit <= _SUSPICIOUS[kind]:
+        return ()
+    return _preprocessing(network, DiagnoseOptions(threads=threads).at_most(network.samples), quiet).findings
+
+
+def _preprocessing(network: Network, options: DiagnoseOptions, progress: ProgressCallback) -> PreprocessingCheck:
+    model = network.of_one_sample
+    blob = image_input(model)
+    count = min(options.iteration, _PREPROCESSED)
+    if blob is None or count < _LEAST:
+        return PreprocessingCheck(None)
+    samples = list(runs_of(network, count))
+    if len(samples) < _LEAST or not all(np.isfinite(sample[blob]).all() for sample in samples):
+        return PreprocessingCheck(None)
+    given = _recipe(network.samples, np.concatenate([sample[blob] for sample in samples]))
+    variations = _variations(network, given, count)
+    return check_preprocessing(
+        model, samples, blob, given, variations, _adviser(network.samples, given), options.threads,
+        lambda done, total: progress(Progress("trying preprocessing", done, total)),
+    )  # fmt: skip
+
+
+def _plan(model: Model, survey: Survey, options: DiagnoseOptions) -> QuantPlan | None:
+    """The integers that these images would give; None where the contract cannot express them."""
+    thresholds = {v: find_threshold(h, options.method, options.threshold) for v, h in survey.whole.items()}
+    dead = frozenset(value for value, histogram in survey.whole.items() if histogram.dead)
+    try:
+        return make_plan(model, thresholds, options.concat_quantize, dead)
+    except QuantizationError:
+        return None
+
+
+def image_input(model: Model) -> str | None:
+    """The value among the inputs that holds images, (N, 1 or 3, H, W); None where there is none."""
+    shapes = {value: model.shapes[value] for value in model.inputs if model.net.is_read(value)}
+    return next((v for v, s in shapes.items() if len(s) == _IMAGE_AXES and s[1] in (1, 3) and min(s[2:]) > 1), None)
+
+
+def runs_of(network: Network, count: int) -> Iterator[Mapping[str, Array]]:
+    """The inputs of one run of `network.of_one_sample` after another, over the first `count` images.
+
+    Raises:
+        DataError, UserLayerError: the samples cannot be used, or do not fit the network.
+    """
+    model = network.of_one_sample
+    for batch in takes(network.samples, count):
+        inputs = model.inputs_of(batch)
+        images = max((len(array) for array in inputs.values() if array.ndim), default=1)
+        per_run = max((model.shapes[v][0] for v in inputs if model.shapes[v]), default=1)
+        for at in range(0, images - per_run + 1, per_run):
+            run = {v: a[at : at + per_run] if a.ndim and len(a) == images else a for v, a in inputs.items()}
+            _check_shapes(model, run)
+            yield run
+
+
+def _check_shapes(model: Model, run: Mapping[str, Array]) -> None:
+    for value, array in run.items():
+        if array.shape != model.shapes[value]:
+            raise DataError(f"input {value!r}: samples have the shape {array.shape}, expected {model.shapes[value]}")
+
+
+def name_of_sample(source: SampleSource) -> Callable[[int], str]:
+    """What the samples of a source are called: by their files, where they come from files."""
+    names: tuple[str, ...] = getattr(source, "names", ())
+    return lambda index: names[index] if index < len(names) else f"sample {index + 1}"
+
+
+def _recipe(source: SampleSource, samples: Array) -> Recipe:
+    """How the samples were made, as far as anybody knows."""
+    linear = getattr(source, "linear", None)
+    if isinstance(linear, Linear) and all(linear.scale) and len(linear.mean) == samples.shape[1]:
+        return Recipe(linear.mean, linear.scale, linear.order)
+    return guessed_recipe(samples)
+
+
+def _variations(network: Network, given: Recipe, count: int) -> list[Variation]:
+    """The same images, brought to the input's size in other ways."""
+    source = network.samples
+    if not isinstance(source, ImagesSource):
+        return []
+    found = []
+    for mode in RESIZE_MODES:
+        if mode != source.preprocess.resize:
+            other = source.prepared_by(replace(source.preprocess, resize=mode, short_side=None))
+            try:
+                found.append(Variation(f"resize {mode}", given, list(runs_of(replace(network, source=other), count))))
+            except DataError:  # an image that cannot be cut so
+                continue
+    return found
+
+
+def _adviser(source: SampleSource, given: Recipe) -> Callable[[Fit], str]:
+    """The options, or the fields of a prototxt, that mend a preprocessing."""
+    if isinstance(source, ImagesSource):
+        return lambda fit: _flags(fit, source.preprocess)
+    return lambda fit: _fields(fit, given)
+
+
+def _flags(fit: Fit, preprocess: Preprocess) -> str:
+    resize = fit.what.removeprefix("resize ") or preprocess.resize
+    words = [] if resize == "warp" else [f"--resize {resize}"]
+    words += [f"--color {fit.recipe.order}"] if fit.recipe.order != "gray" else []
+    words += [f"--mean {_numbers(fit.recipe.mean)}"] if any(fit.recipe.mean) else []
+    words += [f"--scale {_numbers(fit.recipe.scale)}"] if set(fit.recipe.scale) != {1.0} else []
+    return f"try {' '.join(words) or 'no --mean and no --scale'}"
+
+
+def _fields(fit: Fit, given: Recipe) -> str:
+    recipe = fit.recipe
+    text = f"prepare samples as (pixel - {_numbers(recipe.mean)}) * {_numbers(recipe.scale)}, in the data layer"
+    if recipe.order != given.order:
+        text += ", with the channels of the images in the opposite order"
+    return text
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ",".join(f"{v:.6g}" for v in (values[:1] if len(set(values)) == 1 else values))
