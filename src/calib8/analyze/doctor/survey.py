@@ -90,7 +90,7 @@ class _Taken:
 
     def __init__(self, values: Sequence[str], bins: int) -> None:
         self._values = tuple(values)
-        self._halves = [{value: AdaptiveHistogram(bins) for value in values} for _ in range(2)]
+        self._counters = [{value: AdaptiveHistogram(bins) for value in values} for _ in range(3)]  # halves, whole
         self._peaks: list[dict[str, float]] = []
         self._channels: dict[str, NDArray[np.float64]] = {}
         self._thumbs: list[NDArray[np.float32]] = []
@@ -108,7 +108,8 @@ class _Taken:
 
     def see(self, value: str, array: Array) -> None:
         """Count one value of the image that was begun."""
-        self._halves[len(self._peaks) % 2][value].add(array)
+        self._counters[len(self._peaks) % 2][value].add(array)
+        self._counters[2][value].add(array)
         peaks = _channel_peaks(array)
         self._peaks[-1][value] = float(peaks.max(initial=0.0))
         known = self._channels.get(value)
@@ -117,12 +118,10 @@ class _Taken:
 
     def result(self, called: Mapping[str, str]) -> Survey:
         """Bring all of it together."""
-        odd, even = ({value: h.result() for value, h in half.items()} for half in self._halves)
-        for value, counter in self._halves[0].items():
-            counter.merge(self._halves[1][value])
+        odd, even, whole = ({value: c.result() for value, c in counters.items()} for counters in self._counters)
         peaks = np.array([[image.get(value, 0.0) for value in self._values] for image in self._peaks])
         return Survey(
-            (even, odd), {value: h.result() for value, h in self._halves[0].items()}, peaks, self._values, called,
+            (even, odd), whole, peaks, self._values, called,
             self._channels, np.stack(self._thumbs), np.array(self._spread), tuple(self._not_finite),
         )  # fmt: skip
 
