@@ -30,8 +30,8 @@ from calib8.workflow.calibrating import (
     read_thresholds,
 )
 from calib8.workflow.checking import check
-from calib8.workflow.evaluating import EvaluateOptions, Evaluation, evaluate
 from calib8.workflow.diagnosing import DiagnoseOptions, Diagnosis, diagnose, quick_check
+from calib8.workflow.evaluating import EvaluateOptions, Evaluation, evaluate
 from calib8.workflow.images import Images
 from calib8.workflow.judging import JudgeOptions, Metric
 from calib8.workflow.network import Network, data_layer, open_network
