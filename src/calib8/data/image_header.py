@@ -32,7 +32,7 @@ class ImageSize(NamedTuple):
 
 
 def check_image(data: bytes) -> ImageSize:
-    """The size of an image file that may be decoded.
+    """Read the size of an image file that may be decoded.
 
     Raises:
         DataError: it is no image of a known format, damaged in its head, or larger than allowed; begins with a verb.

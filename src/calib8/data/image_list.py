@@ -57,7 +57,7 @@ class ListedImage:
         return image
 
     def bytes(self) -> bytes:
-        """The file as it is. Raises DataError if it cannot be read."""
+        """Read the file as it is. Raises DataError if it cannot be read."""
         return read_file(self.path, MAX_IMAGE_BYTES, DataError, self.place)
 
 

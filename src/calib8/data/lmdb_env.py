@@ -39,7 +39,7 @@ class LmdbRecords:
         return self.records()
 
     def records(self, first: int = 0) -> Iterator[tuple[bytes, bytes]]:
-        """The same from the record with the number `first` on."""
+        """Yield the same from the record with the number `first` on."""
         with self._reading() as descriptor:
             yield from LmdbTree(descriptor, self._header).records(first)
 

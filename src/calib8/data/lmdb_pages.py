@@ -69,7 +69,7 @@ class LmdbHeader:
 
 
 def read_header(descriptor: int) -> LmdbHeader:
-    """The header of an open file.
+    """Read the header of an open file.
 
     Raises:
         DamagedError: it is no LMDB, or a truncated one.

@@ -21,7 +21,7 @@ _NUMBERS = re.compile(r"[<>|=]?(f[248]|[iu][1248])")
 
 
 def read_npy(data: bytes) -> NDArray[np.float32]:
-    """The numbers of a `.npy` file, as float32.
+    """Read the numbers of a `.npy` file, as float32.
 
     Raises:
         ValueError: it is none, or holds anything but real numbers.

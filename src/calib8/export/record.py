@@ -54,13 +54,13 @@ class Record:
     further: Mapping[str, Any] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
-        """The file."""
+        """Write the record as the bytes of its file."""
         content = {"calib8_record": _FORMAT, "network": self.network, "run": self.run, "files": dict(self.files)}
         return json.dumps({**content, **self.further}, indent=1).encode() + b"\n"
 
 
 def record_path(file: str | os.PathLike[str]) -> Path:
-    """Where the record stands that a file of a calibration belongs to, by its name."""
+    """Name the record that a file of a calibration belongs to, by the file's name."""
     path = Path(file)
     name = path.name.removesuffix(".pb2").removesuffix(".prototxt")
     ending = next((e for e in _ENDINGS if name.endswith(e) and name != e), "")
@@ -68,7 +68,7 @@ def record_path(file: str | os.PathLike[str]) -> Path:
 
 
 def run_of(name: str, model: Model, plan: QuantPlan) -> str:
-    """The identity of a result: a digest of everything that its files hold."""
+    """Identify a result: a digest of everything that its files hold."""
     digest = hashlib.sha256(table_message(name, model, plan).SerializeToString(deterministic=True))
     for layer in model.net.layers:
         own = plan.forms[layer.name]
@@ -142,7 +142,7 @@ def _read_if_any(path: Path, *, refuse: bool) -> Record | None:
 
 
 def parse_record(data: bytes, source: str) -> Record:
-    """A record from its bytes.
+    """Parse a record's bytes.
 
     Raises:
         TableError: it is none, or of a format that is not known.

@@ -63,7 +63,7 @@ class NumberedParts(ABC):
 
     @abstractmethod
     def set_input_arrays(self, data: NDArray[np.float32], labels: NDArray[np.float32]) -> None:
-        """See Net."""
+        """Set the arrays of a MemoryData layer, see Net."""
 
     def before_forward(self, function: LayerCall) -> None:
         """Call a function with the number of every layer before it runs. Layers then run one by one, more slowly."""
