@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 from calib8 import Calibration
-from calib8.errors import Calib8Error
+from calib8.cli.boundary import guarded
 
 
-def run_calibration(args: argparse.Namespace) -> None:
+def run_calibration(args: argparse.Namespace) -> int:
     """Read deploy.prototxt and custom.caffemodel of the model's folder, write four files beside them."""
     folder = Path(args.model_path)
     calibration_info = {
@@ -27,6 +27,7 @@ def run_calibration(args: argparse.Namespace) -> None:
     calib.calc_tables()
     calib.export_model(folder / f"bmnet_{args.model_name}_int8.caffemodel")
     calib.export_calibration_pb2(folder / f"bmnet_{args.model_name}_calibration_table")
+    return 0
 
 
 def main() -> int:
@@ -35,12 +36,8 @@ def main() -> int:
     parser.add_argument("model_name", metavar="model-name", help="model name")
     parser.add_argument("model_path", metavar="model-path", help="model path")
     parser.add_argument("--memory_opt", action="store_true", help="Enable memory optimization.")
-    try:
-        run_calibration(parser.parse_args())
-    except Calib8Error as why:
-        print(f"calibration.py: error: {why}", file=sys.stderr)
-        return 1
-    return 0
+    args = parser.parse_args()
+    return guarded("calibration.py", lambda: run_calibration(args))
 
 
 if __name__ == "__main__":

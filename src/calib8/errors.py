@@ -22,6 +22,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from calib8.terminal import printable_lines, shortened
+
+_MOST_TEXT = 2000
+"""Characters of a problem."""
+
 
 class Calib8Error(RuntimeError):
     """Base of all errors on purpose. `problems` holds one sentence per thing that is wrong, never empty.
@@ -30,8 +35,15 @@ class Calib8Error(RuntimeError):
     """
 
     def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
-        self.problems: tuple[str, ...] = tuple(problems) or (message,)
-        super().__init__(message if not problems else message + "".join(f"\n  - {p}" for p in problems))
+        message = _clear(message)
+        shown = [_clear(problem) for problem in problems]
+        self.problems: tuple[str, ...] = tuple(shown) or (message,)
+        super().__init__(message if not shown else message + "".join(f"\n  - {p}" for p in shown))
+
+
+def _clear(text: str) -> str:
+    """Names in files may hold anything: no control characters, and not more of them than can be read."""
+    return shortened(printable_lines(text), _MOST_TEXT)
 
 
 class ModelError(Calib8Error):

@@ -7,20 +7,27 @@ count, and a record of another search (other weights, samples, thresholds or opt
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 import numpy as np
 
+from calib8.atomic import note_write
 from calib8.errors import OptionError
 from calib8.lowering import Model
 
 _FORMAT = 1
+MAX_JOURNAL_BYTES = 64 * 2**20
+"""Most that is read of a record: some 500,000 trials."""
 
 
 class Journal:
@@ -47,14 +54,14 @@ class Journal:
         self._file: IO[bytes] | None = None
 
     def __enter__(self) -> Journal:
-        try:
-            valid = self._read()
-            self._file = self._path.open("ab" if valid else "wb")
-            self._file.truncate(valid)
-            if not valid:
-                self._append(self._header)
-        except OSError as why:
-            raise OptionError(f"{self._path}: the search cannot record its progress: {why.strerror or why}") from None
+        with self._said():
+            self._file = _opened(self._path)
+            valid = self._read(self._file.read(MAX_JOURNAL_BYTES))
+            self._file.seek(valid)
+            self._file.truncate()
+            note_write(self._path)
+        if not valid:
+            self._append(self._header)
         return self
 
     def __exit__(
@@ -86,19 +93,25 @@ class Journal:
     def _append(self, line: Mapping[str, Any]) -> None:
         if self._file is None:
             raise AssertionError("a journal is used in a `with` block")
-        self._file.write(json.dumps(line).encode() + b"\n")
-        self._file.flush()
+        with self._said():
+            self._file.write(json.dumps(line).encode() + b"\n")
 
-    def _read(self) -> int:
+    @contextlib.contextmanager
+    def _said(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as why:
+            reason = "it is a link, which is not followed" if why.errno == errno.ELOOP else why.strerror or why
+            raise OptionError(f"{self._path}: the search cannot record its progress: {reason}") from None
+
+    def _read(self, data: bytes) -> int:
         """Take in the lines of this search; returns where they end, 0 for a record of another one."""
-        if not self._path.exists():
-            return 0
         valid = 0
-        for number, data in enumerate(self._path.read_bytes().splitlines(keepends=True)):
-            line = _parsed(data)
-            if line is None or (number == 0 and line != self._header):
+        for number, raw in enumerate(data.splitlines(keepends=True)):
+            line = _parsed(raw)
+            if line is None or (line != self._header if number == 0 else not _is_trial(line)):
                 break
-            valid += len(data)
+            valid += len(raw)
             if number:
                 self._lines.append(line)
         self.recorded = len(self._lines)
@@ -106,12 +119,35 @@ class Journal:
         return valid
 
 
+def _opened(path: Path) -> IO[bytes]:
+    """The file itself, unbuffered: what was written is in it. In a folder from elsewhere it may be anything."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o666)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        os.close(descriptor)
+        raise OptionError(f"{path}: the search cannot record its progress: it is no file of its own; remove it")
+    return os.fdopen(descriptor, "r+b", buffering=0)
+
+
+def _is_trial(line: Mapping[str, Any]) -> bool:
+    """Whether a line can be one of ours: a loss or none, and seconds."""
+    return _is_number(line.get("seconds")) and ("loss" in line and (line["loss"] is None or _is_number(line["loss"])))
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
+
+
 def _parsed(data: bytes) -> dict[str, Any] | None:
     if not data.endswith(b"\n"):
         return None
     try:
         line = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return line if isinstance(line, dict) else None
 

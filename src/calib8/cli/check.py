@@ -11,8 +11,9 @@ from typing import Any
 from calib8.analyze.overview import FP32, INT8, LayerRow, Overview
 from calib8.cli.flags import Flags, with_flags
 from calib8.cli.options import add_shape_option
-from calib8.cli.table import aligned, printable
+from calib8.cli.table import aligned
 from calib8.graph import Phase, Shape
+from calib8.terminal import printable
 from calib8.workflow import check
 
 _DESCRIPTION = """\

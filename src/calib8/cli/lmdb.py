@@ -18,7 +18,6 @@ import numpy as np
 from calib8.atomic import write_atomically
 from calib8.cli.images import add_resize_options
 from calib8.cli.progress import ProgressLine
-from calib8.cli.table import printable
 from calib8.data.files import read_lines
 from calib8.data.image_records import RecordOptions, image_records, labelled_images
 from calib8.data.lmdb_env import LmdbRecords
@@ -28,6 +27,7 @@ from calib8.data.mean import mean_bytes
 from calib8.data.preprocess import Preprocess
 from calib8.errors import DataError, OptionError
 from calib8.graph import Shape
+from calib8.terminal import printable
 
 _CREATE = """\
 Write the images of a list, or of a folder, as an LMDB for Caffe's Data layer.

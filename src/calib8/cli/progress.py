@@ -8,7 +8,8 @@ import time
 from types import TracebackType
 from typing import TextIO
 
-from calib8.cli.table import printable
+from calib8.cli.boundary import PlainStream
+from calib8.terminal import printable
 from calib8.workflow import Progress
 
 _QUIET_SECONDS = 2.0
@@ -46,14 +47,20 @@ class ProgressLine:
     def clear(self) -> None:
         """Wipe the line."""
         if self._width:
-            self._stream.write("\r" + " " * self._width + "\r")
-            self._stream.flush()
+            self._put("\r" + " " * self._width + "\r")
 
     def _write(self, text: str) -> None:
         text = text[: shutil.get_terminal_size().columns - 1]  # a line that wraps could not be overwritten
-        self._stream.write("\r" + text.ljust(self._width))
-        self._stream.flush()
+        self._put("\r" + text.ljust(self._width))
         self._width = max(self._width, len(text))
+
+    def _put(self, text: str) -> None:
+        """Write a text that moves the cursor."""
+        if isinstance(self._stream, PlainStream):
+            self._stream.write_unchanged(text)
+        else:
+            self._stream.write(text)
+        self._stream.flush()
 
 
 class ProgressLines:

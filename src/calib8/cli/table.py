@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from calib8.terminal import printable, shortened
+
+_MOST = 100
+"""Characters of a cell: one name of a thousand would push all others out of sight."""
+
 
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
     """Rows of equally many cells as lines, the columns two blanks apart; the columns in `right` end flush."""
-    cells = [[printable(cell) for cell in row] for row in rows]
+    cells = [[shortened(printable(cell), _MOST) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
         "  ".join(
@@ -16,8 +21,3 @@ def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
         ).rstrip()
         for row in cells
     )
-
-
-def printable(text: str) -> str:
-    """The text, with escapes for what would move a terminal's cursor: names in a prototxt may hold anything."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

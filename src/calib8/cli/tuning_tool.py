@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from calib8.cli.boundary import guarded
 from calib8.cli.main import main
-from calib8.errors import Calib8Error, TableError
-from calib8.export import table_name
+from calib8.errors import TableError
 
 _PARAMETERS = (
     ("model", "FP32 caffemodel"),
@@ -34,15 +34,14 @@ def run_part(part: str, arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    return guarded(Path(sys.argv[0]).name, lambda: _run(part, arguments))
+
+
+def _run(part: str, arguments: Sequence[str] | None) -> int:
     options, further = _parser(part).parse_known_args(arguments)
-    try:
-        name = _name(options.calibration_proto)
-    except Calib8Error as why:
-        print(f"{Path(sys.argv[0]).name}: error: {why}", file=sys.stderr)
-        return 1
     command = [
         "tune",
-        name,
+        _name(options.calibration_proto),
         str(options.proto.parent),
         "--output_path",
         str(options.output_path),
@@ -79,6 +78,8 @@ def _parser(part: str) -> argparse.ArgumentParser:
 
 def _name(table: Path) -> str:
     """The network's name, which becomes part of the files' names."""
+    from calib8.export import table_name  # noqa: PLC0415 - large, so inside of the boundary
+
     name = table_name(table)
     if Path(name).name != name:
         raise TableError(f"{table}: the network's name {name!r} cannot be part of a file's name")

@@ -1,0 +1,234 @@
+"""The edge of every command: whatever happens inside, one line says it, and the exit code is 0, 1, 2 or a signal's.
+
+Nothing large is imported here, so that it stands before anything else does.
+
+- Calib8Error: its own message, exit code 1
+- no memory, a file system that fails, a defect of ours: one line as well, exit code 1; --verbose shows where
+- Ctrl-C, SIGTERM, SIGHUP: what had been written by then, exit code 128 and the signal's number
+- a reader of stdout that has gone (head, less), a closed or full stdout: exit code 1
+
+What is written to stdout and stderr goes through a filter: no control characters of a file's reach the terminal, and
+characters that the terminal's encoding lacks become escapes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, TextIO
+
+from calib8.atomic import record_writes
+from calib8.errors import Calib8Error
+from calib8.terminal import printable, printable_lines
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_MOST_TEXT = 1000
+
+
+class _OutputError(Exception):
+    """stdout or stderr cannot be written."""
+
+    def __init__(self, name: str, why: OSError | ValueError) -> None:
+        super().__init__(f"cannot write to {name}: {getattr(why, 'strerror', None) or why}")
+        self.reader_has_gone = isinstance(why, BrokenPipeError)
+
+
+class PlainStream(io.TextIOWrapper):
+    """A stream for a terminal that shows control characters as escapes, and says what it is when it fails."""
+
+    def __init__(self, stream: io.TextIOWrapper, name: str) -> None:
+        super().__init__(
+            stream.buffer,
+            stream.encoding,
+            "backslashreplace",
+            line_buffering=stream.line_buffering,
+            write_through=False,
+        )
+        self._name = name
+
+    def write(self, text: str) -> int:
+        """Write a text; of control characters only line ends and tabs are kept."""
+        return self.write_unchanged("\t".join(map(printable_lines, text.split("\t"))))
+
+    def write_unchanged(self, text: str) -> int:
+        """Write a text of ours that moves the cursor."""
+        with self._failures():
+            return super().write(text)
+
+    def flush(self) -> None:
+        """Hand on what was written."""
+        with self._failures():
+            super().flush()
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as why:
+            raise _OutputError(self._name, why) from None
+
+
+def guarded(program: str, work: Callable[[], int], words: Callable[[str], str] = str) -> int:
+    """Run a command.
+
+    Args:
+        program: its name, in front of messages.
+        work: what it does; returns the exit code.
+        words: what messages of errors go through.
+
+    Returns:
+        The exit code.
+    """
+    missing = _open_missing()
+    with _signals() as came, record_writes() as written, _plain_streams():
+        try:
+            code = _outcome(program, work, words, written, came)
+            sys.stdout.flush()
+        except _OutputError as why:
+            if not why.reader_has_gone:
+                _say(program, f"error: {why}")
+            return 1
+        if missing and code == 0:
+            _say(program, "error: cannot write to stdout: it is closed")
+            return 1
+        return code
+
+
+def _outcome(
+    program: str, work: Callable[[], int], words: Callable[[str], str], written: list[Path], came: list[int]
+) -> int:
+    try:
+        return work()
+    except _OutputError:
+        raise
+    except (Exception, KeyboardInterrupt) as why:  # noqa: BLE001 - the last line of defence
+        # An interrupt within a library's own code may come out as anything, as an ImportError for instance.
+        if came or isinstance(why, KeyboardInterrupt):
+            what = printable(", ".join(map(str, written)))
+            _say(program, f"interrupted; {f'written before: {what}' if written else 'no file was changed'}")
+            return 128 + (came[0] if came else signal.SIGINT)
+        text = _text(why, words)
+        if text:
+            _say(program, f"error: {text}")
+        return 1
+
+
+def _text(why: BaseException, words: Callable[[str], str]) -> str:
+    match why:
+        case Calib8Error():
+            return words(str(why))
+        case MemoryError():
+            return f"there is not enough memory{_detail(why)}"
+        case BrokenPipeError():  # of a stream that is not ours; its reader knows
+            return ""
+        case OSError():
+            name = why.filename if isinstance(why.filename, str | bytes) else "a file"
+            return f"{printable(os.fsdecode(name))}: {why.strerror or why}"
+    return _defect(why)
+
+
+def _defect(why: BaseException) -> str:
+    if logging.getLogger("calib8").isEnabledFor(logging.INFO):
+        sys.stderr.write("".join(traceback.format_exception(why)))
+    frames = traceback.extract_tb(why.__traceback__)
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return (
+        f"a defect of calib8: {type(why).__name__}{_detail(why)}{where}; please report it, with what --verbose "
+        "says and the files if you may"
+    )
+
+
+def _detail(why: BaseException) -> str:
+    text = printable(" ".join(str(why).split()))[:_MOST_TEXT]
+    return f": {text}" if text else ""
+
+
+def _say(program: str, text: str) -> None:
+    with contextlib.suppress(_OutputError):
+        print(f"{program}: {text}", file=sys.stderr, flush=True)
+
+
+def _open_missing() -> bool:
+    """Open the null device where a standard stream is closed: the next file would become it. True for stdout."""
+    missing = []
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError as why:
+            if why.errno != errno.EBADF:
+                raise
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+        if getattr(sys, name) is None:  # as it was when Python began
+            missing.append(number)
+            setattr(sys, name, os.fdopen(os.dup(number), mode))
+    return 1 in missing
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Let SIGTERM and SIGHUP end the command as Ctrl-C does, with everything put right; not where they are ignored.
+
+    Yields the list of those that came.
+    """
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    before: dict[int, Any] = {
+        number: signal.signal(number, end) for number in _SIGNALS if signal.getsignal(number) in usual
+    }
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _plain_streams() -> Iterator[None]:
+    """Put filters in front of stdout and stderr; what cannot be written at the end is dropped."""
+    before = sys.stdout, sys.stderr
+    plain = [_plain(stream, name) for stream, name in zip(before, ("stdout", "stderr"), strict=True)]
+    sys.stdout, sys.stderr = plain
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+        for stream in plain:
+            if isinstance(stream, PlainStream):
+                _let_go(stream)
+
+
+def _plain(stream: TextIO, name: str) -> TextIO:
+    if isinstance(stream, PlainStream) or not isinstance(stream, io.TextIOWrapper):
+        return stream
+    with contextlib.suppress(OSError, ValueError):
+        stream.flush()
+    return PlainStream(stream, name)
+
+
+def _let_go(stream: PlainStream) -> None:
+    try:
+        stream.flush()
+    except _OutputError:
+        # Python flushes once more when it ends, and would complain again.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    with contextlib.suppress(_OutputError, ValueError, OSError):
+        stream.detach()
