@@ -25,8 +25,7 @@ def run_calibration(args: argparse.Namespace) -> int:
 
     calib = Calibration(calibration_info)
     calib.calc_tables()
-    calib.export_model(folder / f"bmnet_{args.model_name}_int8.caffemodel")
-    calib.export_calibration_pb2(folder / f"bmnet_{args.model_name}_calibration_table")
+    calib.export(folder)  # all files or none; export_model and export_calibration_pb2 write them one after the other
     return 0
 
 

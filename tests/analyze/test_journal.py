@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import resource
+import signal
 
 import numpy as np
 import pytest
@@ -73,6 +76,45 @@ def test_a_file_that_is_no_record_is_replaced(tmp_path, content):
     (tmp_path / "j").write_bytes(content)
     with Journal(tmp_path / "j", "d") as journal:
         assert journal.recorded == 0
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b'{"loss": 1%s, "seconds": 1}' % (b"0" * 400), b'{"loss": 1, "seconds": 1%s}' % (b"0" * 400), b'{"loss": "a"}',
+     b'{"loss": NaN, "seconds": 1}', b'{"seconds": 1}', b"[" * 100_000, b'{"loss": 1%s}' % (b"0" * 5000)],
+)  # fmt: skip
+def test_lines_that_no_search_has_written_are_cut_off(tmp_path, line):
+    write(tmp_path / "j")
+    with (tmp_path / "j").open("ab") as file:
+        file.write(line + b"\n")
+    whole = len((tmp_path / "j").read_bytes())
+    with Journal(tmp_path / "j", "d") as journal:
+        recorded = journal.recorded
+    assert recorded > 0 and len((tmp_path / "j").read_bytes()) == whole - len(line) - 1
+
+
+def test_nothing_is_written_through_links(tmp_path):
+    (tmp_path / "precious").write_bytes(b"1")
+    (tmp_path / "j").symlink_to("precious")
+    (tmp_path / "hard").hardlink_to(tmp_path / "precious")
+    os.mkfifo(tmp_path / "pipe")
+    for name, message in (("j", "it is a link"), ("hard", "no file of its own"), ("pipe", "no file of its own")):
+        with pytest.raises(OptionError, match=message), Journal(tmp_path / name, "d"):
+            pass
+    assert (tmp_path / "precious").read_bytes() == b"1"
+
+
+def test_a_full_disk_is_said(tmp_path):
+    with Journal(tmp_path / "j", "d") as journal:
+        handler, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60, limits[1]))
+        try:
+            with pytest.raises(OptionError, match="cannot record its progress: File too large"):
+                for _ in range(9):
+                    journal.record({"kind": "Trial"}, 1.0, 1.0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

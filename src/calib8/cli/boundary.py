@@ -210,8 +210,8 @@ def _plain_streams() -> Iterator[None]:
         yield
     finally:
         sys.stdout, sys.stderr = before
-        for stream in plain:
-            if isinstance(stream, PlainStream):
+        for stream, outer in zip(plain, before, strict=True):
+            if isinstance(stream, PlainStream) and stream is not outer:
                 _let_go(stream)
 
 
