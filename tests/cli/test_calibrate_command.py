@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from calib8.cli import calibrate
 from calib8.cli.main import main
 from calib8.cli.progress import ProgressLine, progress_text
 
@@ -63,10 +64,40 @@ def test_results_go_to_stdout_and_nothing_to_stderr(folder, capsys):
 def test_much_clipping_is_said(folder, capsys, caplog):
     """Zeros lead the compatible search astray: the network's ReLUs are clipped hard."""
     assert main(["calibrate", "digits", str(folder), "-n", "20", "--method", "percentile", "--percent", "90"]) == 0
-    assert "clip more than 1 %" in caplog.text and "--method mse" in caplog.text
+    assert "clip more than 1 %" in caplog.text
+    assert caplog.messages[-1].endswith("try a larger --percent, or --method mse")
     out = capsys.readouterr().out
     shares = [float(cell.rstrip("%")) for row in out.splitlines() for cell in row.split() if cell.endswith("%")]
     assert shares and max(shares) == pytest.approx(10, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ([], "try --ignore-zeros, or --method mse"),
+        (["--ignore-zeros"], "try --method mse"),
+        (["--method", "mse"], ""),
+        (["--method", "max"], ""),
+    ],
+)
+def test_what_is_in_use_is_not_advised(folder, caplog, monkeypatch, options, advice):
+    monkeypatch.setattr(calibrate, "_MUCH_CLIPPED", -1.0)  # whatever is clipped is much
+    assert main(["calibrate", "digits", str(folder), "-n", "20", *options]) == 0
+    said = [m.rpartition("; ")[2] for m in caplog.messages if "clip more than" in m]
+    assert said == [advice] * bool(advice)
+
+
+def test_clipping_of_blobs_in_fp32_is_not_said(folder, caplog, monkeypatch):
+    monkeypatch.setattr(calibrate, "_MUCH_CLIPPED", -1.0)
+    prototxt = folder / "deploy.prototxt"
+    prototxt.write_text(prototxt.read_text() + 'layer { name: "e" type: "Exp" bottom: "prob" top: "e" }\n')
+    assert main(["calibrate", "digits", str(folder), "-n", "20"]) == 0
+    (line,) = [m for m in caplog.messages if "clip more than" in m]
+    count = int(line.partition(" blobs clip")[0].rpartition(" ")[2])
+    caplog.clear()
+    prototxt.write_text(prototxt.read_text() + 'layer { name: "f" type: "Exp" bottom: "e" top: "f" }\n')
+    assert main(["calibrate", "digits", str(folder), "-n", "20"]) == 0
+    assert f"the thresholds of {count} blobs clip" in caplog.text
 
 
 def test_output_folder_and_options(folder, tmp_path, capsys):

@@ -7,6 +7,8 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from calib8.cli.main import main
@@ -125,3 +127,15 @@ def test_without_matplotlib(folder, monkeypatch, caplog):
     monkeypatch.setattr("calib8.cli.sensitivity.importlib.util.find_spec", lambda name: None)
     assert sensitivity(folder) == 0
     assert "there is no matplotlib" in caplog.text and f"{BASE}.png" not in made(folder)
+
+
+@pytest.mark.parametrize(("there", "judged"), [(12, 12), (30, 20)])
+def test_as_many_samples_as_there_are_up_to_twenty(tmp_path, there, judged):
+    (tmp_path / "p").mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(there):
+        cv2.imwrite(str(tmp_path / f"p/{i}.png"), rng.integers(0, 256, (8, 8), np.uint8))
+    folder = shutil.copytree(ROOT / "examples" / "digits", tmp_path / "digits")
+    options = ["--images", str(tmp_path / "p"), "--size", "8x8", "--color", "gray", "--no-picture"]
+    assert main(["sensitivity", "digits", str(folder), *options]) == 0
+    assert json.loads((folder / f"{BASE}.json").read_text())["samples"] == judged

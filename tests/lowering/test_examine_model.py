@@ -109,7 +109,7 @@ def test_an_unknown_field_of_old_layers_is_found_again():
 
 def test_shapes_of_data_are_given():
     (problem,) = texts(DATA)
-    assert "--shape BLOB=N,C,H,W" in problem
+    assert "`shapes=..`" in problem
     found = examined(DATA + one("r", "ReLU", "x"), input_shapes={"x": (5, 3, 4, 4)})
     assert not found.problems
     assert found.shapes == {"x": (5, 3, 4, 4), "label": (5,), "r": (5, 3, 4, 4)}  # nobody reads the label
@@ -206,3 +206,16 @@ def test_bit_widths_of_other_tools_are_a_note():
         "layer 'r' (ConvolutionRistretto): quantization_param has bit widths of another tool, which are not used",
     )
     assert not found.problems
+
+
+def test_an_unknown_field_that_is_refused_is_told_once():
+    two = one("u", "Upsample", "x", "upsample_param { scale: 2 shiny: 2 new: 3 }")
+    found = examined(INPUT + two + one("v", "Power", "x", "strict: true"))
+    (problem,) = found.problems
+    assert problem.text.endswith(
+        "upsample_param.shiny (unknown), upsample_param.new (unknown) are set, which calib8 does not implement; "
+        "remove them if they have no effect"
+    )
+    assert found.notes == ("line 3: layer.strict: unknown field, not read",)
+    (problem,) = examined(INPUT + two.replace("new: 3", "")).problems
+    assert "shiny (unknown) is set, which calib8 does not implement; remove it if it has" in problem.text

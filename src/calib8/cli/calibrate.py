@@ -31,6 +31,9 @@ from calib8.workflow import (
 
 _log = logging.getLogger(__name__)
 _MUCH_CLIPPED = 0.01
+# What to try where a method clips much.
+_INSTEAD = dict.fromkeys(("kl", "kl-fine"), "--ignore-zeros, or --method mse")
+_INSTEAD["percentile"] = "a larger --percent, or --method mse"
 
 _DESCRIPTION = """\
 Quantise a Caffe network to INT8 for the BM1880.
@@ -112,7 +115,7 @@ def run(options: argparse.Namespace) -> int:
             given = read_thresholds(network, options.thresholds)
             result = change_thresholds(network, given, concat_quantize=options.concat_quantize)
     paths = write_calibration_files(output, options.name, network.model, result.plan)
-    _warn_of_clipping(result)
+    _warn_of_clipping(network.model, result, options.method, options.ignore_zeros)
     print(summary(network.model, result))
     print("\n".join(str(path) for path in paths))
     return 0
@@ -148,18 +151,26 @@ def _seen(result: CalibrationResult, value: str) -> tuple[str, str]:
     return f"{histogram.maximum:.6g}", f"{clipped:.2%}"
 
 
-def _warn_of_clipping(result: CalibrationResult) -> None:
-    """The compatible search can be led astray by many zeros; say so where it shows."""
-    found = {
+def _warn_of_clipping(model: Model, result: CalibrationResult, method: str, ignore_zeros: bool) -> None:
+    """The compatible search can be led astray by many zeros; say so where it shows, and name what was not tried."""
+    advice = _INSTEAD.get(method, "")
+    if ignore_zeros:
+        advice = advice.removeprefix("--ignore-zeros, or ")
+    if not advice:
+        return  # mse has weighed what clipping costs
+    in_integers = [x for x in model.net.layers if result.plan.forms.get(x.name) is not None]
+    quantized = {value for layer in in_integers for value in (*layer.bottoms, *layer.tops)}
+    shares = {
         value: histogram.beyond_threshold(result.plan.thresholds[value])
         for value, histogram in result.histograms.items()
+        if value in quantized
     }
-    worst = max(found, key=lambda value: found[value], default=None)
-    if worst is None or found[worst] <= _MUCH_CLIPPED:
+    much = [value for value, share in shares.items() if share > _MUCH_CLIPPED]
+    if not much:
         return
-    count = sum(share > _MUCH_CLIPPED for share in found.values())
-    blobs = "1 blob" if count == 1 else f"{count} blobs"
+    worst = max(much, key=lambda value: shares[value])
     _log.warning(
-        "the thresholds of %s clip more than %.0f %% of their values (%r: %.1f %%), which costs accuracy; "
-        "try --ignore-zeros, or --method mse", blobs, 100 * _MUCH_CLIPPED, worst, 100 * found[worst],
+        "the thresholds of %s clip more than %.0f %% of their values (%r: %.1f %%), which costs accuracy; try %s",
+        "1 blob" if len(much) == 1 else f"{len(much)} blobs", 100 * _MUCH_CLIPPED, worst, 100 * shares[worst],
+        advice,
     )  # fmt: skip

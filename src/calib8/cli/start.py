@@ -50,8 +50,8 @@ def add_start_options(parser: argparse.ArgumentParser, samples: int, output: str
         help=f"where the results go (default: {output})",
     )  # fmt: skip
     parser.add_argument(
-        "--samples", *spellings("data_limit"), dest="samples", type=int, default=samples, metavar="N",
-        help="how many images the network is run on (default: %(default)s)",
+        "--samples", *spellings("data_limit"), dest="samples", type=int, metavar="N",
+        help=f"how many images the network is run on (default: {samples}, or all where there are fewer)",
     )  # fmt: skip
     add_threshold_options(parser, None)
     parser.add_argument(

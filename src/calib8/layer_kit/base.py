@@ -241,8 +241,10 @@ def make_op(layer: Layer, model_folder: Path = Path(), phase: Phase = Phase.TEST
     op = op_type(fields)
     unread = fields.unread(is_source=op.kind == "source")
     if unread:
+        one = len(unread) == 1
         raise RefusedError(
-            f"{', '.join(unread)} is set, which calib8 does not implement; remove it if it has no effect"
+            f"{', '.join(unread)} {'is' if one else 'are'} set, which calib8 does not implement; remove "
+            f"{'it if it has' if one else 'them if they have'} no effect"
         )
     op.notes = () if op.kind == "source" else tuple(fields.notes())
     return op

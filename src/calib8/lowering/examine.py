@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from calib8.lowering.weights import fit_layers, with_shared_blobs
 from calib8.proto.caffemodel import Caffemodel
 from calib8.proto.text import Prototxt
 
+_UNKNOWN = re.compile(r"([\w.]+) \(unknown\)")
 Weights = Caffemodel | Mapping[str, Sequence[NDArray[Any]]]
 
 
@@ -105,8 +107,9 @@ def examine_model(
     problems += unknown_inputs(net.source, pairs, given.given)
     problems += [problem_of(net.source, x, RefusedError(text)) for x, text in reads_of_overwritten(net.layers, ops)]
     bound = replace(net, layers=fitted.layers, has_weights=weights is not None)
-    all_notes = (*net.notes, *notes, *_odd_weights(fitted.layers, ops), *_unused_weights(net, stored))
-    return Examination(bound, ops, fitted.shapes, tuple(problems), all_notes)
+    from_files = (*_told_once(net.notes, problems), *notes)
+    from_weights = (*_odd_weights(fitted.layers, ops), *_unused_weights(net, stored))
+    return Examination(bound, ops, fitted.shapes, tuple(problems), from_files + from_weights)
 
 
 def _read_layers(net: Net, phase: Phase) -> tuple[tuple[Op | None, ...], dict[int, Failure], list[str]]:
@@ -124,6 +127,13 @@ def _read_layers(net: Net, phase: Phase) -> tuple[tuple[Op | None, ...], dict[in
         except (RefusedError, UserLayerError) as why:
             refused[index] = why
     return tuple(ops), refused, notes
+
+
+def _told_once(notes: Sequence[str], problems: Sequence[Problem]) -> list[str]:
+    """Leave out the notes on unknown fields for which a layer is refused."""
+    refused = {field for problem in problems for field in _UNKNOWN.findall(problem.text)}
+    ends = tuple(f": {field}: unknown field, not read" for field in refused)
+    return [note for note in notes if not note.endswith(ends)]
 
 
 def _odd_weights(layers: Sequence[Layer], ops: Sequence[Op | None]) -> list[str]:

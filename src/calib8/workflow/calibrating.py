@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +28,8 @@ from calib8.quantize import QuantPlan, make_plan, observed_values, set_threshold
 from calib8.workflow.network import Network
 from calib8.workflow.progress import Progress, ProgressCallback, quiet
 
+_CHANNELS = re.compile(r"channels? \d+(, \d+)*( and \d+ more)?")
+_FEW = 3  # layers that have a line each
 _log = logging.getLogger(__name__)
 Options = TypeVar("Options", bound="MeasureOptions")
 
@@ -230,9 +233,32 @@ def plan_of(
         QuantizationError: as `calibrate`.
     """
     plan = make_plan(network.model, thresholds, concat_quantize, dead)
+    lines = together(plan.warnings)
+    for line in lines:
+        _log.warning("%s: %s", network.model.net.source, line)
     for warning in plan.warnings:
-        _log.warning("%s: %s", network.model.net.source, warning)
+        if warning not in lines:
+            _log.info("%s: %s", network.model.net.source, warning)
     return plan
+
+
+def together(warnings: Sequence[str]) -> list[str]:
+    """Put what is said of more than a few layers into one line for all of them.
+
+    Args:
+        warnings: "layer 'conv1': the bias of channels 1, 2 and 5 more does not fit ..".
+    """
+    layers_of: dict[str, list[str]] = {}
+    for warning in warnings:
+        layer, _, text = warning.partition(": ")
+        layers_of.setdefault(_without_numbers(text), []).append(layer.removeprefix("layer "))
+    many = {kind: layers for kind, layers in layers_of.items() if len(layers) > _FEW}
+    alone = [w for w in warnings if _without_numbers(w.partition(": ")[2]) not in many]
+    return alone + [f"{len(layers)} layers ({', '.join(layers[:_FEW])}, ..): {kind}" for kind, layers in many.items()]
+
+
+def _without_numbers(text: str) -> str:
+    return _CHANNELS.sub("some channels", text)
 
 
 def _tell_oddities(model: Model, value: str, histogram: BlobHistogram) -> None:

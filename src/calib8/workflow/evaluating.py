@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -29,7 +29,7 @@ _IN_MEMORY = 32
 class EvaluateOptions(JudgeOptions):
     """How a network is evaluated: see `JudgeOptions`; take other samples than those it was calibrated or tuned on."""
 
-    samples: int = 100
+    usual_samples: ClassVar[int] = 100
 
 
 @dataclass(frozen=True)
@@ -69,20 +69,20 @@ def evaluate(
         OptionError: no such metric, or one that cannot judge the network's outputs.
     """
     check_int8(network, calibration.plan)
-    model, source = network.of_one_sample, network.samples
-    given = given_labels(options.metric, names_of(source)[: options.samples], options.samples)
+    model, source, count = network.of_one_sample, network.samples, options.count_for(network)
+    given = given_labels(options.metric, names_of(source)[:count], count)
     both = _Both(model, calibration.plan, make_judge(options.metric, model, compared_values(model), None), options)
     own: list[Array | None] = []
     done = 0
-    for samples in sample_chunks(model, source, options.samples, _IN_MEMORY):
+    for samples in sample_chunks(model, source, count, _IN_MEMORY):
         own.append(samples.labels)
         for inputs in samples.inputs:
             both.add(inputs)
             done += len(next(iter(inputs.values())))
-            progress(Progress("evaluating", done, options.samples))
+            progress(Progress("evaluating", done, count))
     labels = _joined(own) if given is None else given
     judge = make_judge(options.metric, model, compared_values(model), by_run(labels, len(both.parts)))
-    return _evaluation(judge, both, options.samples)
+    return _evaluation(judge, both, count)
 
 
 class _Both:

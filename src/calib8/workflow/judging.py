@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from calib8.analyze.experiment import DEFAULT_BUDGET, ExperimentOptions
 from calib8.analyze.judges import Judge, QualityDrop, SquaredDifference, top1
@@ -76,7 +77,7 @@ class JudgeOptions:
     """How a network is judged.
 
     Attributes:
-        samples: how many images it is run on, the first ones.
+        samples: how many images it is run on, the first ones; None for `usual_samples`, or all where there are fewer.
         metric: what counts.
         threads: None for all cores that this process may use. The number changes no result.
         budget: most memory for values that are kept between runs, in MB of 2^20 bytes; less of it is slower.
@@ -85,7 +86,8 @@ class JudgeOptions:
         OptionError: values that are not possible; all of them.
     """
 
-    samples: int = 20
+    usual_samples: ClassVar[int] = 20
+    samples: int | None = None
     metric: Metric = Metric()
     threads: int | None = None
     budget: int = DEFAULT_BUDGET // _MEGABYTE
@@ -101,11 +103,20 @@ class JudgeOptions:
     def problems(self) -> list[str]:
         """Say what is wrong, a sentence each."""
         problems = []
-        if self.samples < 1:
+        if self.samples is not None and self.samples < 1:
             problems.append(f"`samples` is {self.samples}; it must be at least 1")
         if self.budget < 0:
             problems.append(f"`budget` is {self.budget}; it must be 0 or more")
         return problems
+
+    def count_for(self, network: Network) -> int:
+        """How many images: what was asked for, or what is usual, as far as there are so many that fill whole runs."""
+        if self.samples is not None:
+            return self.samples
+        model, size = network.of_one_sample, network.samples.size
+        per_run = max((model.shapes[value][0] for value in model.inputs if model.shapes[value]), default=1)
+        count = self.usual_samples if size is None else min(self.usual_samples, size)
+        return max(count // per_run, 1) * per_run
 
     @property
     def experiment(self) -> ExperimentOptions:

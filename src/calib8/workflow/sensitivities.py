@@ -8,7 +8,7 @@ from calib8.analyze.experiment import Experiment
 from calib8.analyze.judges import compared_values
 from calib8.analyze.sensitivity import Sensitivity, measure_sensitivity
 from calib8.workflow.calibrating import CalibrationResult
-from calib8.workflow.judging import JudgeOptions, judge_of, samples_to_judge
+from calib8.workflow.judging import JudgeOptions, check_int8, judge_of, samples_to_judge
 from calib8.workflow.network import Network
 from calib8.workflow.progress import Progress, ProgressCallback, quiet
 
@@ -32,7 +32,8 @@ def sensitivity(
         OptionError: no such metric, or one that cannot judge the network's outputs.
     """
     model = network.of_one_sample
-    samples = samples_to_judge(network, calibration.plan, options.samples)
+    check_int8(network, calibration.plan)
+    samples = samples_to_judge(network, calibration.plan, options.count_for(network))
     compared = compared_values(model)
     judge = judge_of(options.metric, model, samples, compared)
     outputs = tuple(dict.fromkeys((*compared, *judge.values)))

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 from calib8.analyze.candidates import candidates_of, method_thresholds, original_targets
 from calib8.analyze.experiment import Experiment
@@ -39,7 +40,7 @@ class TuneOptions(JudgeOptions):
     """How thresholds are tuned; the options of `JudgeOptions`, and:
 
     Attributes:
-        samples: how many images thresholds are tried on.
+        samples: how many images thresholds are tried on; None for `usual_samples`.
         held_out: how many further images decide about what was found on the others, 0 for none; None for three times
             `samples` or, of few images, a third.
         search: "candidates": the best threshold method for the whole network; then for every threshold, in the order
@@ -60,7 +61,7 @@ class TuneOptions(JudgeOptions):
         OptionError: values that are not possible; all of them.
     """
 
-    samples: int = 10
+    usual_samples: ClassVar[int] = 10
     held_out: int | None = None
     search: str = "candidates"
     at: str | None = None
@@ -348,7 +349,7 @@ def split_samples(total: int, held_out: int) -> tuple[tuple[int, ...], tuple[int
 
 def _counts(source: SampleSource, options: TuneOptions) -> tuple[int, int]:
     """Images to tune on and to hold out, as far as the data go."""
-    tuned, size = options.samples, source.size
+    tuned, size = options.samples or options.usual_samples, source.size
     held_out = _HELD_OUT_PER_TUNED * tuned if options.held_out is None else options.held_out
     if size is None or tuned + held_out <= size:
         return tuned, held_out
