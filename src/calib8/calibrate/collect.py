@@ -129,10 +129,11 @@ class _Passes:
         """One pass over the data; every counter takes in its value of each image."""
         guarded: dict[Reading, Guarded] = {value: Guarded(counter) for value, counter in counters.items()}
 
-        def count(lane: int, run: _Run) -> int:
-            executor = self._executors.get(run.network.shapes, lambda: self._opened(run.network.model), lane)
-            executor.run(run.inputs, lambda reading, array: guarded[reading].add(array))
-            return run.network.images
+        def count(lane: int, run: tuple[_Network, Mapping[str, Array]]) -> int:
+            network, inputs = run
+            executor = self._executors.get(network.shapes, lambda: self._opened(network.model), lane)
+            executor.run(inputs, lambda reading, array: guarded[reading].add(array))
+            return network.images
 
         images = 0
         for done in self._crew.stream(count, self._runs()):
@@ -142,14 +143,15 @@ class _Passes:
             raise DataError(f"{self._model.net.source}: the calibration data give no sample")
         self._done += images
 
-    def _runs(self) -> Iterator[_Run]:
+    def _runs(self) -> Iterator[tuple[_Network, Mapping[str, Array]]]:
+        """Every forward pass: a network, and its inputs."""
         for batch in self._batches():
             inputs = self._model.inputs_of(batch)
             network = self._network(tuple(array.shape for array in inputs.values()))
             for part in network.parts(inputs):
                 # With several threads it waits, while the data layer may write the next batch over this one.
                 own = {value: np.array(array) for value, array in part.items()} if self._crew.count > 1 else part
-                yield _Run(network, own)
+                yield network, own
 
     def _network(self, shapes: tuple[Shape, ...]) -> _Network:
         """Shapes differ from sample to sample where a Python layer reshapes its tops."""
@@ -195,11 +197,3 @@ class _Network:
             return
         for index in range(next(iter(inputs.values())).shape[0]):
             yield {value: array[index : index + 1] for value, array in inputs.items()}
-
-
-@dataclass(frozen=True)
-class _Run:
-    """One forward pass."""
-
-    network: _Network
-    inputs: Mapping[str, Array]

@@ -50,7 +50,8 @@ class Crew:
             Calib8Error: what the work for an item raised, when its turn has come.
         """
         if self._pool is None:
-            yield from (work(0, item) for item in items)
+            for item in items:
+                yield work(0, item)
             return
         running: deque[Future[T]] = deque()
         for item in items:

@@ -88,17 +88,18 @@ class Executor:
         self._go_through(values, visit, targets)
 
     def _go_through(self, values: dict[Reading, Array], visit: Visitor, targets: Mapping[Reading, Array]) -> None:
-        last = self._first + len(self._runners) - 1
-        for index, (runner, finished) in enumerate(zip(self._runners, self._finished, strict=True), self._first):
+        observed, finished = self.observed, self._finished
+        for at, runner in enumerate(self._runners):
             produced = runner.run(values, targets)
             values.update(produced)
             for reading, array in produced.items():
-                if reading in self.observed:
+                if reading in observed:
                     visit(reading, array)
-            for reading in finished:
+            for reading in finished[at]:
                 values.pop(reading, None)
-            if isinstance(runner, _HostRunner) and index < last and runner.gave_other_shapes(produced):
-                self._behind(runner, index, produced)._go_through(values, visit, targets)
+            is_last = at + 1 == len(self._runners)
+            if isinstance(runner, _HostRunner) and not is_last and runner.gave_other_shapes(produced):
+                self._behind(runner, self._first + at, produced)._go_through(values, visit, targets)
                 return
 
     def _behind(self, runner: _HostRunner, index: int, produced: Mapping[Reading, Array]) -> Executor:
