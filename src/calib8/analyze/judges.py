@@ -184,7 +184,7 @@ def top1(reference: Outputs, result: Outputs, labels: Any) -> float:
         right = right.reshape(len(right), -1)
         if not np.array_equal(right, np.floor(right)):
             raise OptionError(
-                "metric top1: the labels are no whole numbers, so they name no classes; give a --metric of your own "
+                "metric top1: the labels are no whole numbers, so they name no classes; give a `metric` of your own "
                 "that understands them, or labels of classes (`labels=..`)"
             )
     if right.shape != found.shape:

@@ -73,8 +73,8 @@ def _claim(folder: Path, end: float) -> tuple[int, int]:
         if time.monotonic() >= end:
             os.close(descriptor)
             raise OptionError(
-                f"{folder}: another calib8 command is writing there; wait for its end, or choose another folder with "
-                "--output"
+                f"{folder}: another calib8 command is writing there; wait for its end, or choose another folder "
+                "(`output=..`)"
             )
         time.sleep(_PAUSE)
     _claims[key] = _Claim(descriptor)
