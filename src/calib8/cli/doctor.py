@@ -12,6 +12,7 @@ from typing import Any
 from calib8.analyze.doctor import Finding, Severity
 from calib8.analyze.doctor.preprocessing import Fit, PreprocessingCheck
 from calib8.calibrate.thresholds import DEFAULT_METHOD
+from calib8.cli.flags import with_flags
 from calib8.cli.images import add_image_options, images_of
 from calib8.cli.options import add_common_options, add_gpu_option, network_name
 from calib8.cli.progress import ProgressLines
@@ -88,7 +89,8 @@ def run(options: argparse.Namespace) -> int:
     with ProgressLines() as progress:
         network = open_network(options.path / "deploy.prototxt", options.path / "custom.caffemodel", images_of(options))
         found = diagnose(network, wanted, progress)
-    print(json.dumps(as_json(options.name, found), indent=1) if options.json else as_text(options.name, found))
+    text = json.dumps(as_json(options.name, found), indent=1) if options.json else as_text(options.name, found)
+    print(with_flags(text, options.flags))
     return 0
 
 

@@ -114,7 +114,9 @@ def _vanishing(model: Model, survey: Survey) -> Iterator[Finding]:
                     f"its bottom {model.net.blob_of[bottom]!r} reaches {peak:.3g}, another one {largest:.3g}; with one "
                     f"threshold for both it has {_CODES * peak / largest:.1f} of {_CODES} steps"
                 )
-                yield Finding("network", Severity.HINT, layer.name, text, "keep thresholds apart: --concat-quantize")
+                yield Finding(
+                    "network", Severity.HINT, layer.name, text, "keep thresholds apart: `concat_quantize=True`"
+                )
 
 
 def _warned(plan: QuantPlan | None) -> Iterator[Finding]:
