@@ -50,6 +50,11 @@ def test_results_go_to_stdout_and_nothing_to_stderr(folder, capsys):
     assert main(["calibrate", "digits", str(folder), "-n", "20", "--method", "max"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
+    out, _, judged = out.partition("INT8 against FP32, ")
+    images, figures, sentence = judged.splitlines()
+    assert images == "2 other images than those of the calibration:"
+    assert figures.startswith("  prob: ") and " dB, cosine " in figures and "same best class 100.0%" in figures
+    assert sentence.startswith("good: ")
     assert [Path(line).name for line in out.splitlines()[-4:]] == [
         "bmnet_digits_int8.caffemodel",
         "bmnet_digits_calibration_table",
@@ -61,9 +66,21 @@ def test_results_go_to_stdout_and_nothing_to_stderr(folder, capsys):
     assert any(row.split()[:2] == ["conv1", "Convolution"] for row in rows)
 
 
+def test_no_verdict(folder, capsys):
+    assert main(["calibrate", "digits", str(folder), "-n", "20", "--no-verdict"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("bmnet_digits_calibration_table.prototxt")
+
+
+def test_a_bad_verdict_says_what_to_do_in_options(folder, capsys):
+    command = ["calibrate", "digits", str(folder), "-n", "20", "--method", "percentile", "--percent", "80"]
+    assert main(command) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("bad: ")
+
+
 def test_much_clipping_is_said(folder, capsys, caplog):
     """Zeros lead the compatible search astray: the network's ReLUs are clipped hard."""
-    assert main(["calibrate", "digits", str(folder), "-n", "20", "--method", "percentile", "--percent", "90"]) == 0
+    options = ["--method", "percentile", "--percent", "90", "--no-verdict"]
+    assert main(["calibrate", "digits", str(folder), "-n", "20", *options]) == 0
     assert "clip more than 1 %" in caplog.text
     assert caplog.messages[-1].endswith("try a larger --percent, or --method mse")
     out = capsys.readouterr().out
@@ -136,7 +153,7 @@ def test_other_inputs_take_values(with_input, capsys):
     for value, message in (("info=1,2,3", "3 numbers for an input of the shape 1x2"), ("x=1", "'info'")):
         assert main([*command, "--value", value]) == 1
         assert message in capsys.readouterr().err
-    assert main([*command, "--method", "max", "--value", "info=3,-5"]) == 0
+    assert main([*command, "--method", "max", "--no-verdict", "--value", "info=3,-5"]) == 0
     rows = {line.split()[0]: line.split()[2] for line in capsys.readouterr().out.splitlines()[:-4]}
     assert rows["info"] == rows["neg"] == "5"
 

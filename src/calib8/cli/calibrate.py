@@ -11,22 +11,27 @@ from pathlib import Path
 from typing import Any
 
 from calib8.analyze.doctor import Finding
+from calib8.analyze.verdict import Verdict
 from calib8.calibrate.thresholds import DEFAULT_METHOD
+from calib8.cli.flags import Flags, with_flags
 from calib8.cli.images import add_image_options, images_of
 from calib8.cli.options import add_common_options, add_gpu_option, network_name
 from calib8.cli.progress import ProgressLines
-from calib8.cli.table import aligned
+from calib8.cli.table import aligned, printable
 from calib8.cli.thresholds import add_threshold_options, calibrate_options
-from calib8.errors import OptionError
+from calib8.errors import Calib8Error, OptionError
 from calib8.export import write_calibration_files
 from calib8.lowering import Model
 from calib8.workflow import (
     CalibrationResult,
+    Network,
+    VerdictOptions,
     calibrate,
     change_thresholds,
     open_network,
     quick_check,
     read_thresholds,
+    verdict,
 )
 
 _log = logging.getLogger(__name__)
@@ -67,6 +72,9 @@ def add_parser(commands: Any) -> None:
         "-n", "--iteration", type=int, default=10, metavar="N",
         help="how many images are used (default: 10; 100 or more give better thresholds)",
     )  # fmt: skip
+    parser.add_argument(
+        "--no-verdict", action="store_true", help="do not say how well INT8 follows FP32; saves a few forward passes"
+    )
     parser.add_argument("--output", metavar="FOLDER", type=Path, help="where the files go (default: PATH)")
     add_threshold_options(parser, DEFAULT_METHOD)
     _add_run_options(parser)
@@ -118,7 +126,29 @@ def run(options: argparse.Namespace) -> int:
     _warn_of_clipping(network.model, result, options.method, options.ignore_zeros)
     print(summary(network.model, result))
     print("\n".join(str(path) for path in paths))
+    if not options.no_verdict:
+        _print_verdict(network, result, options)
     return 0
+
+
+def _print_verdict(network: Network, result: CalibrationResult, options: argparse.Namespace) -> None:
+    """The files are there by now, so that a verdict that cannot be given is no error."""
+    if network.source is None or all(own is None for own in result.plan.forms.values()):
+        return
+    calibrated = options.iteration if options.thresholds is None else 0
+    try:
+        judged = verdict(network, result.plan, VerdictOptions(calibrated, threads=options.threads))
+    except Calib8Error as why:
+        _log.warning("no verdict: %s", why)
+        return
+    print(verdict_text(judged, options.flags))
+
+
+def verdict_text(judged: Verdict, flags: Flags) -> str:
+    """A line for each output, and a sentence."""
+    lines = [f"INT8 against FP32, {judged.samples}:"]
+    lines += [f"  {printable(', '.join(one.blobs))}: {one.text}" for one in judged.outputs]
+    return "\n".join([*lines, f"{judged.grade.value}: {with_flags(judged.sentence, flags)}"])
 
 
 def _tell_findings(findings: Sequence[Finding]) -> None:

@@ -9,6 +9,7 @@ Nothing here reads a command line or prints. Options are frozen dataclasses, res
 - `calibrating`: thresholds from samples, integers from thresholds
 - `judging`: what counts as a good result, and the samples that it is judged on (`samples`)
 - `diagnosing`: whether the images, and what is done to them, are right
+- `verdicts`: how well INT8 follows FP32, from a few samples and without labels
 - `sensitivities`, `tuning`: which layer costs the accuracy, and how to get it back
 - `evaluating`: what INT8 is worth against FP32
 - `reports`: the files of judging and tuning
@@ -54,6 +55,7 @@ from calib8.workflow.tuning import (
     TuneResult,
     tune,
 )
+from calib8.workflow.verdicts import VerdictOptions, verdict
 
 __all__ = [
     "SEARCHES",
@@ -77,6 +79,7 @@ __all__ = [
     "TuneOptions",
     "TuneResult",
     "Tuner",
+    "VerdictOptions",
     "calibrate",
     "change_thresholds",
     "check",
@@ -92,6 +95,7 @@ __all__ = [
     "read_thresholds",
     "sensitivity",
     "tune",
+    "verdict",
     "write_layer_damage",
     "write_mixed",
     "write_sensitivity",

@@ -1,0 +1,115 @@
+"""`verdict`: how well INT8 follows FP32, from a few samples, at the end of a calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+from numpy.typing import NDArray
+
+from calib8.analyze.answers import answers_of
+from calib8.analyze.judges import compared_values
+from calib8.analyze.metrics import OutputComparison, compare_outputs
+from calib8.analyze.units import setup_of
+from calib8.analyze.verdict import OutputVerdict, Verdict, output_verdict
+from calib8.engine import EngineOptions, Executor
+from calib8.lowering import Model, lower_float
+from calib8.lowering.integer import lower_int8
+from calib8.quantize import QuantPlan
+from calib8.workflow.diagnosing import runs_of
+from calib8.workflow.judging import check_int8
+from calib8.workflow.network import Network
+
+Array = NDArray[Any]
+_SHARE = 20
+_FEWEST, _MOST = 2, 16
+
+
+@dataclass(frozen=True)
+class VerdictOptions:
+    """On what a verdict rests.
+
+    Attributes:
+        calibrated: how many samples, the first ones, the network was calibrated with.
+        images: how many samples it is run on; None for a twentieth of those, from 2 to 16.
+        threads: None for all cores that this process may use. The number changes no result.
+    """
+
+    calibrated: int = 0
+    images: int | None = None
+    threads: int | None = None
+
+    @property
+    def count(self) -> int:
+        """How many samples are wanted."""
+        return min(_MOST, max(_FEWEST, self.calibrated // _SHARE)) if self.images is None else self.images
+
+
+def verdict(network: Network, plan: QuantPlan, options: VerdictOptions = VerdictOptions()) -> Verdict:
+    """Compare INT8 with FP32 on samples that the network was not calibrated with, if there are any.
+
+    Raises:
+        QuantizationError: nothing of the network runs in INT8.
+        DataError, UserLayerError: the samples cannot be used.
+    """
+    check_int8(network, plan)
+    model, size = network.of_one_sample, network.samples.size
+    held_out = size is None or size >= options.calibrated + options.count
+    skipped = options.calibrated if held_out else 0
+    wanted = options.count if size is None else min(options.count, size - skipped)
+    both = Both(model, plan, options.threads)
+    answers = answers_of(model)
+    counts: list[list[tuple[int, int]]] = [[] for _ in answers]
+    total, images = OutputComparison(), 0
+    for inputs in _last_runs(network, skipped, wanted):
+        reference, result = both.run(inputs)
+        total += compare_outputs(reference, result, both.compared)
+        images += 1
+        for own, answer in zip(counts, answers, strict=True):
+            own.append(answer.agreement(reference, result))
+    blob_of = model.net.blob_of
+    outputs: list[OutputVerdict] = []
+    for own, answer in zip(counts, answers, strict=True):
+        # Of detections, what goes into the layer that makes them is compared.
+        compared = {v: c for v, c in total.by_value.items() if v in answer.values} or dict(total.by_value)
+        outputs.append(output_verdict(answer, [blob_of[v] for v in answer.values], compared, own))
+    return Verdict(tuple(outputs), images, held_out)
+
+
+class Both:
+    """A network in FP32 and in INT8, run side by side on one sample after another.
+
+    Attributes:
+        compared: the values whose numbers are compared.
+    """
+
+    def __init__(self, model: Model, plan: QuantPlan, threads: int | None = None) -> None:
+        self.compared = compared_values(model)
+        self._wanted = tuple(dict.fromkeys((*self.compared, *(v for v in model.net.outputs if v not in model.inputs))))
+        engine = EngineOptions(threads=threads)
+        setup = replace(setup_of(plan), integer_kernels=engine.integer_kernels)
+        self._fp32 = Executor(lower_float(model, self._wanted), self._wanted, engine)
+        self._int8 = Executor(lower_int8(model, setup, self._wanted), self._wanted, engine)
+
+    def run(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+        """The outputs in FP32 and in INT8, and what is compared in their place."""
+        return _outputs(self._fp32, inputs), _outputs(self._int8, inputs)
+
+
+def _outputs(executor: Executor, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    found: dict[str, Array] = {}
+    executor.run(inputs, lambda reading, array: found.__setitem__(str(reading), array.copy()))
+    return found
+
+
+def _last_runs(network: Network, skipped: int, wanted: int) -> Iterator[Mapping[str, Array]]:
+    """The runs behind those that a calibration has used."""
+    model = network.of_one_sample
+    per_run = max((model.shapes[value][0] for value in model.inputs if model.shapes[value]), default=1)
+    start = -(-skipped // per_run)
+    runs = max(1, wanted // per_run)
+    size = network.samples.size
+    count = (start + runs) * per_run
+    return islice(runs_of(network, count if size is None else min(count, size)), start, start + runs)

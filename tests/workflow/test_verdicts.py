@@ -1,0 +1,49 @@
+"""`verdict`: other images than those of the calibration, where there are any; figures against a run by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calib8.engine import run_float
+from calib8.workflow import CalibrateOptions, VerdictOptions, calibrate, open_network, verdict
+from calib8.workflow.diagnosing import runs_of
+
+DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
+
+
+@pytest.fixture(scope="module")
+def network():
+    return open_network(DIGITS / "deploy.prototxt", DIGITS / "custom.caffemodel")
+
+
+@pytest.fixture(scope="module")
+def plan(network):
+    return calibrate(network, CalibrateOptions(iteration=20, threads=1)).plan
+
+
+def test_images_behind_those_of_the_calibration(network, plan, run_int8):
+    found = verdict(network, plan, VerdictOptions(20, images=3, threads=1))
+    assert found.held_out and found.images == 3
+    runs = list(runs_of(network, 23))[20:]
+    signal = noise = 0.0
+    same = 0
+    for inputs in runs:
+        x = run_float(network.of_one_sample, inputs, ["prob"])["prob"].astype(np.float64)
+        y = run_int8(network.of_one_sample, plan, inputs, ["prob"], real_inputs=list(inputs))["prob"]
+        signal, noise, same = signal + (x**2).sum(), noise + ((x - y) ** 2).sum(), same + (x.argmax() == y.argmax())
+    (one,) = found.outputs
+    assert (one.agreeing, one.asked, one.kind) == (same, 3, "classes")
+    assert one.comparison.snr_db == pytest.approx(10 * np.log10(signal / noise), rel=1e-3)
+
+
+def test_the_same_images_where_there_are_no_others(network, plan):
+    found = verdict(network, plan, VerdictOptions(network.samples.size, images=2, threads=1))
+    assert not found.held_out and found.images == 2
+
+
+@pytest.mark.parametrize(("calibrated", "images"), [(0, 2), (10, 2), (100, 5), (1000, 16)])
+def test_a_twentieth_is_enough(calibrated, images):
+    assert VerdictOptions(calibrated).count == images
