@@ -17,11 +17,12 @@ from calib8.cli.flags import Flags, with_flags
 from calib8.cli.images import add_image_options, images_of
 from calib8.cli.options import add_common_options, add_gpu_option, network_name
 from calib8.cli.progress import ProgressLines
-from calib8.cli.table import aligned, printable
+from calib8.cli.table import aligned
 from calib8.cli.thresholds import add_threshold_options, calibrate_options
 from calib8.errors import Calib8Error, OptionError
 from calib8.export import write_calibration_files
 from calib8.lowering import Model
+from calib8.terminal import printable
 from calib8.workflow import (
     CalibrationResult,
     Network,
