@@ -9,7 +9,7 @@ is one line then, too.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from calib8.cli.boundary import guarded
 
@@ -20,23 +20,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    flags: dict[str, argparse.Action] = {}
+    flags: list[Mapping[str, argparse.Action]] = []
 
     def run() -> int:
-        from calib8.cli.parser import run_command  # noqa: PLC0415 - see above
+        from calib8.cli.parser import CommandFlags, run_command  # noqa: PLC0415 - see above
 
-        return run_command(arguments, flags)
+        own = CommandFlags()
+        flags.append(own)
+        return run_command(arguments, own)
 
     def in_flags(text: str) -> str:
         from calib8.cli.flags import with_flags  # noqa: PLC0415
 
-        return with_flags(text, flags)
+        return with_flags(text, flags[0]) if flags else text
 
     return guarded("calib8", run, in_flags)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; the documentation is made from it."""
+    """Build the parser of the whole command line; the documentation is made from it."""
     from calib8.cli import parser  # noqa: PLC0415 - see above
 
     return parser.build_parser()

@@ -1,23 +1,35 @@
-"""The command line as a whole: all commands, their options, and what runs one of them."""
+"""The command line as a whole: all commands, their options, and what runs one of them.
+
+A command's module imports what it computes with, which takes longer than most errors take to be found. So only the
+module of the command that the arguments name is imported; of the others, their names and summaries stand here.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import sys
-from collections.abc import Iterator, Sequence
-from typing import TextIO
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, TextIO
 
-from calib8.cli import calibrate, check, completion, doctor, export, lmdb, sensitivity, tune
 from calib8.cli.flags import Flags, flags_of, with_flags
-from calib8.cli.version import VersionAction
-from calib8.engine import EngineOptions, use_gpu
-from calib8.engine.session import check_device
 
-_COMMANDS = (check, doctor, calibrate, sensitivity, tune, export, lmdb, completion)
+SUMMARIES: Mapping[str, str] = {
+    "check": "say what is in a network, and what is wrong with it",
+    "doctor": "say whether images and preprocessing are right",
+    "calibrate": "quantise a network to INT8",
+    "sensitivity": "say which layer costs the accuracy",
+    "tune": "tune thresholds, and choose layers that stay in FP32",
+    "export": "write a network for other tools",
+    "lmdb": "make and look into LMDBs",
+    "completion": "a script that completes what you type",
+}
+"""All commands in the order of the help. Each is a module of this package with `add_parser`."""
 
 
-def run_command(arguments: Sequence[str] | None, flags: dict[str, argparse.Action]) -> int:
+def run_command(arguments: Sequence[str] | None, flags: CommandFlags) -> int:
     """Parse the arguments and run the command that they name.
 
     Args:
@@ -26,12 +38,46 @@ def run_command(arguments: Sequence[str] | None, flags: dict[str, argparse.Actio
     Returns:
         The exit code.
     """
-    options = build_parser().parse_args(arguments)
-    flags.update(options.flags)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    options = build_parser(given).parse_args(given)
+    flags.own = options.flags
     _set_up_logging(options.verbose, flags)
-    use_gpu(getattr(options, "gpu", None))
-    check_device(EngineOptions())
+    if hasattr(options, "gpu"):
+        _choose_device(options.gpu)
     return int(options.run(options))
+
+
+def _choose_device(gpu: int | None) -> None:
+    from calib8.engine import EngineOptions, use_gpu  # noqa: PLC0415 - a command that takes a GPU imports it anyway
+    from calib8.engine.session import check_device  # noqa: PLC0415
+
+    use_gpu(gpu)
+    check_device(EngineOptions())
+
+
+class CommandFlags(Mapping[str, argparse.Action]):
+    """The options of a command, and behind them those of all others, which a message may advise.
+
+    Attributes:
+        own: the command's; the others' modules are imported only when one of them is asked for.
+    """
+
+    def __init__(self) -> None:
+        self.own: Flags = {}
+
+    @cached_property
+    def _all(self) -> dict[str, argparse.Action]:
+        others = {name: flag for command in _commands(build_parser()) for name, flag in flags_of(command).items()}
+        return {**others, **self.own}
+
+    def __getitem__(self, name: str) -> argparse.Action:
+        return self.own[name] if name in self.own else self._all[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
 
 
 class _Line(logging.Formatter):
@@ -65,28 +111,48 @@ def _set_up_logging(verbose: bool, flags: Flags) -> None:
     logger.setLevel(logging.INFO if verbose else logging.WARNING)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; the documentation is made from it."""
+def build_parser(arguments: Sequence[str] | None = None) -> argparse.ArgumentParser:
+    """Build the parser of the whole command line; the documentation is made from it.
+
+    Args:
+        arguments: what will be parsed; only the command that they name has its options then. None for all commands.
+    """
     parser = argparse.ArgumentParser(
         prog="calib8",
         description="INT8 calibration for Caffe networks, without Caffe.",
         epilog="`calib8 COMMAND --help` explains a command.",
     )
-    parser.add_argument("--version", action=VersionAction, help="print what a bug report needs: versions, and more")
+    parser.add_argument("--version", action=_VersionAction, help="print what a bug report needs: versions, and more")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in _COMMANDS:
-        module.add_parser(commands)
-    every = list(_commands(commands))
-    elsewhere = {name: flag for command in every for name, flag in flags_of(command).items()}
-    for command in every:  # its own flags, and those of other commands that a message may advise
-        command.set_defaults(flags={**elsewhere, **flags_of(command)})
+    named = None if arguments is None else next((text for text in arguments if not text.startswith("-")), "")
+    for name, summary in SUMMARIES.items():
+        if named in (None, name):
+            importlib.import_module(f"calib8.cli.{name}").add_parser(commands)
+        else:
+            commands.add_parser(name, help=summary)
+    for command in _commands(parser):
+        command.set_defaults(flags=flags_of(command))
     return parser
 
 
-def _commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Iterator[argparse.ArgumentParser]:
+class _VersionAction(argparse.Action):
+    """Prints the versions and ends the program."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **kwargs: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, **kwargs)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print; argparse calls it when the option is given."""
+        from calib8.cli.version import version_lines  # noqa: PLC0415 - it looks at the libraries
+
+        print("\n".join(version_lines()))
+        parser.exit()
+
+
+def _commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
     """All commands, and all commands of commands."""
-    for command in commands.choices.values():
-        yield command
-        for action in command._actions:  # argparse has no public way to them
-            if isinstance(action, argparse._SubParsersAction):
-                yield from _commands(action)
+    for action in parser._actions:  # argparse has no public way to them
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield command
+                yield from _commands(command)

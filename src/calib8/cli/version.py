@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import platform
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
-
-from calib8.calibrate.counting import COMPILED
+from importlib.util import find_spec
 
 _LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "opencv-python-headless", "protobuf", "lmdb", "h5py")
 _OPTIONAL = {"onnxruntime-gpu", "h5py"}
-
-
-class VersionAction(argparse.Action):
-    """Prints the versions and ends the program."""
-
-    def __init__(self, option_strings: Any, dest: str, **kwargs: Any) -> None:
-        super().__init__(option_strings, dest, nargs=0, **kwargs)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        """Called by argparse when the option is given."""
-        print("\n".join(version_lines()))
-        parser.exit()
 
 
 def version_lines() -> Iterator[str]:
@@ -34,7 +19,8 @@ def version_lines() -> Iterator[str]:
         found = _version(name)
         if found or name not in _OPTIONAL:
             yield f"{name} {found or 'is not installed'}"
-    yield f"counting: {'compiled' if COMPILED else 'numpy (there was no C compiler at installation)'}"
+    compiled = find_spec("calib8.calibrate._counting") is not None
+    yield f"counting: {'compiled' if compiled else 'numpy (there was no C compiler at installation)'}"
 
 
 def _version(name: str) -> str:
