@@ -8,6 +8,7 @@ import pytest
 
 from calib8.cli.flags import flags_of, with_flags
 from calib8.cli.main import build_parser, main
+from calib8.cli.parser import CommandFlags
 
 
 @pytest.fixture
@@ -45,8 +46,9 @@ def test_every_command_knows_its_own_flags():
 
 
 def test_advice_to_use_another_command_has_its_flags():
-    options = build_parser().parse_args(["check", "net"])
-    assert with_flags("`shapes=..`, `images=..`", options.flags) == "--shape BLOB=N,C,H,W, --images LIST"
+    flags = CommandFlags()
+    flags.own = build_parser().parse_args(["check", "net"]).flags
+    assert with_flags("`shapes=..`, `images=..`", flags) == "--shape BLOB=N,C,H,W, --images LIST"
 
 
 def test_an_error_of_the_library_names_the_option(tmp_path, capsys):

@@ -9,8 +9,7 @@ import sys
 
 import pytest
 
-from calib8.cli.main import build_parser
-from calib8.cli.parser import SUMMARIES
+from calib8.cli.parser import SUMMARIES, build_parser
 
 LARGE = ("numpy", "onnx", "onnxruntime", "cv2", "google.protobuf", "lmdb", "yaml", "h5py", "matplotlib", "shtab")
 SCRIPT = """
@@ -46,7 +45,7 @@ def test_no_command_plots_or_reads_hdf5_unasked(command):
 
 
 def test_summaries_are_those_of_the_commands():
-    for name, summary in SUMMARIES.items():
+    for name in SUMMARIES:
         parser = build_parser([name])
         actions = [a for a in parser._actions if hasattr(a, "_choices_actions")]
         shown = {a.dest: a.help for a in actions[0]._choices_actions}
