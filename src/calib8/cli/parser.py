@@ -40,7 +40,7 @@ def run_command(arguments: Sequence[str] | None, flags: CommandFlags) -> int:
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
     options = build_parser(given).parse_args(given)
-    flags.own = options.flags
+    flags.own, options.flags = options.flags, flags
     _set_up_logging(options.verbose, flags)
     if hasattr(options, "gpu"):
         _choose_device(options.gpu)
