@@ -28,8 +28,8 @@ PYTEST := -m pytest --numprocesses $(JOBS)
 # Branches included, a little below what is measured.
 COVERAGE_FLOOR := 97
 
-.PHONY: setup test coverage lint check demo bench docs docker-check wheel-check test-lowest run-lowest proto \
-	proto-check compare-proto clean
+.PHONY: setup test coverage lint check demo bench docs docker-check wheel-check test-lowest proto proto-check clean
+.PHONY: run-lowest compare-proto
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
