@@ -63,7 +63,7 @@ def report_accuracy(folder: Path) -> None:
     print(f"\nright of {EVALUATION_IMAGES} images that were neither trained nor calibrated on:")
     for name, answer in answers.items():
         print(f"  {name:<20}{np.mean(answer == labels):7.2%}")
-    print("The default search is the original's; it counts the zeros that ReLU leaves, too.")
+    print("The default method is the original's.")
 
 
 def plan_by_mse(folder: Path) -> QuantPlan:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from calib8.calibrate.histogram import DEFAULT_BINS, BlobHistogram, check_bins
-from calib8.calibrate.thresholds import DEFAULT_METHOD, ThresholdOptions
+from calib8.calibrate.thresholds import DEFAULT_METHOD, ORIGINAL_METHOD, ThresholdOptions
 from calib8.data import SampleSource
 from calib8.errors import OptionError
 from calib8.export import write_calibration_files, write_calibration_table, write_weights
@@ -25,6 +25,7 @@ from calib8.workflow import (
     calibrate,
     change_thresholds,
     choose_thresholds,
+    needed_histograms,
     open_network,
 )
 
@@ -39,7 +40,8 @@ class CalibrationInfo:
         iteration: how many images are used.
         enable_memory_opt: free every blob behind its last reader. Lower peak, somewhat slower, the same result.
         enable_calibration_opt: one pass over the data instead of two. Maxima are exact; a value can be counted in
-            the bin beside its own if it lies within 1/4 of a bin of the edge between them.
+            the bin beside its own if it lies within 1/4 of a bin of the edge between them. The method `kl`, which has
+            to give the original's thresholds, takes two passes whatever is set here.
         histogram_bin_num: bins of a histogram, a multiple of 128.
         enable_concat_quantize: every bottom of a Concat keeps its own threshold.
         math_lib_path: the original's own library; accepted, not needed.
@@ -112,8 +114,9 @@ class Calibration:
     Args:
         calibration_info: the guide's dictionary; see `CalibrationInfo`.
         source: the samples, or images that become samples; None takes them from the network's own data layer.
-        method: how a threshold is found, one of `calib8.calibrate.thresholds.METHODS`.
+        method: how a threshold is found, one of `calib8.calibrate.thresholds.METHODS`; None for the default.
         threshold_options: parameters of the method.
+        original: do what the original tool does, and nothing else: its method, and integers by the contract alone.
         threads: None takes all cores.
         progress: called with the number of images done, counting every pass.
 
@@ -121,7 +124,7 @@ class Calibration:
         info: the checked dictionary.
 
     Raises:
-        OptionError: a key or a value that is not possible.
+        OptionError: a key or a value that is not possible, or another method beside `original`.
     """
 
     def __init__(
@@ -129,18 +132,25 @@ class Calibration:
         calibration_info: Mapping[str, Any],
         *,
         source: SampleSource | Images | None = None,
-        method: str = DEFAULT_METHOD,
+        method: str | None = None,
         threshold_options: ThresholdOptions = ThresholdOptions(),
+        original: bool = False,
         threads: int | None = None,
         progress: Callable[[int], None] = lambda done: None,
     ) -> None:
         self.info = CalibrationInfo.read(calibration_info)
         self._source, self._progress = source, progress
-        self._options = CalibrateOptions(
+        if original and method not in (None, ORIGINAL_METHOD):
+            raise OptionError(
+                f"the original tool's method is {ORIGINAL_METHOD}: it cannot be {method!r} with `original`"
+            )
+        options = CalibrateOptions(
             iteration=self.info.iteration, bins=self.info.histogram_bin_num,
             two_pass=not self.info.enable_calibration_opt, memory_opt=self.info.enable_memory_opt, threads=threads,
-            method=method, threshold=threshold_options, concat_quantize=self.info.enable_concat_quantize,
+            method=method or DEFAULT_METHOD, threshold=threshold_options,
+            concat_quantize=self.info.enable_concat_quantize,
         )  # fmt: skip
+        self._options = options.as_original() if original else options
         self._result: CalibrationResult | None = None
 
     @cached_property
@@ -195,6 +205,9 @@ class Calibration:
     def find_tables(self, method: str, threshold_options: ThresholdOptions = ThresholdOptions()) -> None:
         """Find the thresholds anew, by another method, from the histograms that `calc_tables` collected.
 
+        Runs the images again where the method needs others: `kl` measures before a ReLU, and counts in two passes; all
+        other methods measure behind it.
+
         Raises:
             OptionError: there are no histograms, or no such method.
             QuantizationError: as `calc_tables`.
@@ -202,7 +215,8 @@ class Calibration:
         if not self.histograms:
             raise OptionError("there are no histograms yet: call calc_tables() first")
         options = replace(self._options, method=method, threshold=threshold_options)
-        self._result = choose_thresholds(self.network, self.histograms, options)
+        histograms = needed_histograms(self.network, options, self.histograms, self._told)
+        self._result = choose_thresholds(self.network, histograms, options)
 
     def tune_tables(self, thresholds: Mapping[str, float]) -> None:
         """Quantise with given thresholds; those that are not given stay as they were measured or given before.

@@ -135,7 +135,7 @@ def test_a_changed_threshold_recomputes_only_what_depends_on_it(digits, monkeypa
     run(digits.plan)
     assert built[1] == touched and [layers[-1] for layers in built] == ["scale2b", "conv3_3x3", "prob"]
     built.clear()
-    (source,) = [g.observed for g in fold_groups(digits.model) if "sum" in g.members]
+    (source,) = [g.name for g in fold_groups(digits.model) if "sum" in g.members]
     changed = dict.fromkeys(["sum@sum", "sum"], digits.plan.thresholds[source] * 1.1)
     run(replan(digits.model, digits.plan, changed))
     assert built == [touched]  # what comes before is kept, the graph of what comes behind is there already

@@ -151,10 +151,12 @@ def test_plans_of_layers_that_a_threshold_does_not_reach_are_shared(digits, expe
 def test_what_the_methods_find(digits, experiment):
     trials = make_trials(digits, experiment)
     methods = method_thresholds(trials, digits.histograms)
-    for group in trials.touched:
-        histogram = digits.histograms[group]
-        assert methods["mse"][group] == find_threshold(histogram, "mse")
-        assert methods["max"][group] == find_threshold(histogram, "max")
+    for group, touched in trials.touched.items():
+        written, rectified = (digits.histograms[touched.group.measured(as_written=w)] for w in (True, False))
+        assert methods["kl"][group] == find_threshold(written, "kl")
+        assert methods["kl behind ReLU"][group] == find_threshold(rectified, "kl")
+        assert methods["mse"][group] == find_threshold(rectified, "mse")
+        assert methods["max"][group] == find_threshold(rectified, "max")
         candidates = candidates_of(methods)[group]
         assert list(candidates) == sorted(set(candidates)) and set(candidates) == {m[group] for m in methods.values()}
 

@@ -74,7 +74,7 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("trial", [0, 30, 100])
+@pytest.mark.parametrize("trial", [0, 30, 60])
 def test_killed_and_begun_again(digits, experiment, tmp_path, trial):
     path = tmp_path / "progress"
     expected = facts(tuned(digits, experiment))
@@ -131,13 +131,13 @@ def test_out_of_time(digits, experiment, tmp_path, monkeypatch):
 
     trials.losses = slow
     with Journal(tmp_path / "p", "d") as journal:
-        found = run_search(search, trials, journal, seconds=30)
+        found = run_search(search, trials, journal, seconds=10)
     assert not found.finished and found.after.tuned <= found.before.tuned
-    assert now[0] <= 30 + 4  # no question is begun after that but what the report needs
+    assert now[0] <= 10 + 4  # no question is begun after that but what the report needs
 
     trials, search = begin(digits, experiment)
     with Journal(tmp_path / "p", "d") as journal:
-        assert 29 <= journal.seconds <= 31
+        assert 9 <= journal.seconds <= 11
         again = run_search(search, trials, journal, seconds=journal.seconds)  # no time left
     assert again.plan.thresholds == found.plan.thresholds and again.after == found.after
     trials, search = begin(digits, experiment)

@@ -75,7 +75,7 @@ def naive(values, bins):
     for size in sizes:
         counts[math.floor(size / width + 0.5) if maximum else 0] += 1
     nans = sum(math.isnan(x) for x in values)
-    return counts, width, maximum, sizes.count(0.0), nans, len(values) - len(sizes) - nans, len(sizes), 0
+    return counts, width, maximum, sizes.count(0.0), nans, len(values) - len(sizes) - nans, len(sizes), 0, True
 
 
 def plain(histogram):
@@ -152,7 +152,7 @@ def test_data_that_change_between_the_passes(maximum):
 
 def check_bound(histogram, values, bins):
     found, exact = histogram.result(), naive(values, bins)
-    assert plain(found)[1:] == list(exact[1:])
+    assert plain(found)[1:-1] == list(exact[1:-1]) and not found.exact
     assert found.counts.min() >= 0 and found.counts.sum() == found.samples
     # An edge at the border of two fine bins may be found in either, for it is computed in float64.
     sizes, fine = np.sort(np.abs(values[values != 0]).astype(np.float64)), histogram.fine_width
@@ -251,7 +251,7 @@ def test_shape_layout_and_type_do_not_matter(count):
 def test_without_a_finite_value(values):
     values = np.float32(values)
     for found in (two_passes(values, 128).result(), one_pass(values, 128).result()):
-        assert plain(found) == list(naive(values, 128)) and found.dead
+        assert plain(found)[:-1] == list(naive(values, 128))[:-1] and found.dead
 
 
 def test_threads_do_not_disturb_each_other():

@@ -43,19 +43,61 @@ def groups_of(text: str, concat: bool = False) -> dict[str, set[str]]:
     groups = fold_groups(model, concat)
     values = [v for g in groups for v in g.members]
     assert sorted(values) == sorted(model.shapes)  # each value exactly once
-    assert [g.observed for g in groups if g.observed not in g.members] == []
-    assert set(observed_values(model, concat)) == {g.observed for g in groups}
-    return {g.observed: set(g.members) for g in groups}
+    assert all({g.name, g.written, g.rectified} <= set(g.members) for g in groups)
+    for as_written in (True, False):
+        measured = {g.measured(as_written=as_written) for g in groups}
+        assert set(observed_values(model, concat, as_written=as_written)) == measured and len(measured) == len(groups)
+    return {g.name: set(g.members) for g in groups}
 
 
-def test_a_relu_in_place_is_measured_behind_it():
-    groups = groups_of(INPUT + conv("c", "x") + layer("ReLU", "r", "c", "c"))
-    assert groups == {"x": {"x"}, "c": {"c@c", "c"}}
+def measured_of(text: str) -> dict[str, tuple[str, str]]:
+    """By name what the original measures of a group, and what all other methods do."""
+    return {
+        g.name: (g.measured(as_written=True), g.measured(as_written=False))
+        for g in fold_groups(build_model(parse_prototxt(text)))
+    }
 
 
-def test_a_relu_with_its_own_top_takes_what_comes_before_it():
-    groups = groups_of(INPUT + conv("c", "x") + layer("ReLU", "r", "c", "r"))
-    assert groups == {"x": {"x"}, "c": {"c", "r"}}
+def test_a_relu_in_place():
+    text = INPUT + conv("c", "x") + layer("ReLU", "r", "c", "c")
+    assert groups_of(text) == {"x": {"x"}, "c": {"c@c", "c"}}
+    assert measured_of(text) == {"x": ("x", "x"), "c": ("c@c", "c")}
+
+
+def test_a_relu_with_its_own_top():
+    text = INPUT + conv("c", "x") + layer("ReLU", "r", "c", "r")
+    assert groups_of(text) == {"x": {"x"}, "c": {"c", "r"}}
+    assert measured_of(text) == {"x": ("x", "x"), "c": ("c", "r")}
+
+
+def test_a_relu_beside_another_reader_leaves_the_value_to_be_measured():
+    text = INPUT + conv("c", "x") + layer("ReLU", "r", "c", "r") + layer("Flatten", "f", "c", "f")
+    assert measured_of(text)["c"] == ("c", "c")
+
+
+def test_a_relu_in_place_and_then_one_with_its_own_top():
+    text = INPUT + conv("c", "x") + layer("Dropout", "d", "c", "c") + layer("ReLU", "r", "c", "r")
+    assert measured_of(text)["c"] == ("c@c", "r")
+
+
+def test_a_leaky_relu_is_no_end_of_a_group():
+    leaky = layer("ReLU", "l", "c", "l", "relu_param { negative_slope: 0.1 }")
+    assert measured_of(INPUT + conv("c", "x") + leaky) == {"x": ("x", "x"), "c": ("c", "c"), "l": ("l", "l")}
+
+
+def test_a_concat_is_measured_as_it_is_written():
+    branches = conv("a", "x") + layer("ReLU", "ra", "a", "a") + conv("b", "x")
+    text = INPUT + branches + layer("Concat", "k", "a b", "k") + layer("ReLU", "rk", "k", "k")
+    assert groups_of(text) == {"x": {"x"}, "k": {"a@a", "a", "b", "k@k", "k"}}
+    assert measured_of(text)["k"] == ("k@k", "k")
+
+
+def test_a_threshold_may_be_given_for_any_value_that_is_measured():
+    model = build_model(parse_prototxt(INPUT + conv("c", "x") + layer("ReLU", "r", "c", "c")))
+    expected = {"x": 1.0, "c@c": 2.0, "c": 2.0}
+    assert fold_thresholds(model, {"x": 1.0, "c@c": 2.0}) == expected
+    assert fold_thresholds(model, {"x": 1.0, "c@c": 3.0, "c": 2.0}) == expected
+    assert fold_thresholds(model, {"x": 1.0}, dead=["c@c"]) == {"x": 1.0, "c@c": 1.0, "c": 1.0}
 
 
 def test_a_chain_of_passive_layers_is_one_group():
@@ -182,7 +224,7 @@ def test_folding_is_what_two_passes_over_the_layers_give(data):
     folded = fold_thresholds(model, measured)
     assert folded == expected
     assert fold_thresholds(model, folded) == folded
-    assert fold_thresholds(model, {v: measured[v] for v in observed_values(model)}) == folded
+    assert fold_thresholds(model, {v: measured[v] for v in observed_values(model, as_written=True)}) == folded
 
 
 def test_thresholds_are_float32():

@@ -37,7 +37,7 @@ def test_every_group_changed_alone_gives_what_make_plan_gives(random_model):
     model = random_model(NETWORK)
     before = planned(model)
     for group in fold_groups(model):
-        changed = dict.fromkeys(group.members, before.thresholds[group.observed] * 1.3)
+        changed = dict.fromkeys(group.members, before.thresholds[group.name] * 1.3)
         after = replan(model, before, changed)
         anew = make_plan(model, {**before.thresholds, **changed})
         assert equal(after, anew) and after.thresholds == anew.thresholds

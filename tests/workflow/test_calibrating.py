@@ -15,7 +15,8 @@ import calib8
 from calib8 import CalibrateOptions, change_thresholds, choose_thresholds, open_network, read_calibration
 from calib8.cli.main import main
 from calib8.errors import DataError, OptionError, TableError
-from calib8.workflow import calibrate
+from calib8.quantize import observed_values
+from calib8.workflow import calibrate, needed_histograms
 from calib8.workflow.calibrating import together
 
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
@@ -53,6 +54,19 @@ def test_another_method_needs_no_new_run(network, result):
     data = network.model.inputs[0]
     assert other.thresholds[data] == np.float32(result.histograms[data].maximum) != result.thresholds[data]
     assert other.origin == "max, 10 images" and result.origin == "mse, 20 images"
+    with pytest.raises(OptionError, match=r"kl lacks histograms of 1\d values \('data' \.\.\); needed_histograms"):
+        choose_thresholds(network, result.histograms, CalibrateOptions(method="kl"))
+
+
+def test_only_what_a_method_lacks_is_measured(network, result):
+    told = []
+    options = CalibrateOptions(iteration=20, method="kl-fine")
+    assert needed_histograms(network, options, result.histograms, told.append) is result.histograms and not told
+    found = needed_histograms(network, CalibrateOptions(iteration=20, method="kl"), result.histograms, told.append)
+    assert told[-1].done == told[-1].total == 40
+    behind = [v for v in result.histograms if v not in observed_values(network.model, as_written=True)]
+    assert behind and all(found[v] is result.histograms[v] for v in behind)
+    assert found["data"].exact and not result.histograms["data"].exact
 
 
 def test_changed_thresholds_leave_the_others(network, result):

@@ -3,40 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from calib8.analyze.trials import Trials
 from calib8.analyze.units import units_of
 from calib8.calibrate.histogram import BlobHistogram
 from calib8.calibrate.thresholds import ThresholdOptions, find_threshold
 
-_METHODS = {
-    "kl": ("kl", ThresholdOptions()),
-    "kl, zeros ignored": ("kl", ThresholdOptions(ignore_zeros=True)),
-    "kl-fine": ("kl-fine", ThresholdOptions()),
-    "kl-fine, zeros ignored": ("kl-fine", ThresholdOptions(ignore_zeros=True)),
-    "mse": ("mse", ThresholdOptions()),
-    "percentile 99.9": ("percentile", ThresholdOptions(percent=99.9)),
-    "percentile 99.99": ("percentile", ThresholdOptions(percent=99.99)),
-    "percentile 99.999": ("percentile", ThresholdOptions(percent=99.999)),
-    "max": ("max", ThresholdOptions()),
+
+@dataclass(frozen=True)
+class _Way:
+    """A method with an option, and whether the original's values are measured or those behind the ReLU."""
+
+    method: str
+    options: ThresholdOptions = ThresholdOptions()
+    as_written: bool = False
+
+
+_WAYS = {
+    "kl": _Way("kl", as_written=True),
+    "kl behind ReLU": _Way("kl"),
+    "kl-fine": _Way("kl-fine"),
+    "mse": _Way("mse"),
+    "percentile 99.9": _Way("percentile", ThresholdOptions(percent=99.9)),
+    "percentile 99.99": _Way("percentile", ThresholdOptions(percent=99.99)),
+    "percentile 99.999": _Way("percentile", ThresholdOptions(percent=99.999)),
+    "max": _Way("max"),
 }
-"""All threshold methods, some with more than one option."""
+"""All threshold methods, some in more than one way."""
 
 
 def method_thresholds(
     trials: Trials, histograms: Mapping[str, BlobHistogram], ignored: Collection[str] = ()
 ) -> dict[str, dict[str, float]]:
-    """By method, what it finds for each group that is alive and that a layer outside of `ignored` writes."""
-    groups = [
-        group
-        for group, touched in trials.touched.items()
-        if group in histograms
-        and not histograms[group].dead
+    """By method, what it finds for each group that is alive and that a layer outside of `ignored` writes.
+
+    Args:
+        histograms: by value, of what groups are measured on either way; others are left out.
+    """
+    groups = {
+        name: touched.group
+        for name, touched in trials.touched.items()
+        if touched.group.written in histograms
+        and touched.group.rectified in histograms
+        and not histograms[touched.group.rectified].dead
         and not (touched.writers and touched.writers.issubset(ignored))
-    ]
+    }
     return {
-        name: {group: find_threshold(histograms[group], method, options) for group in groups}
-        for name, (method, options) in _METHODS.items()
+        what: {
+            name: find_threshold(histograms[group.measured(as_written=way.as_written)], way.method, way.options)
+            for name, group in groups.items()
+        }
+        for what, way in _WAYS.items()
     }
 
 

@@ -45,7 +45,7 @@ def touched_of(model: Model, plan: QuantPlan, needed: frozenset[str]) -> dict[st
         names |= neighbours
         near = [at for at, layer in enumerate(model.net.layers) if layer.name in names & needed]
         if any(plan.forms.get(model.net.layers[index].name) is not None for index in near):
-            found[group.observed] = Touched(
+            found[group.name] = Touched(
                 group, _writers(model, units, members), neighbours, near[0], near[-1] + 1
             )  # fmt: skip
     return found

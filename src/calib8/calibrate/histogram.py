@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +70,7 @@ class BlobHistogram:
         infs: infinities; not in `counts`, not in `samples`.
         samples: finite values.
         beyond: values above `maximum`, in the last bin: the data changed between the two passes.
+        exact: whether every value is in the formula's bin; one pass may put it into the one beside.
     """
 
     counts: NDArray[np.int64]
@@ -79,6 +81,7 @@ class BlobHistogram:
     infs: int
     samples: int
     beyond: int = 0
+    exact: bool = True
 
     @property
     def bins(self) -> int:
@@ -128,6 +131,8 @@ class AbsMax:
 class _Counter(ABC):
     """What the two kinds share: values that are not finite set apart, tallies kept."""
 
+    _exact: ClassVar[bool]
+
     def __init__(self, table_size: int) -> None:
         self.maximum = 0.0
         self._limit = 0.0  # the largest |x| that the table takes
@@ -176,7 +181,7 @@ class _Counter(ABC):
         counts.flags.writeable = False
         width = self.maximum / (counts.size - 1)
         tallies = (self._zeros, self._nans, self._infs, self._samples, self._beyond)
-        return BlobHistogram(counts, width, self.maximum, *tallies)
+        return BlobHistogram(counts, width, self.maximum, *tallies, self._exact)
 
 
 class Histogram(_Counter):
@@ -192,6 +197,8 @@ class Histogram(_Counter):
     Raises:
         OptionError: that many bins are not possible.
     """
+
+    _exact = True
 
     def __init__(self, maximum: float, bins: int = DEFAULT_BINS) -> None:
         super().__init__(check_bins(bins))
@@ -236,6 +243,8 @@ class AdaptiveHistogram(_Counter):
     Raises:
         OptionError: that many bins are not possible.
     """
+
+    _exact = False
 
     def __init__(self, bins: int = DEFAULT_BINS) -> None:
         wanted = 1 << (_FINE_PER_BIN * check_bins(bins) - 1).bit_length()

@@ -38,8 +38,9 @@ from calib8.workflow import (
 _log = logging.getLogger(__name__)
 _MUCH_CLIPPED = 0.01
 # What to try where a method clips much.
-_INSTEAD = dict.fromkeys(("kl", "kl-fine"), "--ignore-zeros, or --method mse")
-_INSTEAD["percentile"] = "a larger --percent, or --method mse"
+_INSTEAD = {
+    "kl": "--method mse", "kl-fine": "--method mse", "percentile": "a larger --percent, or --method mse"
+}  # fmt: skip
 
 _DESCRIPTION = """\
 Quantise a Caffe network to INT8 for the BM1880.
@@ -90,8 +91,8 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--two-pass", action="store_true",
-        help="measure maxima first and count in a second pass, exactly by the formula; one pass (the default) may "
-        "count a value one bin beside its own if it lies within 1/4 of a bin of the edge between them",
+        help="measure maxima first and count in a second pass, exactly by the formula, as --method kl always does; one "
+        "pass may count a value one bin beside its own if it lies within 1/4 of a bin of the edge between them",
     )  # fmt: skip
     add_gpu_option(group)
     add_common_options(group)
@@ -124,7 +125,7 @@ def run(options: argparse.Namespace) -> int:
             given = read_thresholds(network, options.thresholds)
             result = change_thresholds(network, given, concat_quantize=options.concat_quantize)
     paths = write_calibration_files(output, options.name, network.model, result.plan)
-    _warn_of_clipping(network.model, result, options.method, options.ignore_zeros)
+    _warn_of_clipping(network.model, result, options.method)
     print(summary(network.model, result))
     print("\n".join(str(path) for path in paths))
     if not options.no_verdict:
@@ -182,12 +183,10 @@ def _seen(result: CalibrationResult, value: str) -> tuple[str, str]:
     return f"{histogram.maximum:.6g}", f"{clipped:.2%}"
 
 
-def _warn_of_clipping(model: Model, result: CalibrationResult, method: str, ignore_zeros: bool) -> None:
-    """The compatible search can be led astray by many zeros; say so where it shows, and name what was not tried."""
-    advice = _INSTEAD.get(method, "")
-    if ignore_zeros:
-        advice = advice.removeprefix("--ignore-zeros, or ")
-    if not advice:
+def _warn_of_clipping(model: Model, result: CalibrationResult, method: str) -> None:
+    """A search can be led astray; say so where it shows, and name what was not tried."""
+    advice = _INSTEAD.get(method)
+    if advice is None:
         return  # mse has weighed what clipping costs
     in_integers = [x for x in model.net.layers if result.plan.forms.get(x.name) is not None]
     quantized = {value for layer in in_integers for value in (*layer.bottoms, *layer.tops)}

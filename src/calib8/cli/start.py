@@ -103,7 +103,7 @@ def _calibration(options: argparse.Namespace, network: Network, progress: Progre
     table = options.calibration_proto or options.path / f"bmnet_{options.name}_calibration_table.pb2"
     weights = options.calibration_model or options.path / f"bmnet_{options.name}_int8.caffemodel"
     asked_for = options.calibration_proto is not None or options.calibration_model is not None
-    if asked_for or (options.method is None and table.exists()):
+    if asked_for or (options.method is None and not options.original and table.exists()):
         return read_calibration(network, table, weights)
     return calibrate(network, calibrate_options(options).at_most(network.samples), progress)
 

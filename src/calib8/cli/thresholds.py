@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from calib8.calibrate.histogram import DEFAULT_BINS
-from calib8.calibrate.thresholds import DEFAULT_METHOD, METHODS, ThresholdOptions
+from calib8.calibrate.thresholds import DEFAULT_METHOD, METHODS, ORIGINAL_METHOD, ThresholdOptions
 from calib8.workflow import CalibrateOptions, MeasureOptions
 
 
@@ -15,12 +15,21 @@ def add_threshold_options(parser: argparse.ArgumentParser, method: str | None) -
     group = parser.add_argument_group("thresholds")
     methods = "; ".join(f"{m.name}: {m.summary}" for m in METHODS.values())
     default = method or f"take the files that PATH has, else {DEFAULT_METHOD}"
-    group.add_argument("--method", choices=METHODS, default=method, help=f"{methods} (default: {default})")
+    which = group.add_mutually_exclusive_group()
+    which.add_argument("--method", choices=METHODS, default=method, help=f"{methods} (default: {default})")
+    which.add_argument(
+        "--original", action="store_true",
+        help=f"do what the original tool does, and nothing else: --method {ORIGINAL_METHOD}, and integers by the "
+        "contract's own rounding",
+    )  # fmt: skip
     group.add_argument(
         "--percent", type=float, default=ThresholdOptions().percent, metavar="P",
         help="with --method percentile: this share of the values is not clipped (default: %(default)s)",
     )  # fmt: skip
-    group.add_argument("--ignore-zeros", action="store_true", help="leave zeros out of the distributions")
+    group.add_argument(
+        "--ignore-zeros", action="store_true",
+        help="with --method percentile: leave zeros out of the distributions, as kl and kl-fine always do",
+    )  # fmt: skip
     group.add_argument(
         "--bins", type=int, default=DEFAULT_BINS, metavar="N",
         help="bins of a histogram, a multiple of 128 (default: %(default)s)",
@@ -41,8 +50,9 @@ def measure_options(options: argparse.Namespace) -> MeasureOptions:
 
 def calibrate_options(options: argparse.Namespace) -> CalibrateOptions:
     """How values are measured, and thresholds found in them."""
-    return CalibrateOptions(
+    found = CalibrateOptions(
         **vars(measure_options(options)), method=options.method or DEFAULT_METHOD,
         threshold=ThresholdOptions(percent=options.percent, ignore_zeros=options.ignore_zeros),
         concat_quantize=options.concat_quantize,
     )  # fmt: skip
+    return found.as_original() if options.original else found

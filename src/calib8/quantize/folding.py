@@ -4,8 +4,8 @@ Steps, in this order:
 
 1. Passive layers (`Op.passive`: ReLU, Flatten, Split ..): the first bottom and all tops make one group. Forwards
    `out := in`, then backwards `in := out`: the group has the threshold of its source, the value that comes first.
-   Where later layers of the group overwrite the source's blob in place, the source is measured behind the last of
-   them: that is what the blob holds after a forward pass.
+   What is measured is the source as its layer writes it (the original's way), or what a ReLU leaves of it: the
+   threshold's method says which (`FoldGroup.measured`).
 2. A BatchNorm with its Scale (`Model.batch_norm_pairs`): the BatchNorm's top takes the threshold of the Scale's top.
 3. Concat, from the last one to the first, without `enable_concat_quantize`: a bottom takes the top's threshold when
    the Concat is the only layer that reads it, or anything of its group, from outside the group. Other bottoms keep
@@ -25,6 +25,7 @@ from calib8.arithmetic import check_thresholds
 from calib8.calibrate.thresholds import DEAD_THRESHOLD
 from calib8.errors import OptionError, QuantizationError, TableError
 from calib8.layers.concat import Concat
+from calib8.layers.relu import ReLU
 from calib8.lowering import Model
 
 
@@ -33,12 +34,21 @@ class FoldGroup:
     """Values with one threshold.
 
     Attributes:
-        observed: the value whose distribution gives the threshold.
-        members: all values of the group in the order of their layers, `observed` among them.
+        name: the value that the group goes by: the last version of its source's blob, behind all layers in place, which
+            is what a user who asks for the blob gets.
+        written: the source as its layer writes it.
+        rectified: `name`, or what a ReLU with a top of its own makes of it, where nothing else reads it.
+        members: all values of the group in the order of their layers, those above among them.
     """
 
-    observed: str
+    name: str
+    written: str
+    rectified: str
     members: tuple[str, ...]
+
+    def measured(self, *, as_written: bool) -> str:
+        """The value whose distribution gives the threshold: the original's, or what is left of it to be quantised."""
+        return self.written if as_written else self.rectified
 
 
 def fold_groups(model: Model, enable_concat_quantize: bool = False) -> tuple[FoldGroup, ...]:
@@ -50,10 +60,15 @@ def fold_groups(model: Model, enable_concat_quantize: bool = False) -> tuple[Fol
     return groups.made()
 
 
-def observed_values(model: Model, enable_concat_quantize: bool = False) -> tuple[str, ...]:
-    """The values that need a measured threshold, one for each group, in the order of their layers."""
+def observed_values(model: Model, enable_concat_quantize: bool = False, *, as_written: bool = False) -> tuple[str, ...]:
+    """The values that need a measured threshold, one for each group, in the order of their layers.
+
+    Args:
+        as_written: each as its layer writes it, before a ReLU; else behind it.
+    """
     order = {value: index for index, value in enumerate(_values(model))}
-    return tuple(sorted((g.observed for g in fold_groups(model, enable_concat_quantize)), key=order.__getitem__))
+    measured = (g.measured(as_written=as_written) for g in fold_groups(model, enable_concat_quantize))
+    return tuple(sorted(measured, key=order.__getitem__))
 
 
 def fold_thresholds(
@@ -65,7 +80,8 @@ def fold_thresholds(
     """A threshold for every value, rounded to float32 as the calibration table holds it.
 
     Args:
-        measured: thresholds in real units by value; those of `observed_values` are needed, others not read.
+        measured: thresholds in real units by value. Every group needs one, of its name or of a value that it is
+            measured on, the first that there is; others are not read.
         dead: values that were 0 in all samples. Whatever their threshold, their codes are 0; they get that of
             the bottom of their layer, so that no ratio of two thresholds gets out of hand.
 
@@ -74,7 +90,8 @@ def fold_thresholds(
         QuantizationError: thresholds that are not positive finite numbers; all of them.
     """
     groups = fold_groups(model, enable_concat_quantize)
-    missing = [g.observed for g in groups if g.observed not in measured and g.observed not in dead]
+    given = {g.name: _given(g, measured, dead) for g in groups}
+    missing = [name for name, value in given.items() if value is None]
     if missing:
         raise TableError(
             f"{model.net.source}: {len(missing)} blobs have no threshold",
@@ -82,11 +99,16 @@ def fold_thresholds(
         )
     folded: dict[str, float] = {}
     for group in groups:
-        threshold = _beside(model, group, folded) if group.observed in dead else float(measured[group.observed])
+        value = given[group.name]
+        threshold = _beside(model, group, folded) if value is None or value in dead else float(measured[value])
         with np.errstate(over="ignore"):
             folded.update(dict.fromkeys(group.members, float(np.float32(threshold))))
     _check(model, folded)
     return folded
+
+
+def _given(group: FoldGroup, measured: Collection[str], dead: Collection[str]) -> str | None:
+    return next((v for v in (group.name, group.rectified, group.written) if v in measured or v in dead), None)
 
 
 def set_thresholds(
@@ -113,12 +135,12 @@ def set_thresholds(
             problems.append(f"no layer and no blob is named {name!r}")
             continue
         group = groups[value]
-        first, before = changed.setdefault(group.observed, (name, float(threshold)))
+        first, before = changed.setdefault(group.name, (name, float(threshold)))
         if before != float(threshold):
             problems.append(f"{first!r} and {name!r} share one threshold and are given {before:g} and {threshold:g}")
     if problems:
         raise OptionError(f"{model.net.source}: thresholds that cannot be set", problems)
-    by_member = {v: changed[g.observed][1] for v, g in groups.items() if g.observed in changed}
+    by_member = {v: changed[g.name][1] for v, g in groups.items() if g.name in changed}
     return {**thresholds, **by_member}
 
 
@@ -165,11 +187,16 @@ class _Groups:
             while root in self._leader_of:
                 root = self._leader_of[root]
             members.setdefault(root, []).append(value)
-        return tuple(FoldGroup(self._observed(root), tuple(values)) for root, values in members.items())
+        return tuple(self._group(root, tuple(values)) for root, values in members.items())
 
-    def _observed(self, group: str) -> str:
-        blob_of = self._model.net.blob_of
-        return [v for v, g in self._group_of.items() if g == group and blob_of[v] == blob_of[group]][-1]
+    def _group(self, source: str, members: tuple[str, ...]) -> FoldGroup:
+        net = self._model.net
+        name = [v for v, g in self._group_of.items() if g == source and net.blob_of[v] == net.blob_of[source]][-1]
+        readers = net.consumers[name]
+        alone = len(readers) == 1 and isinstance(self._model.op_of[readers[0].name], ReLU)
+        # A leaky ReLU computes: its top is in a group of its own.
+        rectified = readers[0].tops[0] if alone and self._group_of[readers[0].tops[0]] == source else name
+        return FoldGroup(name, source, rectified, members)
 
 
 def _values(model: Model) -> Iterator[str]:

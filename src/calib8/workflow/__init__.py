@@ -27,6 +27,7 @@ from calib8.workflow.calibrating import (
     change_thresholds,
     choose_thresholds,
     measure_histograms,
+    needed_histograms,
     read_calibration,
     read_thresholds,
 )
@@ -89,6 +90,7 @@ __all__ = [
     "draw_sensitivity",
     "evaluate",
     "measure_histograms",
+    "needed_histograms",
     "open_network",
     "quick_check",
     "read_calibration",

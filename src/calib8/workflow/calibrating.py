@@ -2,7 +2,7 @@
 
     samples -> histograms -> thresholds -> plan
 
-`measure_histograms` is the first arrow, `choose_thresholds` the second; `plan_of` is the third, and the only place
+`needed_histograms` is the first arrow, `choose_thresholds` the second; `plan_of` is the third, and the only place
 where a plan is made from thresholds.
 """
 
@@ -14,11 +14,18 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from calib8.calibrate.collect import CollectOptions, collect_histograms
 from calib8.calibrate.histogram import DEFAULT_BINS, BlobHistogram, check_bins
-from calib8.calibrate.thresholds import DEFAULT_METHOD, ThresholdOptions, check_method, find_threshold
+from calib8.calibrate.thresholds import (
+    DEFAULT_METHOD,
+    ORIGINAL_METHOD,
+    ThresholdOptions,
+    find_threshold,
+    method_named,
+)
 from calib8.data import SampleSource, takes
 from calib8.engine import EngineOptions
 from calib8.errors import OptionError
@@ -43,7 +50,7 @@ class MeasureOptions:
         bins: bins of a histogram, a multiple of 128.
         two_pass: measure maxima first and count in a second pass, exactly by the formula. In one pass maxima are exact,
             too, but a value can be counted in the bin beside its own if it lies within 1/4 of a bin of the edge between
-            them.
+            them. Methods that have to count exactly do so whatever is set here.
         memory_opt: free every blob behind its last reader. Lower peak, somewhat slower, the same result.
         threads: None for all cores that this process may use. The number changes no result.
     """
@@ -81,7 +88,11 @@ class CalibrateOptions(MeasureOptions):
     def __post_init__(self) -> None:
         """Raises OptionError for a value that cannot be used."""
         super().__post_init__()
-        check_method(self.method)
+        method_named(self.method)
+
+    def as_original(self) -> CalibrateOptions:
+        """Return these options with the original tool's method, and nothing that it does not do."""
+        return replace(self, method=ORIGINAL_METHOD, threshold=ThresholdOptions())
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,11 +124,45 @@ def calibrate(
         QuantizationError: thresholds that the integer contract cannot express; all of them.
         OptionError: an option with a value that it cannot have.
     """
-    values = observed_values(network.model, options.concat_quantize)
-    histograms = measure_histograms(network, values, options, progress)
-    for value, histogram in histograms.items():
+    return choose_thresholds(network, needed_histograms(network, options, progress=progress), options)
+
+
+def needed_histograms(
+    network: Network,
+    options: CalibrateOptions,
+    known: Mapping[str, BlobHistogram] = MappingProxyType({}),
+    progress: ProgressCallback = quiet,
+) -> Mapping[str, BlobHistogram]:
+    """Measure what a method needs and is not known yet, with a warning for what looks odd.
+
+    Methods differ in what they measure (`Method.like_the_original`): what was measured for one of them may not do for
+    another.
+
+    Returns:
+        By value, what is new and all that was known.
+
+    Raises:
+        DataError, UserLayerError, OptionError: as `calibrate`.
+    """
+    missing = _missing(network, options, known)
+    if not missing:
+        return known
+    two_pass = options.two_pass or method_named(options.method).like_the_original
+    found = measure_histograms(network, missing, replace(options, two_pass=two_pass), progress)
+    for value, histogram in found.items():
         _tell_oddities(network.model, value, histogram)
-    return choose_thresholds(network, histograms, options)
+    return {**known, **found}
+
+
+def _missing(network: Network, options: CalibrateOptions, known: Mapping[str, BlobHistogram]) -> list[str]:
+    """The values that the method measures, without those whose histogram will do."""
+    exact = options.two_pass or method_named(options.method).like_the_original
+    return [v for v in _measured_values(network, options) if v not in known or (exact and not known[v].exact)]
+
+
+def _measured_values(network: Network, options: CalibrateOptions) -> tuple[str, ...]:
+    as_written = method_named(options.method).like_the_original
+    return observed_values(network.model, options.concat_quantize, as_written=as_written)
 
 
 def measure_histograms(
@@ -151,14 +196,21 @@ def choose_thresholds(
     """Find the thresholds in histograms of all observed values, and quantise.
 
     Args:
-        histograms: by value, as `calibrate` returns them, so that another method needs no new run.
+        histograms: by value, as `needed_histograms` returns them for these options.
 
     Raises:
-        OptionError: no such method, or a number of bins that it cannot search.
+        OptionError: no such method, a number of bins that it cannot search, values without a histogram.
         QuantizationError: as `calibrate`.
     """
-    found = {v: find_threshold(h, options.method, options.threshold) for v, h in histograms.items()}
-    dead = frozenset(value for value, histogram in histograms.items() if histogram.dead)
+    missing = _missing(network, options, histograms)
+    if missing:
+        raise OptionError(
+            f"method {options.method} lacks histograms of {len(missing)} values ({missing[0]!r} ..); "
+            "needed_histograms() measures them"
+        )
+    measured = _measured_values(network, options)
+    found = {v: find_threshold(histograms[v], options.method, options.threshold) for v in measured}
+    dead = frozenset(v for v in measured if histograms[v].dead)
     plan = plan_of(network, found, options.concat_quantize, dead)
     return CalibrationResult(plan, found, histograms, dead, f"{options.method}, {options.iteration} images")
 

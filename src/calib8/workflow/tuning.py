@@ -8,6 +8,7 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
@@ -55,7 +56,7 @@ class TuneOptions(JudgeOptions):
         layer: tune this layer alone, by the original's search; "" for all.
         difference: of `layer` before tuning, where it is known.
         record: a file that the search is recorded in, so that it goes on from there when it was killed; None for none.
-        iteration, bins: of the histograms that "candidates" begins with, where the calibration has none.
+        iteration, bins: of the histograms that "candidates" begins with, as far as the calibration has none.
 
     Raises:
         OptionError: values that are not possible; all of them.
@@ -306,7 +307,7 @@ class Tuner:
         if self._options.as_original:
             search = original_search(self._targets, trials.thresholds, self._options.difference)
         elif self._options.search == "candidates":
-            histograms = histograms or self._measured(progress)
+            histograms = {**histograms, **self._measured(set(histograms), progress)}
             methods = method_thresholds(trials, histograms, self._options.ignored)
             searched = SearchOptions(held_out=bool(self._held_out))
             search = candidate_search(candidates_of(methods), trials.thresholds, searched, methods)
@@ -314,10 +315,15 @@ class Tuner:
             raise OptionError("`search` is none, which leaves nothing to tune")
         return self._answered(search, trials, histograms, progress)
 
-    def _measured(self, progress: ProgressCallback) -> Mapping[str, BlobHistogram]:
+    def _measured(self, known: Collection[str], progress: ProgressCallback) -> Mapping[str, BlobHistogram]:
+        """What methods look at, before the ReLU and behind it, as far as the calibration has not measured it."""
         measured = MeasureOptions(self._options.iteration, self._options.bins, threads=self._options.threads)
-        values = observed_values(self._network.model, self._plan.enable_concat_quantize)
-        return measure_histograms(self._network, values, measured.at_most(self._network.samples), progress)
+        model, concat = self._network.model, self._plan.enable_concat_quantize
+        both = (observed_values(model, concat, as_written=way) for way in (True, False))
+        missing = [value for value in dict.fromkeys(chain(*both)) if value not in known]
+        if not missing:
+            return {}
+        return measure_histograms(self._network, missing, measured.at_most(self._network.samples), progress)
 
     def _answered(
         self, search: Search, trials: Trials, histograms: Mapping[str, BlobHistogram], progress: ProgressCallback

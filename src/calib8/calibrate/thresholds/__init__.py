@@ -1,6 +1,6 @@
 """From a histogram to a threshold, by named methods; one file per method, with formula and source.
 
-- `kl`: the contract's search, compatible with the original tool (default)
+- `kl`: the original tool's search (default)
 - `kl-fine`: the same divergence, every bin a candidate
 - `mse`: smallest squared error
 - `percentile`: a share of the values, `ThresholdOptions.percent`
@@ -31,13 +31,15 @@ __all__ = [
     "DEAD_THRESHOLD",
     "DEFAULT_METHOD",
     "METHODS",
+    "ORIGINAL_METHOD",
     "Method",
     "ThresholdOptions",
-    "check_method",
     "find_threshold",
+    "method_named",
 ]
 
-DEFAULT_METHOD = "kl"
+ORIGINAL_METHOD = "kl"
+DEFAULT_METHOD = ORIGINAL_METHOD
 DEAD_THRESHOLD = 1.0
 """Threshold of a blob without a value that differs from 0."""
 
@@ -49,7 +51,8 @@ class ThresholdOptions:
     """What can be set beside the method's name.
 
     Attributes:
-        ignore_zeros: leave values that are exactly 0 out of the distribution; the original counts them.
+        ignore_zeros: for `percentile`: leave values that are exactly 0 out of the distribution. `kl` and `kl-fine`
+            always do; `mse` and `max` give the same either way.
         percent: for `percentile`: the share of values to keep unclipped, above 0 and up to 100.
 
     Raises:
@@ -72,33 +75,46 @@ class Method:
         name: what the user writes.
         summary: one line for a help text.
         threshold: from a histogram that is not dead; in real units.
+        without_zeros: values that are exactly 0 are left out of the distribution. They are exact in INT8 whatever the
+            threshold; counted, they are half of what is behind a ReLU, and lead a divergence to tiny thresholds.
+        like_the_original: the distribution is the original tool's: of a value as its layer writes it, before a ReLU,
+            and counted by the formula to the last value. Else it is that of what is quantised, behind the ReLU, and one
+            pass over the data will do.
     """
 
     name: str
     summary: str
     threshold: Callable[[BlobHistogram, ThresholdOptions], float]
+    without_zeros: bool = False
+    like_the_original: bool = False
 
 
 _METHODS = (
-    Method("kl", "KL divergence, a candidate every 128 bins, as the original", lambda h, _: kl.threshold(h)),
-    Method("kl-fine", "KL divergence, every bin a candidate", lambda h, _: kl_fine.threshold(h)),
+    Method(
+        "kl", "KL divergence, a candidate every 128 bins, as the original", lambda h, _: kl.threshold(h),
+        without_zeros=True, like_the_original=True,
+    ),
+    Method(
+        "kl-fine", "KL divergence, every bin a candidate", lambda h, _: kl_fine.threshold(h), without_zeros=True
+    ),
     Method("mse", "smallest mean squared error", lambda h, _: mse.threshold(h)),
     Method("percentile", "so many percent of the values", lambda h, o: percentile.threshold(h, o.percent)),
     Method("max", "the largest absolute value", lambda h, _: maximum.threshold(h)),
-)
+)  # fmt: skip
 
 METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _METHODS})
 """The methods by name, the default first."""
 
 
-def check_method(name: str) -> None:
-    """Refuse the name of a method that does not exist.
+def method_named(name: str) -> Method:
+    """The method of that name.
 
     Raises:
-        OptionError: there is none of that name.
+        OptionError: there is none.
     """
     if name not in METHODS:
         raise OptionError(f"no threshold method {name!r}; choose one of {', '.join(METHODS)}")
+    return METHODS[name]
 
 
 def find_threshold(
@@ -111,9 +127,9 @@ def find_threshold(
     Raises:
         OptionError: no method of that name, or a number of bins that `kl` cannot search.
     """
-    check_method(method)
+    own = method_named(method)
     if histogram.dead:
         return DEAD_THRESHOLD
-    counted = histogram.without_zeros() if options.ignore_zeros else histogram
-    found = METHODS[method].threshold(counted, options)
+    counted = histogram.without_zeros() if own.without_zeros or options.ignore_zeros else histogram
+    found = own.threshold(counted, options)
     return float(np.float32(min(found, _LARGEST)))
