@@ -17,13 +17,14 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from evaluation import Evaluation, Result
 from figures import Figure, difference, estimate, mean
 from real_models import CALIBRATION_IMAGES, DRAWS, Network, real_models
 
-from calib8.calibrate.thresholds import ThresholdOptions
+from calib8.calibrate.histogram import DEFAULT_BINS
 from calib8.calibration import Calibration
 from calib8.errors import QuantizationError
 from calib8.lowering import Model
@@ -34,8 +35,8 @@ Variant = Callable[[Network, Sequence[Array]], tuple[Model, QuantPlan]]
 """From a network and calibration samples to a plan, and the model that it belongs to."""
 
 
-def by_method(method: str, options: ThresholdOptions = ThresholdOptions(), **info: int) -> Variant:
-    """Thresholds by one method, integers by the contract."""
+def calibrated(*, bins: int = DEFAULT_BINS, **options: Any) -> Variant:
+    """What `Calibration` makes of these options."""
 
     def variant(network: Network, samples: Sequence[Array]) -> tuple[Model, QuantPlan]:
         calibration = Calibration(
@@ -44,11 +45,10 @@ def by_method(method: str, options: ThresholdOptions = ThresholdOptions(), **inf
                 "in_prototxt": network.folder / "deploy.prototxt",
                 "in_caffemodel": network.folder / "custom.caffemodel",
                 "iteration": len(samples),
-                **info,
+                "histogram_bin_num": bins,
             },
             source=network.source(samples),
-            method=method,
-            threshold_options=options,
+            **options,
         )
         calibration.calc_tables()
         return calibration.model, calibration.plan
@@ -57,10 +57,12 @@ def by_method(method: str, options: ThresholdOptions = ThresholdOptions(), **inf
 
 
 VARIANTS: dict[str, Variant] = {
-    "kl": by_method("kl"),
-    "kl, no zeros": by_method("kl", ThresholdOptions(ignore_zeros=True)),
-    "mse": by_method("mse"),
-    "max": by_method("max"),
+    "original": calibrated(original=True),
+    "original, 204800": calibrated(original=True, bins=204_800),
+    "kl-fine": calibrated(method="kl-fine"),
+    "mse": calibrated(method="mse"),
+    "percentile": calibrated(method="percentile"),
+    "max": calibrated(method="max"),
 }
 
 
