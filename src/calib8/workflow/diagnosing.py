@@ -22,7 +22,7 @@ from calib8.analyze.doctor.preprocessing import (
 from calib8.analyze.doctor.recipes import Recipe, guessed_recipe
 from calib8.analyze.doctor.samples import check_samples
 from calib8.analyze.doctor.survey import Survey, survey_images
-from calib8.calibrate.thresholds import find_threshold
+from calib8.calibrate.thresholds import find_threshold, method_named
 from calib8.data import ImagesSource, Linear, Preprocess, SampleSource, takes
 from calib8.data.preprocess import RESIZE_MODES
 from calib8.errors import DataError, QuantizationError
@@ -84,7 +84,11 @@ def diagnose(
     """
     options = options.at_most(network.samples)
     preprocessing = _preprocessing(network, options, progress)
-    model, values = network.of_one_sample, observed_values(network.model, options.concat_quantize)
+    as_written = method_named(options.method).like_the_original
+    model, values = (
+        network.of_one_sample,
+        observed_values(network.model, options.concat_quantize, as_written=as_written),
+    )
     survey = survey_images(
         model, runs_of(network, options.iteration), values, image_input(model) or model.inputs[0], options.bins,
         options.threads, lambda done: progress(Progress("examining images", done, options.iteration)),
