@@ -135,3 +135,12 @@ def test_docker_build_gets_what_the_dockerfiles_copy():
     for name in ("Dockerfile_CPU", "Dockerfile_GPU"):
         copies = re.findall(r"^COPY (?!--)(.*) \S+$", _text(ROOT / "docker" / name), re.MULTILINE)
         assert {source for sources in copies for source in sources.split()} <= allowed
+
+
+def test_every_decision_has_a_number_of_its_own_and_is_listed():
+    folder = ROOT / "docs" / "decisions"
+    names = sorted(p.name for p in folder.glob("0*.md"))
+    assert len({name[:4] for name in names}) == len(names)
+    listed = re.findall(r"^\| \[(\d{4})\]\((\S+)\)", _text(folder / "README.md"), re.MULTILINE)
+    assert [name for _, name in listed] == names and all(name.startswith(number) for number, name in listed)
+    assert all(_text(folder / name).startswith(f"# {name[:4]}: ") for name in names)
