@@ -7,6 +7,7 @@
     │   └── UnsupportedError    layers or fields that calib8 does not compute
     ├── DataError               a calibration or test sample, an LMDB, an image list, a Python data layer
     ├── UserLayerError          a Python layer of the user's raised, or cannot be found
+    │   └── NotRunError         it was not to be run
     ├── QuantizationError       the integer contract cannot express a layer (`problems` lists all such layers)
     ├── TableError              a calibration table or an int8 model that does not fit the network
     ├── OptionError             an option's value
@@ -68,6 +69,10 @@ class DataError(Calib8Error):
 
 class UserLayerError(Calib8Error):
     """A Python layer that the prototxt names cannot be found, or failed."""
+
+
+class NotRunError(UserLayerError):
+    """A Python layer of the user's that was not to be run, so that nothing is known of it."""
 
 
 class QuantizationError(Calib8Error):

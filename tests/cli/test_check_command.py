@@ -108,6 +108,7 @@ def test_json(prototxt, tmp_path, capsys):
         },
         "problems": [],
         "notes": [],
+        "not_run": [],
     }  # fmt: skip
 
 

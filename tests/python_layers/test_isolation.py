@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from calib8.errors import NotRunError, UserLayerError
 from calib8.graph import Phase
-from calib8.python_layers import Layer, UserClass, UserLayer
+from calib8.python_layers import Layer, UserClass, UserLayer, without_running
 
 WriteModule = Callable[[str, str], Path]
 ParamOf = Callable[..., Any]
@@ -210,3 +211,61 @@ def test_import_caffe() -> None:
     assert caffe.Layer is Layer
     assert (caffe.TRAIN, caffe.TEST) == (0, 1)
     assert caffe.proto.caffe_pb2.Datum(channels=3).channels == 3
+
+
+def test_names_of_libraries_are_never_found_in_the_folder(
+    tmp_path: Path, write_module: WriteModule, param_of: ParamOf
+) -> None:
+    for name in ("numpy.py", "json.py", "yaml/__init__.py", "calib8.py"):
+        write_module(name, "raise RuntimeError('not this one')")
+    write_module(
+        "mine.py", "import caffe, json, numpy, yaml\nclass L(caffe.Layer): lists = numpy.arange(3), json.dumps\n"
+    )
+    assert len(UserClass(param_of("mine"), tmp_path).layer_class.__dict__["lists"][0]) == 3
+
+
+def test_imports_of_libraries_find_nothing_in_the_folder(
+    tmp_path: Path, write_module: WriteModule, param_of: ParamOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library that tries whether something is installed does not find the user's file of that name."""
+    write_module("site/a_library.py", "def try_it():\n    import an_extra\n    return an_extra.VALUE\n")
+    write_module("model/an_extra.py", "VALUE = 5\n")
+    write_module("model/mine.py", "import caffe, a_library\nclass L(caffe.Layer): call = a_library.try_it\n")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    user_class = UserClass(param_of("mine"), tmp_path / "model")
+    with pytest.raises(ModuleNotFoundError, match="an_extra"), user_class._world.entered():
+        user_class.layer_class.__dict__["call"]()
+    sys.modules.pop("a_library", None)
+
+
+@pytest.mark.parametrize("base", ["Exception", "BaseException"])
+def test_exceptions_that_cannot_speak_and_those_that_are_none(
+    tmp_path: Path, write_module: WriteModule, param_of: ParamOf, base: str
+) -> None:
+    write_module(
+        "mine.py",
+        f"""
+        import caffe
+        class Odd({base}):
+            def __str__(self): raise ValueError
+        class L(caffe.Layer):
+            def setup(self, bottom, top): raise Odd
+        """,
+    )
+    with pytest.raises(UserLayerError, match=r"setup raised Odd: \(its text cannot be made\) at .*mine.py:6"):
+        UserLayer(UserClass(param_of("mine"), tmp_path), Phase.TEST)
+
+
+def test_without_running_only_what_calib8_brings_along_is_made(
+    tmp_path: Path, write_module: WriteModule, param_of: ParamOf
+) -> None:
+    write_module("mine.py", "raise RuntimeError('executed')")
+    write_module("bundled/ours.py", "import caffe\nclass L(caffe.Layer): pass\n")
+    with without_running():
+        for name in ("mine", "nowhere", "json"):
+            with pytest.raises(NotRunError, match="not run, so the shapes"):
+                UserClass(param_of(name), tmp_path, [tmp_path / "bundled"])
+        UserClass(param_of("ours"), tmp_path, [tmp_path / "bundled"])
+        write_module("ours.py", "raise RuntimeError('executed')")  # the user's own comes first
+        with pytest.raises(NotRunError):
+            UserClass(param_of("ours"), tmp_path, [tmp_path / "bundled"])

@@ -51,6 +51,7 @@ class Overview:
         rows: the layers in the order of execution.
         problems: all that is wrong, a sentence each; empty for a network that can be used.
         notes: what was upgraded, left out or not read, a sentence each.
+        not_run: layers in Python that were not executed, so that they and what is behind them was not measured.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Overview:
     rows: tuple[LayerRow, ...]
     problems: tuple[str, ...]
     notes: tuple[str, ...]
+    not_run: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> int:

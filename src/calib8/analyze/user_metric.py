@@ -8,7 +8,6 @@ def metric(fp32, int8, labels):   # labels only where they are given
 from __future__ import annotations
 
 import hashlib
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,7 @@ def _import(module: str, function: str, name: str, world: World) -> Callable[...
         raise OptionError(f"metric {name!r} has no built-in meaning; a function of yours is named module:function")
     with world.entered():
         try:
-            found = getattr(importlib.import_module(module), function, None)
+            found = getattr(world.import_module(module), function, None)
         except ModuleNotFoundError as why:
             if why.name != module.split(".", maxsplit=1)[0] and why.name != module:
                 raise OptionError(f"metric {name}: {run_failure(why, world.owns)}") from None

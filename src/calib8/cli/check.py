@@ -23,6 +23,8 @@ Prints a row for every layer: what it reads and writes, the shape of its tops, h
 multiply-adds one forward pass takes, and whether it will run in INT8 or in FP32, and why. Below it stand notes (what
 was upgraded, left out or not read) and all problems, each with file and line. With problems the exit code is 1.
 
+Nothing is executed: of layers in Python, and of what is behind them, --run-python finds the shapes.
+
 Without CAFFEMODEL only the structure is checked; with it, also that every layer finds its weights. PROTOTXT may be a
 folder with deploy.prototxt and, perhaps, custom.caffemodel."""
 
@@ -47,7 +49,8 @@ what --json prints, one object (keys are added, never renamed or removed):
                          for an Input layer made of an old `input` field; precision is "INT8", "FP32" or null
   totals                 {"layers", "parameters", "multiply_adds", "int8_layers", "fp32_layers",
                          "int8_multiply_adds"}
-  problems, notes        lists of sentences"""
+  problems, notes        lists of sentences
+  not_run                the same: layers in Python, see --run-python; usable says nothing of what is behind them"""
 
 _NAMES_WIDTH = 48
 
@@ -67,6 +70,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--phase", type=str.lower, choices=_PHASES, default="test", help="which layers take part (default: test)"
     )
+    parser.add_argument(
+        "--run-python", action="store_true",
+        help="execute the modules of layers in Python that PROTOTXT names, to learn their shapes; without it nothing "
+        "that belongs to the network is executed",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="for programs: one JSON object instead of the table")
     parser.add_argument("-v", "--verbose", action="store_true", help="say also what is done")
 
@@ -79,7 +87,9 @@ def run(options: argparse.Namespace) -> int:
     """
     prototxt, caffemodel = _files(options.prototxt, options.caffemodel)
     phase = _PHASES[options.phase]
-    overview = _in_flags(check(prototxt, caffemodel, dict(options.shapes), phase), options.flags)
+    overview = _in_flags(
+        check(prototxt, caffemodel, dict(options.shapes), phase, run_python=options.run_python), options.flags
+    )
     if options.json:
         print(json.dumps(as_json(overview, prototxt, caffemodel, phase), indent=1))
     else:
@@ -89,7 +99,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _in_flags(overview: Overview, flags: Flags) -> Overview:
     """With options in the place of parameters."""
-    return replace(overview, problems=tuple(with_flags(problem, flags) for problem in overview.problems))
+    problems, not_run = (tuple(with_flags(t, flags) for t in texts) for texts in (overview.problems, overview.not_run))
+    return replace(overview, problems=problems, not_run=not_run)
 
 
 def _files(prototxt: Path, caffemodel: Path | None) -> tuple[Path, Path | None]:
@@ -102,16 +113,22 @@ def _files(prototxt: Path, caffemodel: Path | None) -> tuple[Path, Path | None]:
 def as_text(overview: Overview, prototxt: Path, caffemodel: Path | None) -> str:
     """The table, what there is to say about the network as a whole, and the verdict."""
     parts = [_table(overview), _totals(overview)] if overview.rows else []
-    parts += [_list(title, texts) for title, texts in (("notes", overview.notes), ("problems", overview.problems))]
+    parts += [_list(title, texts) for title, texts in _lists(overview)]
     checked = str(prototxt) if caffemodel is None else f"{prototxt} with {caffemodel}"
     found = len(overview.problems)
     if found:
         verdict = f"cannot be used: {found} problem{'s' * (found > 1)}"
+    elif overview.not_run:
+        verdict = "no problem where it was measured; --run-python measures the rest"
     else:
         verdict = (
             "can be used" if caffemodel is not None else "can be used; its weights were not checked (no caffemodel)"
         )
     return "\n\n".join([part for part in parts if part] + [f"{checked}: {verdict}"])
+
+
+def _lists(overview: Overview) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    return ("notes", overview.notes), ("not measured", overview.not_run), ("problems", overview.problems)
 
 
 def _table(overview: Overview) -> str:
@@ -190,4 +207,5 @@ def as_json(overview: Overview, prototxt: Path, caffemodel: Path | None, phase: 
         },
         "problems": list(overview.problems),
         "notes": list(overview.notes),
+        "not_run": list(overview.not_run),
     }

@@ -35,7 +35,7 @@ def problem_of(source: str, layer: Layer, why: Failure) -> Problem:
     """Say of a layer's failure where the layer stands."""
     where = located(source, layer.place.line)
     if isinstance(why, UserLayerError):
-        return Problem(UserLayerError, f"{where}: {why}")  # names the layer itself
+        return Problem(type(why), f"{where}: {why}")  # names the layer itself
     if isinstance(why, CaffemodelError):
         return Problem(CaffemodelError, f"{where}: {titled(layer)} {why}")
     return Problem(UnsupportedError, f"{where}: {titled(layer)}: {why}")
@@ -52,9 +52,8 @@ def raise_problems(source: str, problems: Sequence[Problem]) -> None:
     Raises:
         PrototxtError, UnsupportedError, UserLayerError, CaffemodelError: the first of these that is among them.
     """
-    kinds = {p.kind for p in problems}
     for kind, what in _MESSAGES.items():
-        if kind in kinds:
+        if any(issubclass(p.kind, kind) for p in problems):
             raise kind(f"{source}: {what}", [p.text for p in problems])
 
 

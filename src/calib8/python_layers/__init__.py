@@ -2,6 +2,6 @@
 
 from calib8.python_layers.blob import Blob, BlobVec
 from calib8.python_layers.layer import Layer
-from calib8.python_layers.user_layer import UserClass, UserLayer
+from calib8.python_layers.user_layer import UserClass, UserLayer, without_running
 
-__all__ = ["Blob", "BlobVec", "Layer", "UserClass", "UserLayer"]
+__all__ = ["Blob", "BlobVec", "Layer", "UserClass", "UserLayer", "without_running"]

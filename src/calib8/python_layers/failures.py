@@ -36,6 +36,14 @@ def run_failure(why: BaseException, is_users: Callable[[str], bool]) -> str:
     # The last frame is mostly deep in numpy; the user looks for the line of his own that led there.
     frames = [f for f in traceback.extract_tb(why.__traceback__) if is_users(f.filename)]
     where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    text = " ".join(str(why).split())[:_MAX_TEXT]
+    text = " ".join(_text(why).split())[:_MAX_TEXT]
     hint = f"; this is Python 2 code: {_PORT_IT}" if _PYTHON_2_NAMES.search(text) else ""
     return f"raised {type(why).__name__}{f': {text}' if text else ''}{where}{hint}"
+
+
+def _text(why: BaseException) -> str:
+    """What an exception says of itself; its `__str__` is user code, too."""
+    try:
+        return str(why)
+    except Exception:  # noqa: BLE001
+        return "(its text cannot be made)"

@@ -1,7 +1,11 @@
-"""A world of its own for each user module: its folders on sys.path, its helper modules.
+"""A world of its own for each user module: its folders, its helper modules.
 
 Two models may each have a `data_layer.py` or a `utils.py`. Inside `World.entered()` Python finds those of this model;
 outside, sys.path and sys.modules are as before. Modules that live elsewhere (numpy, say) are shared as usual.
+
+The folders are not on sys.path: what lies in them is found by the module that was asked for, and by imports that stand
+in files of these folders. Imports of calib8's and of libraries never find anything there, and a file with the name of a
+library that calib8 uses (a `numpy.py`) is found by nobody.
 A layer of NVIDIA's DetectNet is named `caffe.layers.detectnet.clustering`: the folders `caffe` beside the model and on
 sys.path give what calib8's own package of that name does not have.
 """
@@ -9,14 +13,18 @@ sys.path give what calib8's own package of that name does not have.
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
 import importlib.util
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from importlib.machinery import PathFinder
+from importlib import metadata
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 import yaml
@@ -27,10 +35,11 @@ _CAFFE_FOLDER = _CALIB8_FOLDER.parent / "caffe"
 _caffe_modules: Modules = {}
 _one_thread = threading.RLock()
 _NEVER_SHADOWED = frozenset(["__main__", "calib8", "caffe"])
+_REQUIREMENT = re.compile(r"[A-Za-z0-9._-]+")
 
 
 class World:
-    """What a user module sees. The folders `first` come before sys.path, in their order, `last` after it."""
+    """What a user module sees: the folders `first`, in their order, before sys.path, and `last` after it."""
 
     def __init__(self, first: Sequence[Path], last: Sequence[Path] = ()) -> None:
         self._first = [os.path.realpath(folder) for folder in first]
@@ -38,6 +47,38 @@ class World:
         self._modules: Modules = {}
         self._modules_in_caffe: Modules = {}
         self._origin_in_first: dict[str, str | None] = {}
+        self._asked_for = ""
+        self._named: set[str] = set()
+
+    def import_module(self, name: str) -> ModuleType:
+        """Import a module that was named, from the world's folders or else from sys.path; inside of `entered`."""
+        self._asked_for = name
+        self._named.add(name)
+        try:
+            return importlib.import_module(name)
+        finally:
+            self._asked_for = ""
+
+    def find(self, name: str) -> ModuleSpec | None:
+        """Find a module's or package's file in the first folders, by its name without dots; nothing is executed."""
+        if name in _NEVER_SHADOWED or name in sys.stdlib_module_names:
+            return None
+        spec = PathFinder.find_spec(name, self._first)
+        return None if spec is None or _is_librarys(name) else spec
+
+    def _is_users(self, name: str, file: str) -> bool:
+        """Whether a module may find what lies in the folders: those that lie there, and those that were asked for."""
+        return self.owns(file) or (name in self._named and not Path(file).is_relative_to(_CALIB8_FOLDER))
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """Answer the import system, as one of sys.meta_path."""
+        if path is not None:
+            return None  # a part of a package lies in that package
+        if name != _top(self._asked_for) and not self._is_users(*_importer()):
+            return None
+        spec = self.find(name)
+        # A mere folder (no __init__.py) hides no module that stands on the path.
+        return spec if spec is None or spec.loader is not None or PathFinder.find_spec(name) is None else None
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
@@ -55,12 +96,14 @@ class World:
     @contextlib.contextmanager
     def _paths(self) -> Iterator[None]:
         path, write_bytecode = list(sys.path), sys.dont_write_bytecode
-        sys.path[:] = [*self._first, *path, *self._last]
+        sys.path[:] = [*path, *self._last]
+        sys.meta_path.insert(0, self)
         sys.dont_write_bytecode = True  # a model's folder keeps what its owner put there
         try:
             yield
         finally:
             sys.path[:] = path
+            sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not self]
             sys.dont_write_bytecode = write_bytecode
 
     @contextlib.contextmanager
@@ -84,7 +127,7 @@ class World:
         """Let `caffe.NAME` be a module of another folder `caffe`, where ours has none of that name."""
         package = sys.modules["caffe"]
         path, before = list(package.__path__), set(sys.modules)
-        others = [os.path.join(folder or os.curdir, "caffe") for folder in sys.path]  # noqa: PTH118 - may be no path
+        others = [os.path.join(folder or os.curdir, "caffe") for folder in (*self._first, *sys.path)]  # noqa: PTH118 - may be no path
         package.__path__[:] = [*path, *(other for other in others if os.path.realpath(other) != str(_CAFFE_FOLDER))]
         own_names = dict(vars(package))
         sys.modules.update(self._modules_in_caffe)
@@ -101,10 +144,8 @@ class World:
 
     def _is_shadowed(self, top: str) -> bool:
         """Whether a loaded module has the name of another file in this world's first folders."""
-        if top in _NEVER_SHADOWED or top in sys.stdlib_module_names:
-            return False
         if top not in self._origin_in_first:
-            spec = PathFinder.find_spec(top, self._first)
+            spec = self.find(top)
             # A mere folder (no __init__.py) has no origin, and hides no module that stands later on the path.
             self._origin_in_first[top] = spec.origin if spec is not None else None
         own = self._origin_in_first[top]
@@ -161,6 +202,45 @@ def _children(modules: Modules) -> Modules:
 def _is_own(module: ModuleType) -> bool:
     file = _file(module)
     return file is not None and Path(file).is_relative_to(_CAFFE_FOLDER)
+
+
+def _importer() -> tuple[str, str]:
+    """The name and the file of the module with the import statement that is being executed."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name, file = str(frame.f_globals.get("__name__")), frame.f_code.co_filename
+        # The import statement is itself Python code, in "importlib._bootstrap".
+        if file != __file__ and _top(name) != "importlib" and not file.startswith("<frozen importlib"):
+            return name, file
+        frame = frame.f_back
+    return "", ""
+
+
+def _is_librarys(name: str) -> bool:
+    """Whether a top-level name is that of a library that calib8 needs, or one of these."""
+    spec = PathFinder.find_spec(name)
+    if spec is None or ("site-packages" not in str(spec.origin) and "dist-packages" not in str(spec.origin)):
+        return False  # not installed, so the usual case costs no look at what is
+    return not _libraries().isdisjoint(map(_normal, metadata.packages_distributions().get(name, ())))
+
+
+@functools.cache
+def _libraries() -> frozenset[str]:
+    """calib8's distribution, all that it requires, and what these require."""
+    found: set[str] = set()
+    to_come = ["calib8"]
+    while to_come:
+        name = _normal(to_come.pop())
+        if name in found:
+            continue
+        found.add(name)
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            to_come += [m[0] for text in metadata.requires(name) or () if (m := _REQUIREMENT.match(text))]
+    return frozenset(found)
+
+
+def _normal(name: str) -> str:
+    return name.lower().replace("_", "-")
 
 
 def _top(name: str) -> str:

@@ -12,6 +12,8 @@ import importlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.errors import Calib8Error, UserLayerError
+from calib8.errors import Calib8Error, NotRunError, UserLayerError
 from calib8.graph import Phase, Shape
 from calib8.proto import caffe_pb2
 from calib8.python_layers.blob import Blob, BlobVec
@@ -29,6 +31,17 @@ from calib8.python_layers.layer import Layer
 from calib8.python_layers.random_numbers import RandomNumbers
 
 _log = logging.getLogger(__name__)
+_may_run: ContextVar[bool] = ContextVar("whether layers of users' run", default=True)
+
+
+@contextmanager
+def without_running() -> Iterator[None]:
+    """Let every UserClass within the block be refused, with a NotRunError, but for those that calib8 brings along."""
+    token = _may_run.set(False)
+    try:
+        yield
+    finally:
+        _may_run.reset(token)
 
 
 class UserClass:
@@ -48,9 +61,11 @@ class UserClass:
         self.param = param
         self.model_folder = model_folder
         self._world = World([model_folder, Path.cwd()], bundled)
+        self._bundled = [str(folder) for folder in bundled]
         self.file = ""
         self.title = f"layer {param.name!r} (Python, {param.python_param.module}.{param.python_param.layer})"
         self._check_names()
+        self._check_permission()
         module = self._import()
         self.file = str(getattr(module, "__file__", None) or param.python_param.module)
         self.title = f"layer {param.name!r} (Python, {param.python_param.layer} in {self.file})"
@@ -65,7 +80,9 @@ class UserClass:
                 yield
         except Calib8Error:
             raise
-        except (Exception, SystemExit) as why:  # noqa: BLE001 - user code may raise anything
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as why:  # noqa: BLE001 - user code may raise anything
             raise UserLayerError(f"{self.title}: {what} {run_failure(why, self._is_users)}") from None
 
     def _is_users(self, file: str) -> bool:
@@ -76,12 +93,22 @@ class UserClass:
         if not names.module or not names.layer:
             raise UserLayerError(f"{self.title}: python_param needs both module (a Python file) and layer (a class)")
 
-    def _import(self) -> ModuleType:
+    def _check_permission(self) -> None:
+        """Within `without_running`, refuse what is not calib8's own."""
+        if _may_run.get():
+            return
+        module = self.param.python_param.module
+        if self._world.find(module.partition(".")[0]) is not None or not PathFinder.find_spec(module, self._bundled):
+            raise NotRunError(
+                f"{self.title}: not run, so the shapes behind it are not known; `run_python` runs the layers in Python"
+            )
+
+    def _import(self) -> Any:
         name = self.param.python_param.module
         importlib.invalidate_caches()
         with self.running(f"module {name}", RandomNumbers()):
             try:
-                return importlib.import_module(name)
+                return self._world.import_module(name)
             except ModuleNotFoundError as why:
                 if not (f"{name}.").startswith(f"{why.name}."):
                     raise  # the module is there, but one that it imports is not

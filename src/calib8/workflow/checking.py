@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,12 +10,13 @@ from pathlib import Path
 
 from calib8.analyze.overview import Overview, overview_of
 from calib8.data import open_source
-from calib8.errors import CaffemodelError, Calib8Error, DataError, UserLayerError
+from calib8.errors import CaffemodelError, Calib8Error, DataError, NotRunError, UserLayerError
 from calib8.graph import Phase, Shape
 from calib8.layers.data import SHAPES_ADVICE
 from calib8.lowering.examine import examine_model
 from calib8.proto.caffemodel import Caffemodel, read_caffemodel
 from calib8.proto.text import Prototxt, read_prototxt
+from calib8.python_layers import without_running
 from calib8.workflow.network import data_layer
 
 
@@ -23,14 +25,19 @@ def check(
     caffemodel: str | os.PathLike[str] | None = None,
     shapes: Mapping[str, Shape] | None = None,
     phase: Phase = Phase.TEST,
+    *,
+    run_python: bool = False,
 ) -> Overview:
     """Look at a network without running it. What is wrong, unreadable files included, is a problem, not an error.
+
+    Nothing of the model's folder is executed, so nothing is known of layers in Python and of what is behind them.
 
     Args:
         prototxt: its definition.
         caffemodel: its weights; None to check the structure alone.
         shapes: of inputs, by blob, in the place of those in the prototxt or in the data.
         phase: which layers take part.
+        run_python: execute the modules that the prototxt names, to learn the shapes that their layers give.
     """
     problems: list[str] = []
     network, weights = None, None
@@ -44,7 +51,8 @@ def check(
         problems += why.problems
     if network is None:
         return Overview("", {}, {}, (), tuple(problems), ())
-    found = _examined(network, weights, dict(shapes or {}), phase)
+    with contextlib.nullcontext() if run_python else without_running():
+        found = _examined(network, weights, dict(shapes or {}), phase)
     return replace(found, problems=(*problems, *found.problems))
 
 
@@ -52,17 +60,25 @@ def _examined(prototxt: Prototxt, weights: Caffemodel | None, shapes: dict[str, 
     """The overview, with the shapes that the network's own data give."""
     notes: tuple[str, ...] = ()
     causes: tuple[str, ...] = ()
+    not_run: tuple[str, ...] = ()
     layer = data_layer(prototxt)
     if phase != Phase.TRAIN and layer is not None and not any(top in shapes for top in layer.top):
         try:
             source = open_source(layer, Path(prototxt.source).parent, phase)
             shapes.update(source.shapes)
             notes = tuple(source.notes)
+        except NotRunError as why:
+            not_run = why.problems
         except (DataError, UserLayerError) as why:
             causes = why.problems
-    overview = overview_of(examine_model(prototxt, weights, shapes, phase=phase))
-    problems = tuple(_with_cause(problem, causes) for problem in overview.problems)
-    return replace(overview, problems=problems, notes=(*overview.notes, *notes))
+    found = examine_model(prototxt, weights, shapes, phase=phase)
+    overview = overview_of(found)
+    hidden = [p.kind is NotRunError or (bool(not_run) and SHAPES_ADVICE in p.text) for p in found.problems]
+    problems = [
+        _with_cause(p.text, causes) for p, is_hidden in zip(found.problems, hidden, strict=True) if not is_hidden
+    ]
+    not_run += tuple(p.text for p in found.problems if p.kind is NotRunError)
+    return replace(overview, problems=tuple(problems), notes=(*overview.notes, *notes), not_run=not_run)
 
 
 def _with_cause(problem: str, causes: tuple[str, ...]) -> str:
