@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from calib8.data import Preprocess
     from calib8.export import write_calibration_files, write_format
     from calib8.workflow import (
+        Arrays,
         CalibrateOptions,
         CalibrationResult,
         DropOptions,
@@ -48,6 +49,7 @@ __version__ = "0.1.0"
 """The version of calib8; pyproject.toml and the package's metadata take it from here."""
 
 __all__ = [
+    "Arrays",
     "CalibrateOptions",
     "Calibration",
     "CalibrationResult",

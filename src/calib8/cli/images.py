@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from calib8.data import Preprocess
 from calib8.data.preprocess import COLOR_FORMATS, RESIZE_MODES
-from calib8.workflow import Images
+from calib8.errors import OptionError
+from calib8.workflow import Arrays, Images
 
 
-def add_image_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--images` and what goes with it."""
+def add_image_options(parser: argparse.ArgumentParser, *, with_samples: bool = True) -> None:
+    """Add `--images` and what goes with it, and `--samples` where the command has none of its own."""
     group = parser.add_argument_group(
         "images", "In the place of what fills the input in the prototxt: sample = (pixels - mean) * scale."
     )
+    if with_samples:
+        add_samples_option(group)
     group.add_argument(
         "--images", metavar="LIST", help="a text file with a path per line, a folder of images, or one image"
     )
@@ -36,6 +40,34 @@ def add_image_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_samples_option(parser: Any, count_help: str = "") -> None:
+    """Add `--samples`: arrays in the place of images and, with `count_help`, the number of samples (`--data_limit`)."""
+    files = "arrays of the inputs: an .npz, a folder with BLOB.npy or a folder BLOB of .npy files for each, or one .npy"
+    names = ("--samples", "--data_limit", "--data-limit") if count_help else ("--samples",)
+    metavar = "N|FILE" if count_help else "FILE"
+    parser.set_defaults(arrays=None)
+    parser.add_argument(
+        *names, dest="samples", type=_count_or_path if count_help else Path, action=_Samples, metavar=metavar,
+        help=f"{count_help}; or {files}" if count_help else files,
+    )  # fmt: skip
+
+
+class _Samples(argparse.Action):
+    """A number of samples, or where they are; both can be given."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        setattr(namespace, "arrays" if isinstance(values, Path) else self.dest, values)
+
+
+def _count_or_path(text: str) -> int | Path:
+    try:
+        return int(text)
+    except ValueError:
+        return Path(text)
+
+
 def add_resize_options(parser: Any, size_help: str) -> None:
     """Add `--size`, `--resize` and `--short-side` to a parser or a group of one."""
     parser.add_argument("--size", metavar="HxW", type=_size, help=size_help)
@@ -49,12 +81,20 @@ def add_resize_options(parser: Any, size_help: str) -> None:
     )
 
 
-def images_of(options: argparse.Namespace, preprocess: Preprocess | None = None) -> Images | None:
-    """The images that the options name; None without `--images`.
+def images_of(options: argparse.Namespace, preprocess: Preprocess | None = None) -> Images | Arrays | None:
+    """The images or arrays that the options name; None without `--images` and without a file in `--samples`.
 
     Args:
-        preprocess: how they become samples, in the place of what the options say.
+        preprocess: how images become samples, in the place of what the options say.
+
+    Raises:
+        OptionError: both are named.
     """
+    arrays = options.arrays
+    if arrays is not None and options.images is not None:
+        raise OptionError(f"--images {options.images} and --samples {arrays}: both give samples; keep one of them")
+    if arrays is not None:
+        return Arrays(arrays, dict(options.values))
     if options.images is None:
         return None
     return Images(options.images, options.input, dict(options.values), preprocess or _preprocess(options))

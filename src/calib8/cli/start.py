@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from calib8.cli.images import add_image_options, images_of
+from calib8.cli.images import add_image_options, add_samples_option, images_of
 from calib8.cli.options import add_common_options, add_gpu_option, network_name
 from calib8.cli.thresholds import add_threshold_options, calibrate_options
 from calib8.data import read_image_params
 from calib8.errors import OptionError
 from calib8.workflow import (
+    Arrays,
     CalibrationResult,
     Images,
     JudgeOptions,
@@ -49,10 +50,7 @@ def add_start_options(parser: argparse.ArgumentParser, samples: int, output: str
         "--output", *spellings("output_path"), dest="output", metavar="FOLDER", type=Path,
         help=f"where the results go (default: {output})",
     )  # fmt: skip
-    parser.add_argument(
-        "--samples", *spellings("data_limit"), dest="samples", type=int, metavar="N",
-        help=f"how many images the network is run on (default: {samples}, or all where there are fewer)",
-    )  # fmt: skip
+    add_samples_option(parser, f"how many images the network is run on (default: {samples}, or all where fewer are)")
     add_threshold_options(parser, None)
     parser.add_argument(
         "-n", "--iteration", type=int, default=10, metavar="N",
@@ -65,7 +63,7 @@ def add_start_options(parser: argparse.ArgumentParser, samples: int, output: str
     )  # fmt: skip
     add_gpu_option(group)
     add_common_options(group)
-    add_image_options(parser)
+    add_image_options(parser, with_samples=False)
     group = parser.add_argument_group("images, by the names of the auto tuning tool")
     group.add_argument(*spellings("data_list"), dest="images", metavar="LIST", help="the same as --images")
     group.add_argument(
@@ -108,7 +106,7 @@ def _calibration(options: argparse.Namespace, network: Network, progress: Progre
     return calibrate(network, calibrate_options(options).at_most(network.samples), progress)
 
 
-def _images(options: argparse.Namespace) -> Images | None:
+def _images(options: argparse.Namespace) -> Images | Arrays | None:
     preprocess = read_image_params(options.image_params) if options.image_params is not None else None
     images = images_of(options, preprocess)
     if images is None and preprocess is not None:

@@ -1,5 +1,6 @@
 """Calibration and test samples: LMDB, image lists, HDF5, the user's Python layers, all behind `SampleSource`."""
 
+from calib8.data.arrays import ArraysSource
 from calib8.data.faces import Batch, Linear, SampleSource, takes
 from calib8.data.image_params import read_image_params
 from calib8.data.images import ImagesSource
@@ -8,6 +9,7 @@ from calib8.data.sources import DATA_TYPES, open_source
 
 __all__ = [
     "DATA_TYPES",
+    "ArraysSource",
     "Batch",
     "ImagesSource",
     "Linear",

@@ -87,7 +87,8 @@ class Preparer:
         color = preprocess.color_format or (formats[0] if formats else "")
         if color not in formats:
             raise DataError(
-                f"the input has {channels} channels; images give 3 in the color_format bgr or rgb, and 1 in gray"
+                f"the input has {channels} channels; images give 3 in the color_format bgr or rgb, and 1 in gray. "
+                "Arrays come from an HDF5Data layer, a Python layer, or files (`samples=FILE.npz`)"
             )
         self._preprocess = preprocess
         self._size, self._channels = size, channels

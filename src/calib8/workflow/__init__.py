@@ -4,6 +4,7 @@ Nothing here reads a command line or prints. Options are frozen dataclasses, res
 (`calib8.cli`, `calib8.Calibration`) prints or writes; whoever waits is told of progress through a callback.
 
 - `network`: a network and its samples, read once
+- `arrays`: samples of inputs that are no pictures; `inputs`: what they and images take the place of
 - `images`: images for a network's input
 - `checking`: what is in a network, and what is wrong with it
 - `calibrating`: thresholds from samples, integers from thresholds
@@ -19,6 +20,7 @@ Messages of errors name the parameters of these functions between backticks, as 
 options in their place.
 """
 
+from calib8.workflow.arrays import Arrays
 from calib8.workflow.calibrating import (
     CalibrateOptions,
     CalibrationResult,
@@ -60,6 +62,7 @@ from calib8.workflow.verdicts import VerdictOptions, verdict
 
 __all__ = [
     "SEARCHES",
+    "Arrays",
     "CalibrateOptions",
     "CalibrationResult",
     "DiagnoseOptions",

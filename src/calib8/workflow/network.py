@@ -18,7 +18,9 @@ from calib8.lowering import Model, build_model
 from calib8.proto.caffe_pb2 import LayerParameter
 from calib8.proto.caffemodel import read_caffemodel
 from calib8.proto.text import Prototxt, read_prototxt
-from calib8.workflow.images import DATA_LAYER, Images
+from calib8.workflow.arrays import Arrays
+from calib8.workflow.images import Images
+from calib8.workflow.inputs import DATA_LAYER
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +73,7 @@ class Network:
 def open_network(
     prototxt: str | os.PathLike[str],
     caffemodel: str | os.PathLike[str],
-    samples: SampleSource | Images | None = None,
+    samples: SampleSource | Images | Arrays | None = None,
     *,
     shapes: Mapping[str, Shape] = MappingProxyType({}),
 ) -> Network:
@@ -91,7 +93,7 @@ def open_network(
     """
     definition = read_prototxt(prototxt)
     source: SampleSource | None
-    if isinstance(samples, Images):
+    if isinstance(samples, Images | Arrays):
         definition, source = samples.placed_in(definition)
     else:
         source = samples if samples is not None else _own_source(definition, shapes)
