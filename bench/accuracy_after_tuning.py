@@ -18,8 +18,8 @@ from evaluation import Evaluation
 from figures import difference, estimate, mean
 from real_models import CALIBRATION_IMAGES, DRAWS, Network, real_models
 
-from calib8.calibrate.thresholds import METHODS
 from calib8.errors import QuantizationError
+from calib8.measure.thresholds import METHODS
 from calib8.quantize import QuantPlan
 from calib8.workflow import CalibrateOptions, TuneOptions, calibrate, open_network, tune
 

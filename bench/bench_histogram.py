@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.calibrate import counting
-from calib8.calibrate.histogram import AbsMax, AdaptiveHistogram, Histogram
+from calib8.measure import counting
+from calib8.measure.histogram import AbsMax, AdaptiveHistogram, Histogram
 
 REPEATS = 15
 

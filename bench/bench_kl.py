@@ -7,8 +7,8 @@ import time
 
 import numpy as np
 
-from calib8.calibrate.histogram import BlobHistogram, Histogram
-from calib8.calibrate.thresholds import METHODS, find_threshold
+from calib8.measure.histogram import BlobHistogram, Histogram
+from calib8.measure.thresholds import METHODS, find_threshold
 
 REPEATS = 9
 VALUES = 1 << 22

@@ -97,7 +97,7 @@ found = {}
 if images == 0:
     Executor(lower_float(model, ["prob"]), ["prob"]).run({"data": image}, lambda name, array: None)
 else:
-    from calib8.calibrate.collect import CollectOptions, collect_histograms
+    from calib8.measure.collect import CollectOptions, collect_histograms
     from calib8.engine import EngineOptions
     observed = [v for v in model.shapes if "@" not in v]
     options = CollectOptions(engine=EngineOptions(release_blobs=release))

@@ -17,10 +17,10 @@ import numpy as np
 from evaluation import Evaluation
 from real_models import DRAWS, Network, real_models
 
-from calib8.calibrate.collect import CollectOptions, collect_histograms
-from calib8.calibrate.histogram import BlobHistogram
-from calib8.calibrate.thresholds import METHODS, ThresholdOptions, find_threshold
 from calib8.errors import QuantizationError
+from calib8.measure.collect import CollectOptions, collect_histograms
+from calib8.measure.histogram import BlobHistogram
+from calib8.measure.thresholds import METHODS, ThresholdOptions, find_threshold
 from calib8.quantize import QuantPlan, fold_groups, make_plan
 
 COUNTS_ZEROS = ("kl", "kl-fine", "percentile")

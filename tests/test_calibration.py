@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from calib8 import Calibration
-from calib8.calibrate.thresholds import METHODS
 from calib8.errors import CaffemodelError, Calib8Error, DataError, OptionError, TableError
+from calib8.measure.thresholds import METHODS
 from calib8.proto import calibration_pb2
 from calib8.proto.caffemodel import read_caffemodel
 

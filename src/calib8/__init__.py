@@ -4,8 +4,7 @@
     result = calibrate(network, CalibrateOptions(iteration=100, method="mse"))
     write_calibration_files("lenet", "lenet", network.model, result.plan)
 
-`calibrate` itself is in `calib8.workflow`. What is here is loaded when it is first asked for: a command says what is
-wrong before it loads anything large.
+What is here is loaded when it is first asked for: a command says what is wrong before it loads anything large.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from calib8.calibrate.thresholds import ThresholdOptions
     from calib8.calibration import Calibration
     from calib8.data import Preprocess
     from calib8.export import write_calibration_files, write_format
+    from calib8.measure.thresholds import ThresholdOptions
     from calib8.workflow import (
         Arrays,
         CalibrateOptions,
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
         TuneOptions,
         Tuner,
         TuneResult,
+        calibrate,
         change_thresholds,
         check,
         choose_thresholds,
@@ -68,6 +68,7 @@ __all__ = [
     "TuneOptions",
     "TuneResult",
     "Tuner",
+    "calibrate",
     "change_thresholds",
     "check",
     "choose_thresholds",
@@ -83,7 +84,7 @@ __all__ = [
 _HOMES = {
     "Calibration": "calib8.calibration",
     "Preprocess": "calib8.data",
-    "ThresholdOptions": "calib8.calibrate.thresholds",
+    "ThresholdOptions": "calib8.measure.thresholds",
     "write_calibration_files": "calib8.export",
     "write_format": "calib8.export",
 }

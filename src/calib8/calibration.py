@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from calib8.calibrate.histogram import DEFAULT_BINS, BlobHistogram, check_bins
-from calib8.calibrate.thresholds import DEFAULT_METHOD, ORIGINAL_METHOD, ThresholdOptions
 from calib8.data import SampleSource
 from calib8.errors import OptionError
 from calib8.export import write_calibration_files, write_calibration_table, write_weights
 from calib8.lowering import Model
+from calib8.measure.histogram import DEFAULT_BINS, BlobHistogram, check_bins
+from calib8.measure.thresholds import DEFAULT_METHOD, ORIGINAL_METHOD, ThresholdOptions
 from calib8.quantize import QuantPlan
 from calib8.workflow import (
     CalibrateOptions,
@@ -114,7 +114,7 @@ class Calibration:
     Args:
         calibration_info: the guide's dictionary; see `CalibrationInfo`.
         source: the samples, or images that become samples; None takes them from the network's own data layer.
-        method: how a threshold is found, one of `calib8.calibrate.thresholds.METHODS`; None for the default.
+        method: how a threshold is found, one of `calib8.measure.thresholds.METHODS`; None for the default.
         threshold_options: parameters of the method.
         original: do what the original tool does, and nothing else: its method, and integers by the contract alone.
         threads: None takes all cores.

@@ -27,8 +27,8 @@ from calib8.analyze.search import Accept
 from calib8.analyze.sensitivity import measure_sensitivity
 from calib8.analyze.tuning import Losses, TuningResult
 from calib8.analyze.units import Unit
-from calib8.calibrate.histogram import AdaptiveHistogram
 from calib8.errors import OptionError
+from calib8.measure.histogram import AdaptiveHistogram
 from calib8.quantize import replan
 
 

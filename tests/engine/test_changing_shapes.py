@@ -8,10 +8,10 @@ import weakref
 import numpy as np
 import pytest
 
-from calib8.calibrate.collect import collect_histograms
 from calib8.engine import Executor, run_float
 from calib8.errors import UnsupportedError
 from calib8.lowering import build_model, lower_float
+from calib8.measure.collect import collect_histograms
 from calib8.proto.text import read_prototxt
 
 LAYER = """

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calib8.calibrate.thresholds import DEAD_THRESHOLD
 from calib8.errors import OptionError, QuantizationError, TableError
 from calib8.lowering import build_model
+from calib8.measure.thresholds import DEAD_THRESHOLD
 from calib8.proto.caffemodel import read_caffemodel
 from calib8.proto.text import parse_prototxt, read_prototxt
 from calib8.quantize import (

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from calib8.calibrate.collect import CollectOptions
 from calib8.engine import EngineOptions, run_float
+from calib8.measure.collect import CollectOptions
 from calib8.quantize import make_plan, observed_values
 from calib8.repair import BiasCorrection, run_pass
 from calib8.repair.bias_correction import MeanImage

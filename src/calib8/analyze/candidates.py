@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from calib8.analyze.trials import Trials
 from calib8.analyze.units import units_of
-from calib8.calibrate.histogram import BlobHistogram
-from calib8.calibrate.thresholds import ThresholdOptions, find_threshold
+from calib8.measure.histogram import BlobHistogram
+from calib8.measure.thresholds import ThresholdOptions, find_threshold
 
 
 @dataclass(frozen=True)

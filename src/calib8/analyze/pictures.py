@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from calib8.analyze.sensitivity import MODES, Sensitivity, UnitSensitivity
-from calib8.calibrate.histogram import BlobHistogram
 from calib8.errors import OptionError
+from calib8.measure.histogram import BlobHistogram
 
 _WORST = 6
 _COLUMNS = 3

@@ -12,7 +12,6 @@ from typing import Any
 
 from calib8.analyze.doctor import Finding
 from calib8.analyze.verdict import Verdict
-from calib8.calibrate.thresholds import DEFAULT_METHOD
 from calib8.cli.flags import Flags, with_flags
 from calib8.cli.images import add_image_options, images_of
 from calib8.cli.options import add_common_options, add_gpu_option, network_name
@@ -22,6 +21,7 @@ from calib8.cli.thresholds import add_threshold_options, calibrate_options
 from calib8.errors import Calib8Error, OptionError
 from calib8.export import write_calibration_files
 from calib8.lowering import Model
+from calib8.measure.thresholds import DEFAULT_METHOD
 from calib8.terminal import printable
 from calib8.workflow import (
     CalibrationResult,

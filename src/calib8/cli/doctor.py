@@ -11,7 +11,6 @@ from typing import Any
 
 from calib8.analyze.doctor import Finding, Severity
 from calib8.analyze.doctor.preprocessing import Fit, PreprocessingCheck
-from calib8.calibrate.thresholds import DEFAULT_METHOD
 from calib8.cli.flags import with_flags
 from calib8.cli.images import add_image_options, images_of
 from calib8.cli.options import add_common_options, add_gpu_option, network_name
@@ -19,6 +18,7 @@ from calib8.cli.progress import ProgressLines
 from calib8.cli.table import aligned
 from calib8.cli.thresholds import add_threshold_options, calibrate_options
 from calib8.errors import OptionError
+from calib8.measure.thresholds import DEFAULT_METHOD
 from calib8.terminal import printable
 from calib8.workflow import DiagnoseOptions, Diagnosis, diagnose, open_network
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from calib8.calibrate.histogram import DEFAULT_BINS
-from calib8.calibrate.thresholds import DEFAULT_METHOD, METHODS, ORIGINAL_METHOD, ThresholdOptions
+from calib8.measure.histogram import DEFAULT_BINS
+from calib8.measure.thresholds import DEFAULT_METHOD, METHODS, ORIGINAL_METHOD, ThresholdOptions
 from calib8.workflow import CalibrateOptions, MeasureOptions
 
 

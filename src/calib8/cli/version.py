@@ -19,7 +19,7 @@ def version_lines() -> Iterator[str]:
         found = _version(name)
         if found or name not in _OPTIONAL:
             yield f"{name} {found or 'is not installed'}"
-    compiled = find_spec("calib8.calibrate._counting") is not None
+    compiled = find_spec("calib8.measure._counting") is not None
     yield f"counting: {'compiled' if compiled else 'numpy (there was no C compiler at installation)'}"
 
 

@@ -22,11 +22,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from calib8.arithmetic import check_thresholds
-from calib8.calibrate.thresholds import DEAD_THRESHOLD
 from calib8.errors import OptionError, QuantizationError, TableError
 from calib8.layers.concat import Concat
 from calib8.layers.relu import ReLU
 from calib8.lowering import Model
+from calib8.measure.thresholds import DEAD_THRESHOLD
 
 
 @dataclass(frozen=True)

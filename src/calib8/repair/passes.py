@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol, TypeVar
 
-from calib8.calibrate.collect import Batches, CollectOptions, Progress, collect
-from calib8.calibrate.counters import Counter
 from calib8.lowering import Model
+from calib8.measure.collect import Batches, CollectOptions, Progress, collect
+from calib8.measure.counters import Counter
 from calib8.quantize import QuantPlan
 
 CounterT = TypeVar("CounterT", bound=Counter)

@@ -17,20 +17,20 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from calib8.calibrate.collect import CollectOptions, collect_histograms
-from calib8.calibrate.histogram import DEFAULT_BINS, BlobHistogram, check_bins
-from calib8.calibrate.thresholds import (
+from calib8.data import SampleSource, takes
+from calib8.engine import EngineOptions
+from calib8.errors import OptionError
+from calib8.export import read_plain_table, read_plan
+from calib8.lowering import Model
+from calib8.measure.collect import CollectOptions, collect_histograms
+from calib8.measure.histogram import DEFAULT_BINS, BlobHistogram, check_bins
+from calib8.measure.thresholds import (
     DEFAULT_METHOD,
     ORIGINAL_METHOD,
     ThresholdOptions,
     find_threshold,
     method_named,
 )
-from calib8.data import SampleSource, takes
-from calib8.engine import EngineOptions
-from calib8.errors import OptionError
-from calib8.export import read_plain_table, read_plan
-from calib8.lowering import Model
 from calib8.quantize import QuantPlan, make_plan, observed_values, set_thresholds
 from calib8.workflow.network import Network
 from calib8.workflow.progress import Progress, ProgressCallback, quiet
@@ -76,7 +76,7 @@ class CalibrateOptions(MeasureOptions):
     """How a network is calibrated; the options of `MeasureOptions`, and:
 
     Attributes:
-        method: how thresholds are found, one of `calib8.calibrate.thresholds.METHODS`.
+        method: how thresholds are found, one of `calib8.measure.thresholds.METHODS`.
         threshold: what can be set of the method.
         concat_quantize: every bottom of a Concat keeps a threshold of its own.
     """

@@ -22,11 +22,11 @@ from calib8.analyze.doctor.preprocessing import (
 from calib8.analyze.doctor.recipes import Recipe, guessed_recipe
 from calib8.analyze.doctor.samples import check_samples
 from calib8.analyze.doctor.survey import Survey, survey_images
-from calib8.calibrate.thresholds import find_threshold, method_named
 from calib8.data import ImagesSource, Linear, Preprocess, SampleSource, takes
 from calib8.data.preprocess import RESIZE_MODES
 from calib8.errors import DataError, QuantizationError
 from calib8.lowering import Model
+from calib8.measure.thresholds import find_threshold, method_named
 from calib8.quantize import QuantPlan, make_plan, observed_values
 from calib8.workflow.calibrating import CalibrateOptions
 from calib8.workflow.network import Network

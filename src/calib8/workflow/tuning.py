@@ -20,10 +20,10 @@ from calib8.analyze.mixed import MixedPrecision, propose_mixed_precision
 from calib8.analyze.search import Search, SearchOptions, candidate_search, original_search
 from calib8.analyze.trials import Trials
 from calib8.analyze.tuning import Status, TuningResult, Watch, layer_differences, losses_of, run_search
-from calib8.calibrate.histogram import DEFAULT_BINS, BlobHistogram
 from calib8.data import SampleSource
 from calib8.errors import DataError, OptionError
 from calib8.lowering import Model
+from calib8.measure.histogram import DEFAULT_BINS, BlobHistogram
 from calib8.quantize import QuantPlan, observed_values, settled
 from calib8.workflow.calibrating import CalibrationResult, MeasureOptions, measure_histograms
 from calib8.workflow.judging import JudgeOptions, Metric, judge_of, samples_to_judge

@@ -13,7 +13,7 @@ from calib8.analyze.doctor.convergence import check_convergence
 from calib8.analyze.doctor.networks import check_network
 from calib8.analyze.doctor.samples import check_samples
 from calib8.analyze.doctor.survey import survey_images
-from calib8.calibrate.thresholds import ThresholdOptions, find_threshold
+from calib8.measure.thresholds import ThresholdOptions, find_threshold
 from calib8.quantize import QuantPlan, observed_values
 
 NETWORK = """

@@ -16,7 +16,7 @@ import numpy as np
 
 from calib8.analyze.doctor.finding import Finding, Severity
 from calib8.analyze.doctor.survey import Survey
-from calib8.calibrate.thresholds import ThresholdOptions, find_threshold
+from calib8.measure.thresholds import ThresholdOptions, find_threshold
 
 CONVERGED = 0.05
 """A threshold is sure enough within this part of it: 5 % clip or waste a twentieth of the 127 codes."""

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.calibrate.histogram import AdaptiveHistogram, BlobHistogram
 from calib8.engine import EngineOptions, Executor
 from calib8.lowering import Model, lower_float
+from calib8.measure.histogram import AdaptiveHistogram, BlobHistogram
 
 Array = NDArray[Any]
 THUMB = 16

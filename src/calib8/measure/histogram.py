@@ -24,8 +24,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.calibrate import counting
 from calib8.errors import OptionError
+from calib8.measure import counting
 
 DEFAULT_BINS = 2048
 BINS_MULTIPLE = 128

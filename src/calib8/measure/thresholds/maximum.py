@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from calib8.calibrate.histogram import BlobHistogram
+from calib8.measure.histogram import BlobHistogram
 
 
 def threshold(histogram: BlobHistogram) -> float:

@@ -23,9 +23,9 @@ from types import MappingProxyType
 
 import numpy as np
 
-from calib8.calibrate.histogram import BlobHistogram
-from calib8.calibrate.thresholds import kl, kl_fine, maximum, mse, percentile
 from calib8.errors import OptionError
+from calib8.measure.histogram import BlobHistogram
+from calib8.measure.thresholds import kl, kl_fine, maximum, mse, percentile
 
 __all__ = [
     "DEAD_THRESHOLD",

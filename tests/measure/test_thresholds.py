@@ -12,10 +12,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from calib8.calibrate.histogram import BlobHistogram
-from calib8.calibrate.thresholds import DEAD_THRESHOLD, METHODS, ThresholdOptions, find_threshold
-from calib8.calibrate.thresholds.divergence import divergence, divergences, first_minimum
 from calib8.errors import OptionError
+from calib8.measure.histogram import BlobHistogram
+from calib8.measure.thresholds import DEAD_THRESHOLD, METHODS, ThresholdOptions, find_threshold
+from calib8.measure.thresholds.divergence import divergence, divergences, first_minimum
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "kl.npz"
 MOST_FLOAT32 = float(np.finfo(np.float32).max)

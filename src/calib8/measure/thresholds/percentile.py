@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from calib8.calibrate.histogram import BlobHistogram
+from calib8.measure.histogram import BlobHistogram
 
 
 def threshold(histogram: BlobHistogram, percent: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.calibrate.histogram import BlobHistogram
+from calib8.measure.histogram import BlobHistogram
 
 _TOP_CODE = 127
 _CODES = 128

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from calib8.calibrate.histogram import BlobHistogram, check_bins
-from calib8.calibrate.thresholds.divergence import LEVELS, first_minimum
+from calib8.measure.histogram import BlobHistogram, check_bins
+from calib8.measure.thresholds.divergence import LEVELS, first_minimum
 
 
 def threshold(histogram: BlobHistogram) -> float:

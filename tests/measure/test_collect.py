@@ -7,10 +7,10 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from calib8.calibrate.collect import CollectOptions, collect_histograms
 from calib8.engine import EngineOptions, run_float
 from calib8.errors import DataError
 from calib8.lowering import build_model
+from calib8.measure.collect import CollectOptions, collect_histograms
 from calib8.proto.text import parse_prototxt
 
 NET = """

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.calibrate.counters import Counter, Guarded
-from calib8.calibrate.histogram import DEFAULT_BINS, AbsMax, AdaptiveHistogram, BlobHistogram, Histogram, check_bins
 from calib8.engine import Crew, EngineOptions, Executor, ExecutorCache
 from calib8.errors import DataError
 from calib8.graph import Shape
 from calib8.lowering import Model, Reading, lower_float
+from calib8.measure.counters import Counter, Guarded
+from calib8.measure.histogram import DEFAULT_BINS, AbsMax, AdaptiveHistogram, BlobHistogram, Histogram, check_bins
 
 Array = NDArray[Any]
 Batches = Callable[[], Iterator[Mapping[str, Array]]]

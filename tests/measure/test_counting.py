@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calib8.calibrate import counting
+from calib8.measure import counting
 
 needs_compiled = pytest.mark.skipif(not counting.COMPILED, reason="the compiled module was not built: no compiler")
 

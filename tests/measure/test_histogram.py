@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calib8.calibrate import counting
-from calib8.calibrate.histogram import (
+from calib8.errors import OptionError
+from calib8.measure import counting
+from calib8.measure.histogram import (
     DEAD_BELOW,
     MAX_BINS,
     AbsMax,
@@ -22,7 +23,6 @@ from calib8.calibrate.histogram import (
     Histogram,
     check_bins,
 )
-from calib8.errors import OptionError
 
 MOST_FLOAT32 = float(np.finfo(np.float32).max)
 LEAST_FLOAT32 = 2.0**-149

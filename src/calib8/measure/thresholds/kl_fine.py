@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.calibrate.histogram import BlobHistogram
-from calib8.calibrate.thresholds.divergence import LEVELS, first_minimum
+from calib8.measure.histogram import BlobHistogram
+from calib8.measure.thresholds.divergence import LEVELS, first_minimum
 
 
 def threshold(histogram: BlobHistogram) -> float:

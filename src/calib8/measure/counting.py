@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 try:
-    from calib8.calibrate import _counting  # type: ignore[attr-defined]
+    from calib8.measure import _counting  # type: ignore[attr-defined]
 except ImportError:  # installed without a compiler
     _counting = None
 
