@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from calib8.proto import caffe_pb2
 from calib8.proto.textformat import NOWHERE, Place
 
+Array = NDArray[Any]
+"""Numbers of a blob, of whatever type: float32, codes, labels."""
 Shape = tuple[int, ...]
 INPUT_FIELDS = "input"
 """What Caffe calls the one layer that it makes of all `input` fields (UpgradeNetInput in upgrade_proto.cpp)."""

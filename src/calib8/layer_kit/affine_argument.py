@@ -12,7 +12,7 @@ NATURAL = -1.0
 
 
 def log_of_base(base: float, field: str) -> float:
-    """The natural logarithm of a base; 1 for e. Raises RefusedError where it is not a finite number."""
+    """Return the natural logarithm of a base; 1 for e. Raise RefusedError where it is not a finite number."""
     if base == NATURAL:
         return 1.0
     if not 0 < base < math.inf:
@@ -21,7 +21,7 @@ def log_of_base(base: float, field: str) -> float:
 
 
 def lower_argument(g: OnnxBuilder, x: str, scale: float, shift: float) -> str:
-    """shift + scale * x; what changes nothing is left out."""
+    """Add the nodes of shift + scale * x; what changes nothing is left out."""
     if scale != 1:
         x = g.node("Mul", x, g.scalar(scale))
     return g.node("Add", x, g.scalar(shift)) if shift != 0 else x

@@ -12,12 +12,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.graph import Layer, Phase, Shape
+from calib8.graph import Array, Layer, Phase, Shape
 from calib8.layer_kit.fields import Fields, RefusedError
 from calib8.layer_kit.form import IntegerForm, SameCodes
 from calib8.layer_kit.onnx_builder import OnnxBuilder
@@ -53,7 +53,7 @@ class Call:
     bottoms: tuple[str, ...]
     bottom_shapes: tuple[Shape, ...]
     top_shapes: tuple[Shape, ...]
-    blobs: tuple[NDArray[Any], ...] = ()
+    blobs: tuple[Array, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,10 @@ class Op(ABC):
 
     @abstractmethod
     def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """Shapes of the tops. Raises RefusedError when the bottoms do not fit."""
+        """Return the shapes of the tops. Raise RefusedError when the bottoms do not fit."""
 
     def renewed(self) -> Op:
-        """The same layer for a network with other shapes: itself, but for types that remember what they have seen."""
+        """Return the same layer for a network with other shapes: itself, unless it remembers what it has seen."""
         return self
 
     def join_net(self, numbers: RandomNumbers, blobs: Sequence[LiveBlob]) -> None:  # noqa: B027 - often nothing to do
@@ -123,23 +123,23 @@ class Op(ABC):
         """
 
     def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
-        """Shapes of the weights, in the order of the caffemodel."""
+        """Return the shapes of the weights, in the order of the caffemodel."""
         return []
 
     def weight_notes(self, blobs: Weights) -> list[str]:
-        """What is odd in the weights of a caffemodel, one clause each: "its scale factor is 0, .."."""
+        """Say what is odd in the weights of a caffemodel, one clause each: "its scale factor is 0, .."."""
         return []
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
         """Add float nodes to `g`; return the ONNX names of the tops. A top may be a bottom's name (nothing to do)."""
         raise AssertionError(f"{type(self).__name__} is of kind {self.kind!r} and has no lowering")
 
-    def run(self, bottoms: Sequence[NDArray[Any]], call: Call) -> list[NDArray[Any]]:
+    def run(self, bottoms: Sequence[Array], call: Call) -> list[Array]:
         """Compute the tops in Python (kind "host")."""
         raise AssertionError(f"{type(self).__name__} is of kind {self.kind!r} and does not run in Python")
 
     def multiply_adds(self, call: Call) -> int:
-        """Multiply-add operations of one forward pass; 0 where they do not matter."""
+        """Count the multiply-add operations of one forward pass; 0 where they do not matter."""
         return 0
 
     @property
@@ -153,18 +153,18 @@ class Op(ABC):
         return False
 
     def non_negative(self, bottoms: Sequence[bool]) -> bool:
-        """Whether no top can hold a negative number, told from which bottoms cannot; False where that is not known."""
+        """Tell, from which bottoms can hold no negative number, whether no top can; False where that is not known."""
         return self.moves_data and all(bottoms)
 
     def fp32_reason(self, q: QuantizeCall) -> str | None:
-        """Why the contract has no integers for the layer, so that it runs in FP32; None where `quantize` gives them.
+        """Say why the contract has no integers for the layer, which stays in FP32; None where `quantize` gives them.
 
         Only shapes are read, and thresholds compared with one another: `calib8 check` asks before there are any.
         """
         return None if self.moves_data else "no integer rule"
 
     def quantize(self, q: QuantizeCall) -> IntegerForm:
-        """The layer's integers; called where `fp32_reason` has none.
+        """Compute the layer's integers; called where `fp32_reason` has none.
 
         Raises:
             QuantizationError: the contract cannot express it with these thresholds.
@@ -174,7 +174,7 @@ class Op(ABC):
         return SameCodes()
 
     def takes_over(self, follower: Op, bottoms: Sequence[Shape]) -> bool:
-        """Whether this layer can do the work of `follower`, the only reader of its top, in one integer step.
+        """Tell whether this layer can do the work of `follower`, the only reader of its top, in one integer step.
 
         Args:
             bottoms: shapes of the follower's bottoms.
@@ -182,7 +182,7 @@ class Op(ABC):
         return False
 
     def quantize_with(self, q: QuantizeCall, follower: Op, blobs: Weights) -> tuple[IntegerForm, IntegerForm]:
-        """The integers of this layer, with the work of a follower that it takes over in them, and the follower's.
+        """Compute this layer's integers, with the work of a follower that it takes over in them, and the follower's.
 
         Args:
             q: of this layer; its top's threshold is that of the follower's top.
@@ -191,13 +191,13 @@ class Op(ABC):
         raise AssertionError(f"{type(self).__name__} takes over no other layer")
 
     def lower_int8(self, g: OnnxBuilder, call: Call, form: IntegerForm) -> list[str]:
-        """The layer in integers. Bottoms and tops are uint8 and hold `code + 128`."""
+        """Add the layer in integers. Bottoms and tops are uint8 and hold `code + 128`."""
         if not self.moves_data:
             raise AssertionError(f"{type(self).__name__} has an integer rule and no integer lowering")
         return self.lower(g, call)
 
     def lower_dequantized(self, g: OnnxBuilder, call: Call, form: IntegerForm, scales: RealScales) -> list[str]:
-        """The layer in float over dequantised codes, for models with QuantizeLinear and DequantizeLinear.
+        """Add the layer in float over dequantised codes, for models with QuantizeLinear and DequantizeLinear.
 
         Args:
             g: turns integer weights into real numbers, in the steps of `scales`.
@@ -217,12 +217,12 @@ def register(op: type[Op]) -> None:
 
 
 def registry() -> dict[str, type[Op]]:
-    """All layer types by name."""
+    """Return all layer types by name."""
     return dict(_REGISTRY)
 
 
 def make_op(layer: Layer, model_folder: Path = Path(), phase: Phase = Phase.TEST) -> Op:
-    """The Op of a layer.
+    """Make the Op of a layer.
 
     Args:
         model_folder: the prototxt's folder, for layers that the user wrote.
@@ -258,23 +258,23 @@ def _meant(layer_type: str) -> str:
     return f"; did you mean {spelled[near[0]]}?" if near else ""
 
 
-def _check_count(what: str, found: int, allowed: tuple[int, int]) -> None:
+def _check_count(what: str, number: int, allowed: tuple[int, int]) -> None:
     low, high = allowed
-    if low <= found <= high:
+    if low <= number <= high:
         return
     expected = f"{low}" if low == high else f"at least {low}" if high == UNLIMITED else f"{low} to {high}"
-    raise RefusedError(f"has {found} {what}s, expected {expected}")
+    raise RefusedError(f"has {number} {what}s, expected {expected}")
 
 
 def canonical_axis(axis: int, rank: int, field: str) -> int:
-    """Caffe's CanonicalAxisIndex: negative axes count from the end. Raises RefusedError outside [-rank, rank)."""
+    """Count a negative axis from the end, as Caffe's CanonicalAxisIndex. Raise RefusedError outside [-rank, rank)."""
     if not -rank <= axis < rank:
         raise RefusedError(f"{field} {axis} is outside a bottom of {rank} dimensions")
     return axis % rank
 
 
 def count(shape: Sequence[int]) -> int:
-    """Number of elements."""
+    """Count the elements."""
     total = 1
     for n in shape:
         total *= n

@@ -14,7 +14,7 @@ Floats = NDArray[np.float32]
 
 
 def decode_boxes(code_type: str, priors: Floats, variances: Floats, codes: Floats) -> Floats:
-    """Boxes from a network's codes.
+    """Make boxes from a network's codes.
 
     Args:
         code_type: CORNER, CENTER_SIZE or CORNER_SIZE (PriorBoxParameter.CodeType).
@@ -37,59 +37,59 @@ def decode_boxes(code_type: str, priors: Floats, variances: Floats, codes: Float
 
 
 def exp(x: Floats) -> Floats:
-    """exp as C's expf, which is almost always the nearest float32; numpy's float32 exp often is its neighbour."""
-    found: Floats = np.exp(x.astype(np.float64)).astype(np.float32)
-    return found
+    """Compute C's expf, which is almost always the nearest float32; numpy's float32 exp often is its neighbour."""
+    power: Floats = np.exp(x.astype(np.float64)).astype(np.float32)
+    return power
 
 
 def from_centres(centres: Floats, sizes: Floats) -> Floats:
-    """Corners (..., 4) from centres and sizes (..., 2); C++ subtracts half a size in double precision."""
+    """Compute corners (..., 4) from centres and sizes (..., 2); C++ subtracts half a size in double precision."""
     centre, half = centres.astype(np.float64), sizes.astype(np.float64) / 2
     return np.concatenate([centre - half, centre + half], axis=-1).astype(np.float32)
 
 
 def areas(boxes: Floats) -> Floats:
-    """Area of each box of (..., 4). BBoxSize gives 0 for inverted boxes; those never meet another, so that is moot."""
-    found: Floats = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
-    return found
+    """Compute each box's area (..., 4). BBoxSize gives inverted boxes 0; they never meet another, so that is moot."""
+    area: Floats = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+    return area
 
 
 def jaccard(boxes: Floats, other: Floats) -> Floats:
-    """Intersection over union of every box of (M, 4) with one box (4); 0 where they do not meet."""
+    """Divide intersection by union for every box of (M, 4) and one box (4); 0 where they do not meet."""
     width, height = _common(boxes, other, 0), _common(boxes, other, 1)
     common = width * height
     union = areas(boxes) + areas(other) - common
-    found: Floats = np.where((width > 0) & (height > 0), common / union, np.float32(0))
-    return found
+    ratio: Floats = np.where((width > 0) & (height > 0), common / union, np.float32(0))
+    return ratio
 
 
 def pixel_jaccard(boxes: Floats, other: Floats) -> Floats:
-    """The same for boxes whose far corner is the last pixel inside, which makes every side one longer.
+    """Do the same for boxes whose far corner is the last pixel inside, which makes every side one longer.
 
     Source: py-faster-rcnn's C++ forks, src/caffe/util/nms.cpp, iou.
     """
     width, height = _common(boxes, other, 0), _common(boxes, other, 1)
     common = np.maximum(width + 1, 0) * np.maximum(height + 1, 0)
-    found: Floats = np.where(
+    ratio: Floats = np.where(
         (width < 0) | (height < 0), np.float32(0), common / (pixel_areas(boxes) + pixel_areas(other) - common)
     )
-    return found
+    return ratio
 
 
 def mixed_jaccard(boxes: Floats, other: Floats) -> Floats:
-    """Pixel boxes whose areas are counted with the last pixel, and their intersection without it.
+    """Do the same for pixel boxes, counting areas with the last pixel, and their intersection without it.
 
     Source: sophgo/caffe, src/caffe/layers/frcn_detection_layer.cpp, nms; proposal_layer.cpp, apply_nms.
     """
     width, height = _common(boxes, other, 0), _common(boxes, other, 1)
     common = width * height
     union = pixel_areas(boxes) + pixel_areas(other) - common
-    found: Floats = np.where((width > 0) & (height > 0), common / union, np.float32(0))
-    return found
+    ratio: Floats = np.where((width > 0) & (height > 0), common / union, np.float32(0))
+    return ratio
 
 
 def centre_jaccard(boxes: Floats, other: Floats) -> Floats:
-    """Boxes (x, y, width, height) around their centres.
+    """Do the same for boxes (x, y, width, height) around their centres.
 
     Source: eric612/MobileNet-YOLO, src/caffe/layers/yolov3_detection_output_layer.cpp, box_iou.
     """
@@ -99,14 +99,14 @@ def centre_jaccard(boxes: Floats, other: Floats) -> Floats:
         high, high_other = boxes[..., i] + boxes[..., 2 + i] / 2, other[i] + other[2 + i] / 2
         sides.append(np.minimum(high, high_other) - np.maximum(low, low_other))
     common = np.where((sides[0] < 0) | (sides[1] < 0), np.float32(0), sides[0] * sides[1])
-    found: Floats = common / (boxes[..., 2] * boxes[..., 3] + other[2] * other[3] - common)
-    return found
+    ratio: Floats = common / (boxes[..., 2] * boxes[..., 3] + other[2] * other[3] - common)
+    return ratio
 
 
 def pixel_areas(boxes: Floats) -> Floats:
-    """Number of pixels in boxes whose far corner is the last pixel inside."""
-    found: Floats = (boxes[..., 2] - boxes[..., 0] + 1) * (boxes[..., 3] - boxes[..., 1] + 1)
-    return found
+    """Count the pixels in boxes whose far corner is the last pixel inside."""
+    area: Floats = (boxes[..., 2] - boxes[..., 0] + 1) * (boxes[..., 3] - boxes[..., 1] + 1)
+    return area
 
 
 def _common(boxes: Floats, other: Floats, side: int) -> Floats:
@@ -116,5 +116,5 @@ def _common(boxes: Floats, other: Floats, side: int) -> Floats:
     """
     low = np.where(boxes[..., side] < other[side], other[side], boxes[..., side])
     high = np.where(other[side + 2] < boxes[..., side + 2], other[side + 2], boxes[..., side + 2])
-    found: Floats = high - low
-    return found
+    length: Floats = high - low
+    return length

@@ -24,7 +24,7 @@ class Span:
     field: str
 
     def operand(self, bottoms: Sequence[Shape]) -> Shape:
-        """Shape of the operand: the second bottom's, or that of a weight."""
+        """Return the operand's shape: the second bottom's, or that of a weight."""
         return bottoms[1] if len(bottoms) > 1 else self._weight(bottoms[0])
 
     def _weight(self, bottom: Shape) -> Shape:
@@ -38,7 +38,7 @@ class Span:
         return bottom[axis:end]
 
     def aligned(self, bottom: Shape, operand: Shape) -> Shape:
-        """The operand's shape with ones appended, so that it lies on its axes of the bottom.
+        """Return the operand's shape with ones appended, so that it lies on its axes of the bottom.
 
         Raises:
             RefusedError: the operand does not equal the bottom's axes.
@@ -54,7 +54,7 @@ class Span:
 
 
 def read_span(group: Group, field: str) -> Span:
-    """The axes that `axis` (default 1) and `num_axes` (default 1) of a ScaleParameter or BiasParameter name."""
+    """Read the axes that `axis` (default 1) and `num_axes` (default 1) of a ScaleParameter or BiasParameter name."""
     span = Span(group.axis, group.num_axes, field)
     if span.num_axes < -1:
         raise RefusedError(f"{field}.num_axes is {span.num_axes}, expected -1 (all that follow), 0 or more")

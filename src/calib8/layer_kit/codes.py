@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from calib8.arithmetic import INT8_LEVELS
+from calib8.graph import Array
 from calib8.layer_kit.onnx_builder import OnnxBuilder
 
 ZERO = 128
@@ -53,7 +54,7 @@ class ConvGeometry:
 
 
 def quantize_node(g: OnnxBuilder, x: str, threshold: float) -> str:
-    """Real values to codes, as `arithmetic.quantize`: `sat8(rnd(x * 128 / threshold))`.
+    """Turn real values into codes, as `arithmetic.quantize`: `sat8(rnd(x * 128 / threshold))`.
 
     x and the threshold have 24 bits each, so that a quotient up to 128 which is no tie is 2^-26 away from one or more.
     In float64 a product with 128 / threshold and a sum are off by less than 2^-43. A nudge of 2^-35 lies between.
@@ -64,12 +65,12 @@ def quantize_node(g: OnnxBuilder, x: str, threshold: float) -> str:
 
 
 def without_nan(g: OnnxBuilder, x: str) -> str:
-    """Real values with 0 in the place of NaN."""
+    """Put 0 in the place of NaN among real values."""
     return g.node("Where", g.node("IsNaN", x), g.scalar(0.0), x)
 
 
 def dequantize_node(g: OnnxBuilder, codes: str, threshold: float) -> str:
-    """Codes to real values, as `arithmetic.dequantize`: `code * threshold / 128`."""
+    """Turn codes into real values, as `arithmetic.dequantize`: `code * threshold / 128`."""
     return _scaled_codes(g, codes, float(np.float32(threshold)) / INT8_LEVELS)
 
 
@@ -77,11 +78,11 @@ def weighted_sum(
     g: OnnxBuilder,
     codes: str,
     weights: NDArray[np.int8],
-    bias: NDArray[Any] | None,
+    bias: Array | None,
     rshift: int,
     geometry: ConvGeometry,
 ) -> str:
-    """`sat8(rnd((sum code*W + B) / 2^rshift))` over a sliding window, as Convolution and InnerProduct have it.
+    """Compute `sat8(rnd((sum code*W + B) / 2^rshift))` over a sliding window, as Convolution and InnerProduct have it.
 
     Args:
         weights: (O, C/group, kernel...).
@@ -113,9 +114,9 @@ def _with_more_channels(g: OnnxBuilder, codes: str, weights: NDArray[np.int8]) -
 
 
 def affine_codes(
-    g: OnnxBuilder, codes: str, scale: NDArray[Any], shift: NDArray[Any] | None, rshift: int, shape: Sequence[int]
+    g: OnnxBuilder, codes: str, scale: Array, shift: Array | None, rshift: int, shape: Sequence[int]
 ) -> str:
-    """`sat8(rnd((code*scale + shift) / 2^rshift))`.
+    """Compute `sat8(rnd((code*scale + shift) / 2^rshift))`.
 
     Of images with one scale per channel it is a depthwise convolution with a kernel of 1x1, the fastest node for it,
     where there is one for integers.
@@ -135,13 +136,13 @@ def affine_codes(
 
 
 def accumulator_bound(weights: NDArray[np.int8], bias: NDArray[np.int64] | int = 0) -> int:
-    """The largest |accumulator|, partial sums included, that any codes can give."""
+    """Return the largest |accumulator|, partial sums included, that any codes can give."""
     sums = np.abs(weights.astype(np.int16)).reshape(len(weights), -1).sum(axis=1, dtype=np.int64)
     return int((sums * INT8_LEVELS + np.abs(bias)).max(initial=0))
 
 
 def exact_ranges(weights: NDArray[np.int8]) -> Iterator[tuple[int, int]]:
-    """Ranges of inputs, one behind the other, over each of which float32 adds any codes times these weights exactly.
+    """Cut the inputs into ranges over each of which float32 adds any codes times these weights exactly.
 
     Args:
         weights: (O, inputs).
@@ -214,6 +215,7 @@ def _float_convs(
     An input is a place of the window in a channel. A channel whose places lie in two ranges is read twice.
     """
     values, total = code_values(g, codes), ""
+    # A range counts inputs; a convolution takes whole channels. What belongs to a neighbouring range is set to 0.
     depth, attributes = weights.shape[1], _conv_attributes(weights, geometry)
     places = math.prod(weights.shape[2:])
     for first, last in exact_ranges(weights.reshape(len(weights), -1)):
@@ -222,6 +224,7 @@ def _float_convs(
         flat = part.reshape(len(part), -1)
         flat[:, : first % places] = 0
         flat[:, last - chosen.start * places :] = 0
+        # `chosen` counts within a group; the codes hold all groups one behind the other.
         channels = [start + c for start in range(0, depth * geometry.group, depth) for c in chosen]
         some = values if len(chosen) == depth else g.node("Gather", values, g.ints(*channels), axis=1)
         added = g.node("Cast", g.node("Conv", some, g.weight(part), **attributes), to=_DOUBLE)
@@ -248,7 +251,7 @@ def _integer_conv(
 
 
 def shift_to_codes(g: OnnxBuilder, accumulator: str, rshift: int, bias: NDArray[np.int64] | None = None) -> str:
-    """`sat8(rnd((acc + bias) / 2^rshift))` of an accumulator of any numeric type below 2^52, in float64."""
+    """Compute `sat8(rnd((acc + bias) / 2^rshift))` of an accumulator of any numeric type below 2^52, in float64."""
     wide = g.node("Cast", accumulator, to=_DOUBLE)
     scaled = g.node("Mul", wide, g.constant(np.float64(math.ldexp(1.0, -rshift))))
     offset = np.zeros((), np.int64) if bias is None else bias
@@ -256,14 +259,14 @@ def shift_to_codes(g: OnnxBuilder, accumulator: str, rshift: int, bias: NDArray[
 
 
 def scaled_sum(g: OnnxBuilder, terms: Sequence[tuple[str, int]], rshift: int, *, saturate16: bool = False) -> str:
-    """`sat8(rnd(sum_i code_i * factor_i / 2^rshift))` of tensors of one shape.
+    """Compute `sat8(rnd(sum_i code_i * factor_i / 2^rshift))` of tensors of one shape.
 
     Args:
         terms: tensors of codes and their integral factors.
         saturate16: clamp the sum to 16 bits after every term, in the given order.
     """
     wide = not is_exact_in_float32(INT8_LEVELS * sum(abs(factor) for _, factor in terms))
-    kind: Any = np.float64 if wide else np.float32
+    kind: type[np.floating] = np.float64 if wide else np.float32
     limits = [g.constant(kind(math.ldexp(v, -rshift))) for v in (_INT16_MIN, _INT16_MAX)]
     total, largest = "", 0
     for codes, factor in terms:
@@ -275,8 +278,8 @@ def scaled_sum(g: OnnxBuilder, terms: Sequence[tuple[str, int]], rshift: int, *,
     return nudge_to_codes(g, total, rshift, wide=wide)
 
 
-def two_sided(g: OnnxBuilder, codes: str, positive: tuple[int, int], negative: tuple[NDArray[Any], int]) -> str:
-    """`sat8(rnd(max(x,0)*gt / 2^gt_rs)) + sat8(rnd(min(x,0)*le / 2^le_rs))`, x being the codes.
+def two_sided(g: OnnxBuilder, codes: str, positive: tuple[int, int], negative: tuple[Array, int]) -> str:
+    """Compute `sat8(rnd(max(x,0)*gt / 2^gt_rs)) + sat8(rnd(min(x,0)*le / 2^le_rs))`, x being the codes.
 
     Where le / 2^le_rs is the smaller slope, this is `sat8(rnd(v))` of the larger one of x*gt / 2^gt_rs and
     x*le / 2^le_rs, for positive and for negative x, and where it is not, of the smaller one.
@@ -286,6 +289,7 @@ def two_sided(g: OnnxBuilder, codes: str, positive: tuple[int, int], negative: t
         negative: le, 8 bits, of a shape that broadcasts over the codes, and its shift.
     """
     (factor, shift), (slopes, rshift) = positive, negative
+    # A factor that 2^shift divides gives whole numbers, and those are never ties.
     above = _nudged(g, _scaled_codes(g, codes, math.ldexp(factor, -shift)), shift if factor % (1 << shift) else 0)
     below = _nudged(g, _times(g, codes, np.ldexp(slopes.astype(np.float32), -rshift)), rshift)
     smaller = np.ldexp(slopes.astype(np.float64), -rshift) <= math.ldexp(factor, -shift)
@@ -297,18 +301,18 @@ def two_sided(g: OnnxBuilder, codes: str, positive: tuple[int, int], negative: t
 
 
 def rectified(g: OnnxBuilder, codes: str) -> str:
-    """`max(code, 0)`."""
+    """Compute `max(code, 0)`."""
     return g.node("Clip", codes, g.constant(np.uint8(ZERO)))
 
 
 def largest_of(g: OnnxBuilder, terms: Sequence[tuple[str, int]], rshift: int) -> str:
-    """`sat8(rnd(max_i(code_i * factor_i) / 2^rshift))` of tensors of one shape; factors of 15 bits."""
+    """Compute `sat8(rnd(max_i(code_i * factor_i) / 2^rshift))` of tensors of one shape; factors of 15 bits."""
     products = [_scaled_codes(g, codes, math.ldexp(factor, -rshift)) for codes, factor in terms]
     return nudge_to_codes(g, g.node("Max", *products), rshift)
 
 
 def scaled_product(g: OnnxBuilder, terms: Sequence[str], factor: int, rshift: int) -> str:
-    """`sat8(rnd(factor * prod_i code_i / 2^rshift))` of tensors of one shape.
+    """Compute `sat8(rnd(factor * prod_i code_i / 2^rshift))` of tensors of one shape.
 
     What float64 cannot hold exactly is 2^53 or more, and saturates at every right shift.
     """
@@ -320,13 +324,13 @@ def scaled_product(g: OnnxBuilder, terms: Sequence[str], factor: int, rshift: in
 
 
 def look_up(g: OnnxBuilder, codes: str, table: NDArray[np.int8]) -> str:
-    """For every code the entry of a table with 256 of them, that of code -128 first."""
+    """Replace every code by its entry in a table of 256, that of code -128 first."""
     index = g.node("Cast", codes, to=_INT32)
     return g.node("Gather", g.constant(_as_codes(table)), index)
 
 
 def nudge_to_codes(g: OnnxBuilder, values: str, rshift: int | NDArray[np.int64], *, wide: bool = False) -> str:
-    """`sat8(rnd(v))` of real values that are whole multiples of 2^-rshift, exact in their type with one bit to spare.
+    """Compute `sat8(rnd(v))` of real multiples of 2^-rshift that are exact in their type with one bit to spare.
 
     Args:
         rshift: one for all, or of a shape that broadcasts over the values.
@@ -353,12 +357,12 @@ def _times(g: OnnxBuilder, codes: str, factors: NDArray[np.float32]) -> str:
 
 
 def is_exact_in_float32(largest: float) -> bool:
-    """Whether accumulators up to `largest` stay exact in float32, with the bit that `nudge_to_codes` needs."""
+    """Tell whether accumulators up to `largest` stay exact in float32, with the bit that `nudge_to_codes` needs."""
     return largest < _FLOAT32_EXACT
 
 
 def code_values(g: OnnxBuilder, codes: str, *, wide: bool = False) -> str:
-    """The codes themselves, -128 to 127, in float32 (float64 with `wide`)."""
+    """Return the codes themselves, -128 to 127, in float32 (float64 with `wide`)."""
     return _scaled_codes(g, codes, 1.0, wide=wide)
 
 
@@ -386,7 +390,7 @@ def _as_codes(values: NDArray[np.int8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(values).view(np.uint8) ^ np.uint8(ZERO)
 
 
-def _conv_attributes(weights: NDArray[Any], geometry: ConvGeometry) -> dict[str, Any]:
+def _conv_attributes(weights: Array, geometry: ConvGeometry) -> dict[str, Any]:
     return {
         "kernel_shape": weights.shape[2:],
         "strides": geometry.strides,

@@ -9,6 +9,6 @@ MAX_CONSTANT = 1 << 24
 
 
 def check_constant(elements: int, what: str) -> None:
-    """Raises RefusedError for a constant that would be too large."""
+    """Raise RefusedError for a constant that would be too large."""
     if elements > MAX_CONSTANT:
         raise RefusedError(f"{what} would have {elements} elements; at most {MAX_CONSTANT} are computed")

@@ -13,6 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
 from calib8.errors import Calib8Error
 from calib8.graph import Phase
 from calib8.proto.scalars import fields_of
@@ -75,7 +78,7 @@ class RefusedError(Calib8Error):
 class Group:
     """One parameter message (`convolution_param`) of a layer. Attribute access reads a field and remembers it."""
 
-    def __init__(self, message: Any, name: str) -> None:
+    def __init__(self, message: Message, name: str) -> None:
         self._message = message
         self._name = name
         self._read: set[str] = set()
@@ -89,7 +92,7 @@ class Group:
         return _plain(value, descriptor)
 
     def has(self, field: str) -> bool:
-        """Whether an optional field is set (the field counts as read)."""
+        """Tell whether an optional field is set (the field counts as read)."""
         self._read.add(field)
         return any(descriptor.name == field for descriptor, _ in self._message.ListFields())
 
@@ -109,7 +112,7 @@ class Fields:
     """
 
     def __init__(
-        self, param: Any, model_folder: Path = Path(), phase: Phase = Phase.TEST, place: Place = NOWHERE
+        self, param: Message, model_folder: Path = Path(), phase: Phase = Phase.TEST, place: Place = NOWHERE
     ) -> None:
         self.param = param
         self._place = place
@@ -118,13 +121,13 @@ class Fields:
         self._groups: dict[str, Group] = {}
 
     def group(self, name: str) -> Group:
-        """The parameter message `name` with its defaults, whether the prototxt has it or not."""
+        """Return the parameter message `name` with its defaults, whether the prototxt has it or not."""
         if name not in self._groups:
             self._groups[name] = Group(getattr(self.param, name), name)
         return self._groups[name]
 
     def has(self, name: str) -> bool:
-        """Whether the prototxt has the parameter message `name`."""
+        """Tell whether the prototxt has the parameter message `name`."""
         return bool(self.param.HasField(name))
 
     def unread(self, *, is_source: bool = False) -> list[str]:
@@ -143,8 +146,9 @@ class Fields:
         return not any(n in _WITHOUT_EFFECT or n in _TRAINING_MESSAGES or n.endswith("_filler") for n in path)
 
     def notes(self) -> list[str]:
-        """What the layer sets and nobody reads, one clause each: messages of other types, which Caffe ignores, too; bit
-        widths that Ristretto or Intel's tool found.
+        """Say what the layer sets and nobody reads, one clause each.
+
+        Messages of other types, which Caffe ignores, too; bit widths that Ristretto or Intel's tool computed.
         """
         names = (descriptor.name for descriptor, _ in self.param.ListFields())
         foreign = [n for n in names if n not in self._groups and n not in _OF_EVERY_LAYER]
@@ -152,7 +156,7 @@ class Fields:
         return [f"{n} is not this type's, ignored" for n in foreign] + widths * self.has("quantization_param")
 
 
-def _plain(value: Any, descriptor: Any) -> Any:
+def _plain(value: Any, descriptor: FieldDescriptor) -> Any:
     """Repeated scalars as tuples and enums as their names; messages stay as they are."""
     enum = descriptor.enum_type
     if fields_of(descriptor.containing_type)[descriptor.name].repeated:

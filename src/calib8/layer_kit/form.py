@@ -10,16 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from calib8.graph import Array
 from calib8.layer_kit.real_scales import RealScales
 from calib8.layer_kit.table_row import TableRow, multipliers
 
-Integers = NDArray[Any]
+Integers = Array
 """Of int8 or int16."""
+T = TypeVar("T")
 FormT = TypeVar("FormT", bound="IntegerForm")
 
 
@@ -100,7 +102,7 @@ def same_integers(one: IntegerForm | None, other: IntegerForm | None) -> bool:
 def expect(form: IntegerForm, kind: type[FormT]) -> FormT:
     """Give a form as one of its kind: what a layer's `quantize` has made comes back to the same layer."""
     if not isinstance(form, kind):
-        raise AssertionError(f"expected {kind.__name__}, found {type(form).__name__}")
+        raise AssertionError(f"expected {kind.__name__}, not {type(form).__name__}")
     return form
 
 
@@ -120,6 +122,6 @@ class TableOfCodes(IntegerForm):
     table: NDArray[np.int8]
 
 
-def blob_field(blobs: Sequence[Any], index: int) -> Any:
+def blob_field(blobs: Sequence[T], index: int) -> T | None:
     """Give blob `index`, or None where there are fewer: an optional bias."""
     return blobs[index] if index < len(blobs) else None

@@ -10,7 +10,7 @@ from calib8.layer_kit.fields import RefusedError
 
 
 def four_axes(bottom: Shape) -> Shape:
-    """The shape with ones appended up to four axes. RefusedError for more than four."""
+    """Append ones to a shape, up to four axes. Raise RefusedError for more than four."""
     if len(bottom) > 4:
         raise RefusedError(f"bottom has {len(bottom)} dimensions, expected 4 (N, C, H, W) at most")
     return bottom + (1,) * (4 - len(bottom))

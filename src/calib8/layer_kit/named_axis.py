@@ -6,7 +6,7 @@ from calib8.layer_kit.fields import Group, RefusedError
 
 
 def read_axis(group: Group, old_name: str) -> int:
-    """The field `axis`, or `old_name` (`concat_dim`, `slice_dim`); both default to 1. RefusedError when both are set.
+    """Read the field `axis` or `old_name` (`concat_dim`, `slice_dim`), by default 1. RefusedError if both are set.
 
     Source: BVLC/caffe, src/caffe/layers/concat_layer.cpp and slice_layer.cpp, LayerSetUp.
     """

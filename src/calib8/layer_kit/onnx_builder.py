@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from numpy.typing import ArrayLike, DTypeLike
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from calib8.graph import Array, Shape
 
 OPSET = 18
 _INLINE_BYTES = 1024
@@ -27,15 +29,15 @@ class OnnxBuilder:
     def __init__(self, *, integer_kernels: bool = True, accumulator_bits: int = 16) -> None:
         self.integer_kernels = integer_kernels
         self.accumulator_bits = accumulator_bits
-        self._nodes: list[Any] = []
-        self._arrays: dict[str, NDArray[Any]] = {}
-        self._constants: dict[tuple[Any, ...], str] = {}
+        self._nodes: list[NodeProto] = []
+        self._arrays: dict[str, Array] = {}
+        self._constants: dict[tuple[str, Shape, bytes], str] = {}
         self._weights: dict[int, str] = {}
-        self._inputs: list[Any] = []
+        self._inputs: list[ValueInfoProto] = []
         self._next = 0
 
-    def input(self, shape: Sequence[int], dtype: Any = np.float32) -> str:
-        """Declare a graph input; returns its name."""
+    def input(self, shape: Sequence[int], dtype: DTypeLike = np.float32) -> str:
+        """Declare a graph input; return its name."""
         name = self._name("in")
         self._inputs.append(
             helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
@@ -54,11 +56,11 @@ class OnnxBuilder:
         return names
 
     def has(self, op_type: str) -> bool:
-        """Whether there is a node of this type so far."""
+        """Tell whether there is a node of this type so far."""
         return any(node.op_type == op_type for node in self._nodes)
 
-    def constant(self, value: Any, dtype: Any = None) -> str:
-        """A constant; equal ones are stored once."""
+    def constant(self, value: ArrayLike, dtype: DTypeLike | None = None) -> str:
+        """Add a constant; equal ones are stored once."""
         array = np.ascontiguousarray(np.asarray(value, dtype=dtype)).reshape(np.shape(value))
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
@@ -66,20 +68,20 @@ class OnnxBuilder:
         return self._constants[key]
 
     def ints(self, *values: int) -> str:
-        """A constant int64 vector: shapes, axes, pads."""
+        """Add a constant int64 vector: shapes, axes, pads."""
         return self.constant(np.array(values, dtype=np.int64))
 
     def scalar(self, value: float) -> str:
-        """A constant float32 without dimensions."""
+        """Add a constant float32 without dimensions."""
         return self.constant(np.float32(value))
 
-    def weight(self, array: NDArray[Any]) -> str:
-        """A weight: not copied; the same array given twice is stored once."""
+    def weight(self, array: Array) -> str:
+        """Add a weight: not copied; the same array given twice is stored once."""
         if id(array) not in self._weights:
             self._weights[id(array)] = self._store(array)
         return self._weights[id(array)]
 
-    def _store(self, array: NDArray[Any]) -> str:
+    def _store(self, array: Array) -> str:
         name = self._name("w")
         self._arrays[name] = array
         return name
@@ -88,8 +90,8 @@ class OnnxBuilder:
         self._next += 1
         return f"{prefix}{self._next}"
 
-    def model(self, outputs: Sequence[tuple[str, Any]]) -> tuple[Any, dict[str, NDArray[Any]]]:
-        """The ONNX model and the arrays of its external initializers, by name.
+    def model(self, outputs: Sequence[tuple[str, DTypeLike]]) -> tuple[ModelProto, dict[str, Array]]:
+        """Return the ONNX model and the arrays of its external initializers, by name.
 
         Args:
             outputs: names of the graph's outputs with their numpy dtypes.
@@ -109,7 +111,7 @@ class OnnxBuilder:
         return helper.make_model(graph, opset_imports=opsets, ir_version=9, producer_name="calib8"), external
 
 
-def _external(name: str, array: NDArray[Any]) -> Any:
+def _external(name: str, array: Array) -> TensorProto:
     """A TensorProto without bytes: the array is handed to the session beside the model."""
     proto = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape)
     proto.data_location = TensorProto.EXTERNAL

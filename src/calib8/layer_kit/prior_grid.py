@@ -39,7 +39,7 @@ class PriorGrid:
     y_first: bool = False
 
     def top_shape(self, bottoms: Sequence[Shape], boxes: int) -> Shape:
-        """(1, 2, height * width * boxes * 4): the boxes, and their variances."""
+        """Return (1, 2, height * width * boxes * 4): the boxes, and their variances."""
         for shape in bottoms:
             if len(shape) > 4:
                 raise RefusedError(f"a bottom has {len(shape)} dimensions, expected at most N, C, H, W")
@@ -53,7 +53,7 @@ class PriorGrid:
         return 1, 2, count
 
     def values(self, bottoms: Sequence[Shape], boxes: Doubles, count: int) -> NDArray[np.float32]:
-        """The top, (1, 2, count).
+        """Compute the top, (1, 2, count).
 
         Args:
             boxes: (K, 5): per box the shift of its centre in x and y, its width and height in pixels, and by how
@@ -71,6 +71,7 @@ class PriorGrid:
     def _coordinates(self, cells: tuple[int, int], image: tuple[int, int], boxes: Doubles) -> Doubles:
         """(H, W, K, 4)."""
         low, high = [], []
+        # An axis counts as the shapes do (0 is y), a box as (x, y, width, height, ..): so 1 - axis and 3 - axis.
         for axis in (1, 0):  # x, then y
             shift, size, inset = boxes[:, 1 - axis], boxes[:, 3 - axis], boxes[:, 4]
             centre = self._centres(cells, image, axis)[:, None] + shift.astype(np.float32)
@@ -78,6 +79,7 @@ class PriorGrid:
             low.append((centre - size / 2) / image[axis] + inset)
             high.append((centre + size / 2) / image[axis] - inset)
         order = (1, 0) if self.y_first else (0, 1)
+        # x varies along the columns and y along the rows; broadcasting makes the grid of both.
         sides = [side[i][None, :] if i == 0 else side[i][:, None] for side in (low, high) for i in order]
         return np.stack(np.broadcast_arrays(*sides), axis=-1)
 
@@ -89,7 +91,7 @@ class PriorGrid:
 
 
 def read_grid(group: Group, *, y_first: bool = False) -> PriorGrid:
-    """The grid of a PriorBoxParameter."""
+    """Read the grid of a PriorBoxParameter."""
     return PriorGrid(
         image=_read_image(group),
         step=_read_step(group),

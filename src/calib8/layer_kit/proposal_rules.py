@@ -41,17 +41,17 @@ class Thresholded:
     def anchors(self) -> Floats:
         """(A, 4), by ratio, then scale."""
         centre = (self.base_size - 1) / 2
-        found = []
+        anchors = []
         for ratio in self.ratios:
             width = _round(np.sqrt(self.base_size**2 / ratio))
             height = _round(width * ratio)
             for scale in self.scales:
                 half = (width * scale - 1) / 2, (height * scale - 1) / 2
-                found.append([centre - half[0], centre - half[1], centre + half[0], centre + half[1]])
-        return np.array(found, dtype=np.float32)
+                anchors.append([centre - half[0], centre - half[1], centre + half[0], centre + half[1]])
+        return np.array(anchors, dtype=np.float32)
 
     def propose(self, scores: Floats, codes: Floats, info: Floats) -> Floats:
-        """The regions of one image and their scores, (R, 5).
+        """Choose the regions of one image and their scores, (R, 5).
 
         Args:
             scores: (A, H, W).
@@ -60,12 +60,14 @@ class Thresholded:
         """
         anchor, row, column = np.nonzero(scores >= np.float32(self.min_score))
         confidence = scores[anchor, row, column]
+        # An anchor's far corner is its last pixel, hence + 1 and - 1; a region's is its centre and half a side.
         sizes = self.anchors[:, 2:] - self.anchors[:, :2] + 1
         middle = self.anchors[:, :2] + np.float32(0.5) * (sizes - 1)
         start = np.column_stack([column, row]).astype(np.float32) * np.float32(self.stride) + middle[anchor]
         deltas = codes[anchor, :, row, column]
         centres = start + sizes[anchor] * deltas[:, :2]
         half = (sizes[anchor] * exp(deltas[:, 2:])).astype(np.float64) / 2
+        # The third bottom holds floats; an image counts in whole pixels.
         height, width = self.image_size or np.trunc(info[:2])
         corners = np.concatenate([centres - half, centres + half], axis=1)
         boxes = np.clip(corners, 0, np.array([width, height, width, height]) - 1).astype(np.float32)
@@ -98,6 +100,7 @@ class BestFirst:
         boxes = np.tile(cells, 2)[:, :, None] + self.anchors  # (H, W, A, 4)
         boxes = _transform(boxes, codes.transpose(2, 3, 0, 1), info).reshape(-1, 4)
         sides = boxes[:, 2:] - boxes[:, :2] + 1
+        # Too small a box scores 0 and stays, so that it can still fill up `best`.
         large = (sides >= np.float32(self.min_size) * info[[3, 2]]).all(axis=1)
         confidence = large.astype(np.float32) * scores.transpose(1, 2, 0).reshape(-1)
         order = np.argsort(-confidence, kind="stable")[: self.best]
@@ -117,19 +120,19 @@ def _transform(boxes: Floats, codes: Floats, info: Floats) -> Floats:
 
 
 def py_faster_rcnn_anchors(base_size: float, ratios: Sequence[float], scales: Sequence[float]) -> Floats:
-    """(A, 4), by ratio, then scale. Raises RefusedError without a ratio or a scale, and for ratios that are not > 0."""
+    """Make anchors (A, 4), by ratio, then scale. Raise RefusedError without a ratio or a scale, or a ratio <= 0."""
     if not ratios or not scales or min(ratios) <= 0:
         raise RefusedError(f"has the ratios {ratios} and scales {scales}; expected at least one of each, above 0")
     size = int(base_size)
     centre = np.float32(0.5) * np.float32(size - 1)
-    found = []
+    anchors = []
     for ratio in np.array(ratios, dtype=np.float32):
         width = np.float32(int(np.sqrt(np.float32(size * size) / ratio) + np.float32(0.5)))
         height = np.float32(int(width * ratio + np.float32(0.5)))
         for scale in np.array(scales, dtype=np.float32):
             half_width, half_height = np.float32(0.5) * (width * scale - 1), np.float32(0.5) * (height * scale - 1)
-            found.append([centre - half_width, centre - half_height, centre + half_width, centre + half_height])
-    return np.array(found, dtype=np.float32)
+            anchors.append([centre - half_width, centre - half_height, centre + half_width, centre + half_height])
+    return np.array(anchors, dtype=np.float32)
 
 
 def _round(x: float) -> int:

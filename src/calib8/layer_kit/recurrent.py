@@ -13,16 +13,14 @@ begins with zeros, so that the order of samples is no matter: the same wherever 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from calib8.graph import Shape
+from calib8.graph import Array, Shape
 from calib8.layer_kit.base import Call, LiveBlob, Op, RandomNumbers, count
 from calib8.layer_kit.fields import Fields, Group, RefusedError
 
-Array = NDArray[Any]
 _MOST_STATES = 2
 _WEIGHTS, _BIAS = ("weight_filler", 0.0), ("bias_filler", 0.0)
 
@@ -79,7 +77,7 @@ class Recurrent(Op):
         return [*shapes, (size, count(bottoms[2][1:]))] if self.has_static else shapes
 
     def gate_inputs(self, bottoms: Sequence[Array], blobs: Sequence[Array]) -> tuple[Array, Sequence[Array]]:
-        """What every step adds to its gates without the states, (T, N, G), and the blobs that are left."""
+        """Compute what every step adds to its gates without the states, (T, N, G), and the blobs that are left."""
         x = bottoms[0]
         inputs = x.reshape(*x.shape[:2], -1) @ blobs[0].T + blobs[1]
         if not self.has_static:
@@ -91,7 +89,7 @@ class Recurrent(Op):
         self._memories = [np.zeros(0, np.float32)] * self.states
 
     def first_states(self, bottoms: Sequence[Array]) -> list[Array]:
-        """The states before the first step, (N, num_output) each."""
+        """Return the states before the first step, (N, num_output) each."""
         given = bottoms[2 + self.has_static :]
         shape = (bottoms[0].shape[1], self.num_output)
         if given or self._memories is None:
@@ -113,7 +111,7 @@ class Recurrent(Op):
 
 
 def sigmoid(x: Array) -> Array:
-    """1 / (1 + exp(-x)), without overflow."""
+    """Compute 1 / (1 + exp(-x)), without overflow."""
     half = np.float32(0.5)
     return half * np.tanh(half * x) + half
 
@@ -121,7 +119,7 @@ def sigmoid(x: Array) -> Array:
 def unroll_lstm(
     inputs: Array, weights: Array, cont: Array, h: Array, c: Array, forget_bias: float = 0.0
 ) -> tuple[Array, Array, Array]:
-    """The steps of an LSTM, whose gates stand in the order input, forget, output, modulation.
+    """Run the steps of an LSTM, whose gates stand in the order input, forget, output, modulation.
 
     Args:
         inputs: what the steps add to the gates, (T, N, 4H).

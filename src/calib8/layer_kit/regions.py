@@ -10,7 +10,7 @@ from calib8.layer_kit.fields import RefusedError
 
 
 def region_count(bottoms: Sequence[Shape]) -> int:
-    """The number of regions in the second of two bottoms: a feature map (N, C, H, W) and (R, 5) or (N, 1, R / N, 5).
+    """Count the regions in the second of two bottoms: a feature map (N, C, H, W) and (R, 5) or (N, 1, R / N, 5).
 
     Raises:
         RefusedError: other shapes.

@@ -23,7 +23,7 @@ class Window:
     dilation: tuple[int, ...]
 
     def over(self, axes: int) -> Window:
-        """The window with exactly `axes` numbers each."""
+        """Return the window with exactly `axes` numbers each."""
         return Window(*(_spread(v, axes, n) for n, v in self.__dict__.items()))
 
     @property
@@ -33,7 +33,7 @@ class Window:
 
 
 def read_window(group: Group) -> Window:
-    """The window of a ConvolutionParameter (BVLC/caffe, src/caffe/layers/base_conv_layer.cpp, LayerSetUp)."""
+    """Read the window of a ConvolutionParameter (BVLC/caffe, src/caffe/layers/base_conv_layer.cpp, LayerSetUp)."""
     pad, pad_end = read_pads(group, _pair_or_list(group, "pad", "pad") or (0,))
     window = Window(
         kernel=_pair_or_list(group, "kernel_size", "kernel"),
@@ -59,7 +59,7 @@ def _dilation(group: Group) -> tuple[int, ...]:
 
 
 def read_pads(group: Group, pad: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Pads before and behind each axis: `pad` on both sides, or pad_t, pad_l and pad_b, pad_r of some forks.
+    """Read the pads before and behind each axis: `pad` on both sides, or pad_t, pad_l and pad_b, pad_r of some forks.
 
     Source: foss-for-synopsys-dwc-arc-processors/synopsys-caffe, src/caffe/layers/base_conv_layer.cpp, LayerSetUp: the
     four count when one of them is not 0, and then `pad` must not be there.
@@ -73,7 +73,7 @@ def read_pads(group: Group, pad: tuple[int, ...]) -> tuple[tuple[int, ...], tupl
 
 
 def read_pair(group: Group, name: str, prefix: str, default: int) -> tuple[int, int]:
-    """A size that is one number (`pad`) or two (`pad_h`, `pad_w`), as PoolingParameter has it."""
+    """Read a size that is one number (`pad`) or two (`pad_h`, `pad_w`), as PoolingParameter has it."""
     high, wide = group.has(f"{prefix}_h"), group.has(f"{prefix}_w")
     if high or wide:
         if group.has(name) and getattr(group, name):
@@ -84,7 +84,7 @@ def read_pair(group: Group, name: str, prefix: str, default: int) -> tuple[int, 
 
 
 def conv_output(size: int, kernel: int, stride: int, pad: int, pad_end: int, dilation: int) -> int:
-    """Output length along one axis; RefusedError when the window does not fit.
+    """Compute the output length along one axis; raise RefusedError when the window does not fit.
 
     Caffe's division rounds towards zero, so it lets a window through that is less than `stride` too large.
     """
@@ -95,7 +95,7 @@ def conv_output(size: int, kernel: int, stride: int, pad: int, pad_end: int, dil
 
 
 def conv_output_shape(spatial: Shape, window: Window) -> Shape:
-    """Spatial output shape of a convolution; `window` has one number per axis."""
+    """Compute the spatial output shape of a convolution; `window` has one number per axis."""
     sizes = (window.kernel, window.stride, window.pad, window.pad_end, window.dilation)
     return tuple(conv_output(*n) for n in zip(spatial, *sizes, strict=True))
 

@@ -15,7 +15,7 @@ _SMALL = 16  # _S_threshold
 
 
 def std_sort_descending(keys: NDArray[np.float32]) -> NDArray[np.intp]:
-    """The permutation that std::sort with `a > b` makes of (N) keys, none of them NaN."""
+    """Find the permutation that std::sort with `a > b` makes of (N) keys, none of them NaN."""
     order = np.argsort(-keys, kind="stable")
     ordered = keys[order]
     if len(keys) <= _SMALL or not np.any(ordered[1:] == ordered[:-1]):

@@ -13,12 +13,11 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.graph import Shape
+from calib8.graph import Array, Shape
 from calib8.layer_kit.codes import ConvGeometry, weighted_sum
 from calib8.layer_kit.onnx_builder import OnnxBuilder
 from calib8.layer_kit.spatial import Window
@@ -48,14 +47,14 @@ def transposed_weighted_sum(
     g: OnnxBuilder,
     codes: str,
     weights: NDArray[np.int8],
-    bias: NDArray[Any] | None,
+    bias: Array | None,
     rshift: int,
     window: Window,
     group: int,
     bottom: Shape,
     top: Shape,
 ) -> str:
-    """`sat8(rnd((sum code*W + B) / 2^rshift))` of a transposed convolution.
+    """Compute `sat8(rnd((sum code*W + B) / 2^rshift))` of a transposed convolution.
 
     Args:
         weights: (C, O/group, kernel...).
@@ -102,6 +101,7 @@ def _phase_weights(weights: NDArray[np.int8], group: int, axes: Sequence[_Axis])
     grouped = weights.reshape(group, depth, *weights.shape[1:]).swapaxes(1, 2)
     strides, kernels = [a.stride for a in axes], [a.kernel for a in axes]
     spread = np.zeros((group, outputs, *strides, depth, *kernels), np.int8)
+    # Phases stand behind the outputs, not the inputs: each is an output channel of its own.
     every = slice(None)
     for place in itertools.product(*(range(len(a.taps)) for a in axes)):
         phase = [a.phases[k] for a, k in zip(axes, place, strict=True)]
@@ -118,6 +118,7 @@ def _side_by_side(g: OnnxBuilder, y: str, axes: Sequence[_Axis], bottom: Shape, 
     lengths = [n + a.pad + a.pad_end - a.dilation * (a.kernel - 1) for n, a in zip(bottom[2:], axes, strict=True)]
     if max(strides) > 1:
         y = g.node("Reshape", y, g.ints(*top[:2], *strides, *lengths))
+        # Each axis brings its q and r together; reshaped, they are read as q * stride + r.
         pairs = [(2 + rank + i, 2 + i) for i in range(rank)]
         y = g.node("Transpose", y, perm=(0, 1, *itertools.chain(*pairs)))
         y = g.node("Reshape", y, g.ints(*top[:2], *(n * s for n, s in zip(lengths, strides, strict=True))))

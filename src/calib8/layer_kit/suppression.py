@@ -65,7 +65,7 @@ def first_come(
 def pairwise(
     boxes: Floats, scores: Floats, overlap: Overlap, threshold: float, classes: NDArray[np.intp] | None = None
 ) -> NDArray[np.intp]:
-    """Of every two boxes of a class that overlap by more than `threshold`, the one with the lower score goes.
+    """Drop, of every two boxes of a class that overlap by more than `threshold`, the one with the lower score.
 
     Boxes need no order and keep it; the earlier one of two with the same score stays.
     Source: sophgo/caffe, src/caffe/layers/frcn_detection_layer.cpp, nms; proposal_layer.cpp, apply_nms.

@@ -38,22 +38,22 @@ class WeightedWindow(Op):
 
     @abstractmethod
     def spatial_top(self, spatial: Shape, window: Window) -> Shape:
-        """The spatial axes of a top."""
+        """Return the spatial axes of a top."""
 
     @abstractmethod
     def weight_shape(self, channels: int, outputs: int, groups: int, kernel: Shape) -> Shape:
-        """Shape of the weights for a bottom with so many channels."""
+        """Return the shape of the weights for a bottom with so many channels."""
 
     def channel_axis(self, bottom: Shape) -> int:
-        """The bottom's axis of channels; those before it are images, those behind it are spatial."""
+        """Return the bottom's axis of channels; those before it are images, those behind it are spatial."""
         return canonical_axis(self.axis, len(bottom), "convolution_param.axis")
 
     def over(self, bottom: Shape) -> Window:
-        """The window with one number per spatial axis of this bottom; without numbers when it has none."""
+        """Return the window with one number per spatial axis of this bottom; without numbers when it has none."""
         return self.window.over(len(bottom) - self.channel_axis(bottom) - 1)
 
     def outputs_and_groups(self, channels: int) -> tuple[int, int]:
-        """Number of output channels and of groups for a bottom with so many channels."""
+        """Return the number of output channels and of groups for a bottom with so many channels."""
         if self.num_output < 1:
             raise RefusedError("has no num_output")
         if self.group < 1 or self.num_output % self.group:
@@ -77,13 +77,13 @@ class WeightedWindow(Op):
         return [weights, (outputs,)] if self.bias_term else [weights]
 
     def geometry(self, bottom: Shape) -> tuple[Window, int]:
-        """Window and groups of the bottom as `slide` sees it: a bottom without spatial axes has one of length 1."""
+        """Return window and groups as `slide` sees the bottom: one without spatial axes has one of length 1."""
         _, groups = self.outputs_and_groups(bottom[self.channel_axis(bottom)])
         window = self.over(bottom)
         return (window if window.kernel else _POINT), groups
 
     def fp32_reason(self, q: QuantizeCall) -> str | None:
-        """Several bottoms share the integer weights, so they must agree in their thresholds."""
+        """Refuse bottoms whose thresholds differ: they share the integer weights, so they must agree."""
         if len(set(q.bottom_thresholds)) > 1 or len(set(q.top_thresholds)) > 1:
             return "several bottoms with thresholds of their own share its weights"
         return None
@@ -94,12 +94,12 @@ class WeightedWindow(Op):
         return quantize_weighted_sum(weights, bias[0] if bias else None, tx, ty, q.refinement)
 
     def folded(self, shape: Shape) -> Shape:
-        """The shape of a bottom or top as `slide` sees it: (N, C, spatial...), one spatial axis at least."""
+        """Return the shape of a bottom or top as `slide` sees it: (N, C, spatial...), one spatial axis at least."""
         axis = self.channel_axis(shape)
         return (count(shape[:axis]), *shape[axis:]) + (1,) * (axis == len(shape) - 1)
 
     def slide(self, g: OnnxBuilder, call: Call, node: Callable[[str], str]) -> list[str]:
-        """`node` applied to each bottom as (N, C, spatial...), its result in the shape of the top."""
+        """Apply `node` to each bottom as (N, C, spatial...), and give its result the shape of the top."""
         folded = self.folded(call.bottom_shapes[0])
         if folded == call.bottom_shapes[0]:
             return [node(x) for x in call.bottoms]

@@ -28,20 +28,20 @@ def check_maps(bottoms: Sequence[Shape], boxes: int, classes: int, *, square: bo
 
 
 def sigmoid(x: Floats) -> Floats:
-    """1 / (1 + exp(-x)), the sum in double precision as C++ promotes it."""
+    """Compute 1 / (1 + exp(-x)), the sum in double precision as C++ promotes it."""
     return (1 / (1 + exp(-x).astype(np.float64))).astype(np.float32)
 
 
-def detection_rows(found: Floats, threshold: float, images: int) -> Floats:
-    """The top (1, 1, rows, 7) of boxes (D, 6): x, y, width, height, class, score, in the order of their reading.
+def detection_rows(boxes: Floats, threshold: float, images: int) -> Floats:
+    """Make the top (1, 1, rows, 7) of boxes (D, 6): x, y, width, height, class, score, in the order they were read.
 
     Boxes are sorted by score; of boxes that overlap by `threshold` or more the better one stays, whatever its class
     and its image. A row is 0, class + 1, score, xmin, ymin, xmax, ymax. Without a box there is a row of -1 for each
     image, with the image's number.
     """
     limit = np.float32(threshold)
-    found = found[std_sort_descending(found[:, 5])]
-    kept = found[first_come(found[:, :4], lambda boxes, other: centre_jaccard(boxes, other) >= limit)]
+    boxes = boxes[std_sort_descending(boxes[:, 5])]
+    kept = boxes[first_come(boxes[:, :4], lambda others, box: centre_jaccard(others, box) >= limit)]
     if len(kept) == 0:
         top = np.full((images, 7), -1, dtype=np.float32)
         top[:, 0] = np.arange(images)
