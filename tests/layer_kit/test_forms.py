@@ -26,7 +26,8 @@ layer { name: "skipped" type: "Scale" bottom: "n" top: "n" scale_param { bias_te
 layer { name: "leaky" type: "ReLU" bottom: "n" top: "l" relu_param { negative_slope: 0.1 } }
 layer { name: "slopes" type: "PReLU" bottom: "l" top: "p" }
 layer { name: "eltwise" type: "Eltwise" bottom: "l" bottom: "p" top: "e" }
-layer { name: "curve" type: "ELU" bottom: "e" top: "u" }
+layer { name: "statistics" type: "BN" bottom: "e" top: "s" }
+layer { name: "curve" type: "ELU" bottom: "s" top: "u" }
 layer { name: "concat" type: "Concat" bottom: "u" bottom: "p" top: "k" }
 layer { name: "pool" type: "Pooling" bottom: "k" top: "a" pooling_param { pool: AVE kernel_size: 2 stride: 2 } }
 layer { name: "same" type: "Flatten" bottom: "a" top: "f" }
