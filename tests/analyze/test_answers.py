@@ -65,6 +65,9 @@ def test_rows_below_the_score_are_no_answers():
     rows = np.array([[0, 1, 0.9, 0, 0, 0.5, 0.5], [0, 1, 0.1, 0, 0, 1, 1], [-1, -1, -1, -1, -1, -1, -1]], np.float32)
     answer = DetectionRows(("d",))
     assert [d.score for d in answer.detections({"d": rows[None, None]}, 0.3)] == [pytest.approx(0.9)]
+    faint = rows.copy()
+    faint[0, 2] = 0.25
+    assert answer.agreement({"d": rows}, {"d": faint}) == (1, 1)
     moved = rows.copy()
     moved[0, 3:] += 0.4
     assert answer.agreement({"d": rows}, {"d": rows}) == (2, 2)

@@ -24,6 +24,8 @@ def output(snr_db, agreeing=0, asked=0, kind="classes"):
         (output(5, 100, 100), Grade.GOOD),
         (output(30, 95, 100), Grade.FAIR),
         (output(30, 80, 100), Grade.BAD),
+        (output(30, 91, 100, "boxes"), Grade.GOOD),
+        (output(30, 80, 100, "boxes"), Grade.FAIR),
         (output(30, 4, 5), Grade.GOOD),  # one of a few says little
         (output(15, 4, 5), Grade.FAIR),
     ],

@@ -35,6 +35,7 @@ _YOLO_STRIDES = (8, 16, 32, 64)
 _YOLO_LEAST, _YOLO_OVERLAP = 0.05, 0.45
 SHOWN_SCORE = 0.3
 """Boxes below this score are no answers: detectors give hundreds of them."""
+_KNOWN_SCORE = 0.2
 MATCHED = 0.5
 """Boxes of one class match if they overlap by this (intersection over union)."""
 
@@ -135,9 +136,14 @@ class Boxes(Answer):
         """Those of one run with a score of at least `least`, the best first."""
 
     def agreement(self, reference: Outputs, result: Outputs) -> tuple[int, int]:
-        """Twice the matched boxes, of all boxes of both: their ratio is the F1 score."""
-        one, other = (self.detections(outputs, SHOWN_SCORE) for outputs in (reference, result))
-        return 2 * len(matched(other, one)), len(one) + len(other)
+        """The boxes of either that the other one has, too, perhaps with a somewhat lower score; of all boxes of both.
+
+        Their ratio is an F1 score that no box leaves because its score was just above the limit.
+        """
+        sides = [self.detections(outputs, _KNOWN_SCORE) for outputs in (reference, result)]
+        shown = [[one for one in side if one.score >= SHOWN_SCORE] for side in sides]
+        found = len(matched(shown[0], sides[1])) + len(matched(shown[1], sides[0]))
+        return found, len(shown[0]) + len(shown[1])
 
 
 @dataclass(frozen=True)

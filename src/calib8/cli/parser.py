@@ -20,6 +20,7 @@ SUMMARIES: Mapping[str, str] = {
     "check": "say what is in a network, and what is wrong with it",
     "doctor": "say whether images and preprocessing are right",
     "calibrate": "quantise a network to INT8",
+    "report": "write one page that shows what INT8 does",
     "sensitivity": "say which layer costs the accuracy",
     "tune": "tune thresholds, and choose layers that stay in FP32",
     "export": "write a network for other tools",

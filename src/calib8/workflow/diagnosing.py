@@ -126,7 +126,7 @@ def _preprocessing(network: Network, options: DiagnoseOptions, progress: Progres
     samples = list(runs_of(network, count))
     if len(samples) < _LEAST or not all(np.isfinite(sample[blob]).all() for sample in samples):
         return PreprocessingCheck(None)
-    given = _recipe(network.samples, np.concatenate([sample[blob] for sample in samples]))
+    given = _recipe(network, np.concatenate([sample[blob] for sample in samples]))
     variations = _variations(network, given, count)
     return check_preprocessing(
         model, samples, blob, given, variations, _adviser(network.samples, given), options.threads,
@@ -179,12 +179,17 @@ def name_of_sample(source: SampleSource) -> Callable[[int], str]:
     return lambda index: names[index] if index < len(names) else f"sample {index + 1}"
 
 
-def _recipe(source: SampleSource, samples: Array) -> Recipe:
+def given_recipe(network: Network) -> Recipe | None:
+    """How pixels become samples, where the data say it; None where only the user knows."""
+    linear = getattr(network.samples, "linear", None)
+    known = isinstance(linear, Linear) and all(linear.scale)
+    return Recipe(linear.mean, linear.scale, linear.order) if known and linear is not None else None
+
+
+def _recipe(network: Network, samples: Array) -> Recipe:
     """How the samples were made, as far as anybody knows."""
-    linear = getattr(source, "linear", None)
-    if isinstance(linear, Linear) and all(linear.scale) and len(linear.mean) == samples.shape[1]:
-        return Recipe(linear.mean, linear.scale, linear.order)
-    return guessed_recipe(samples)
+    known = given_recipe(network)
+    return known if known is not None and len(known.mean) == samples.shape[1] else guessed_recipe(samples)
 
 
 def _variations(network: Network, given: Recipe, count: int) -> list[Variation]:
@@ -206,17 +211,17 @@ def _variations(network: Network, given: Recipe, count: int) -> list[Variation]:
 def _adviser(source: SampleSource, given: Recipe) -> Callable[[Fit], str]:
     """The options, or the fields of a prototxt, that mend a preprocessing."""
     if isinstance(source, ImagesSource):
-        return lambda fit: _parameters(fit, source.preprocess)
+        return lambda fit: _flags(fit, source.preprocess)
     return lambda fit: _fields(fit, given)
 
 
-def _parameters(fit: Fit, preprocess: Preprocess) -> str:
+def _flags(fit: Fit, preprocess: Preprocess) -> str:
     resize = fit.what.removeprefix("resize ") or preprocess.resize
-    words = [] if resize == "warp" else [f"`resize={resize}`"]
-    words += [f"`color={fit.recipe.order}`"] if fit.recipe.order != "gray" else []
-    words += [f"`mean={_numbers(fit.recipe.mean)}`"] if any(fit.recipe.mean) else []
-    words += [f"`scale={_numbers(fit.recipe.scale)}`"] if set(fit.recipe.scale) != {1.0} else []
-    return f"try {' '.join(words) or 'no `mean` and no `scale`'}"
+    words = [] if resize == "warp" else [f"--resize {resize}"]
+    words += [f"--color {fit.recipe.order}"] if fit.recipe.order != "gray" else []
+    words += [f"--mean {_numbers(fit.recipe.mean)}"] if any(fit.recipe.mean) else []
+    words += [f"--scale {_numbers(fit.recipe.scale)}"] if set(fit.recipe.scale) != {1.0} else []
+    return f"try {' '.join(words) or 'no --mean and no --scale'}"
 
 
 def _fields(fit: Fit, given: Recipe) -> str:

@@ -14,6 +14,7 @@ from calib8.analyze.judges import compared_values
 from calib8.analyze.metrics import OutputComparison, compare_outputs
 from calib8.analyze.units import setup_of
 from calib8.analyze.verdict import OutputVerdict, Verdict, output_verdict
+from calib8.analyze.yolo import Anchors
 from calib8.engine import EngineOptions, Executor
 from calib8.lowering import Model, lower_float
 from calib8.lowering.integer import lower_int8
@@ -35,11 +36,13 @@ class VerdictOptions:
         calibrated: how many samples, the first ones, the network was calibrated with.
         images: how many samples it is run on; None for a twentieth of those, from 2 to 16.
         threads: None for all cores that this process may use. The number changes no result.
+        anchors: of a YOLO network, from the finest map to the coarsest; () for those of YOLOv3.
     """
 
     calibrated: int = 0
     images: int | None = None
     threads: int | None = None
+    anchors: Anchors = ()
 
     @property
     def count(self) -> int:
@@ -60,7 +63,7 @@ def verdict(network: Network, plan: QuantPlan, options: VerdictOptions = Verdict
     skipped = options.calibrated if held_out else 0
     wanted = options.count if size is None else min(options.count, size - skipped)
     both = Both(model, plan, options.threads)
-    answers = answers_of(model)
+    answers = answers_of(model, options.anchors)
     counts: list[list[tuple[int, int]]] = [[] for _ in answers]
     total, images = OutputComparison(), 0
     for inputs in _last_runs(network, skipped, wanted):
