@@ -82,9 +82,8 @@ def gather(
     found = sensitivity(network, calibration, options.sensitivity, progress)
     diagnosis = diagnose(network, options.diagnosis, progress)
     model = network.of_one_sample
-    judged = VerdictOptions(
-        options.calibrated, options.judged, options.diagnosis.threads, options.sensitivity.metric.anchors
-    )
+    anchors = options.sensitivity.metric.anchors
+    judged = VerdictOptions(options.calibrated, options.judged, options.diagnosis.threads, anchors)
     return Report(
         name=name,
         model=model,
