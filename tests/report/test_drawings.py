@@ -9,8 +9,8 @@ import pytest
 
 from calib8.analyze.answers import Classes, ClassMap, DetectionRows, Numbers, Picture
 from calib8.analyze.doctor.recipes import Recipe
-from calib8.calibrate.histogram import AdaptiveHistogram
 from calib8.graph import build_net
+from calib8.measure.histogram import AdaptiveHistogram
 from calib8.proto.text import parse_prototxt
 from calib8.report.drawings import DAMAGE_LEVELS, channels_drawing, damage_level, histogram_drawing, network_drawing
 from calib8.report.lanes import lanes_of

@@ -12,8 +12,8 @@ from calib8.analyze.answers import Answer
 from calib8.analyze.doctor.recipes import Recipe
 from calib8.analyze.sensitivity import Sensitivity
 from calib8.analyze.verdict import Verdict
-from calib8.calibrate.histogram import BlobHistogram
 from calib8.lowering import Model
+from calib8.measure.histogram import BlobHistogram
 from calib8.workflow import CalibrationResult, Diagnosis
 
 Array = NDArray[Any]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.calibrate.histogram import BlobHistogram
 from calib8.graph import Layer, Net
+from calib8.measure.histogram import BlobHistogram
 from calib8.report.html import Markup, joined, number, percent, short, tag
 from calib8.report.lanes import Edge, lanes_of
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from calib8 import __version__
 from calib8.analyze.answers import answers_of
-from calib8.calibrate.histogram import BlobHistogram
-from calib8.calibrate.thresholds import METHODS, find_threshold
 from calib8.errors import OptionError
+from calib8.measure.histogram import BlobHistogram
+from calib8.measure.thresholds import METHODS, find_threshold
 from calib8.report.contents import Report, ShownSample
 from calib8.workflow import (
     CalibrationResult,
