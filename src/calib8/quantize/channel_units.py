@@ -1,0 +1,98 @@
+"""Units of channels: which values can have them, and how they are found again in the files of a calibration.
+
+A convolution's top that only a BatchNorm reads can count each channel in a unit of its own (`QuantPlan.channel_units`):
+the convolution's weights carry 1/u, the BatchNorm's factor u. `repair.channel_units` chooses them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.arithmetic import quantize_weight, weight_rshift
+from calib8.errors import QuantizationError
+from calib8.graph import Layer
+from calib8.layer_kit.weighted_sum import WeightedSum
+from calib8.layer_kit.window_product import WindowProduct
+from calib8.layers import IntegerForm
+from calib8.layers.batch_norm import AffineChannels, BatchNorm
+from calib8.lowering import Model
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class AffinePair:
+    """A convolution and the BatchNorm that alone reads its top, both in INT8.
+
+    Attributes:
+        convolution, batch_norm: the layers.
+        factors: what the BatchNorm, with its Scale, multiplies each channel by, (C); 0 for dead ones.
+        affine: the BatchNorm's integers.
+    """
+
+    convolution: Layer
+    batch_norm: Layer
+    factors: Array
+    affine: AffineChannels
+
+    @property
+    def between(self) -> str:
+        """The value between the two."""
+        return self.convolution.tops[0]
+
+
+def affine_pairs(model: Model, forms: Mapping[str, IntegerForm | None]) -> Iterator[AffinePair]:
+    """Find all pairs whose value between them can have units."""
+    for layer in model.net.layers:
+        op, form = model.op_of[layer.name], forms.get(layer.name)
+        if not (op.takes_channel_units and isinstance(op, WindowProduct) and isinstance(form, WeightedSum)):
+            continue
+        readers = model.net.consumers[layer.tops[0]]
+        if len(readers) != 1 or len(layer.tops) != 1 or layer.tops[0] in model.net.outputs:
+            continue
+        norm, affine = model.op_of[readers[0].name], forms.get(readers[0].name)
+        if isinstance(norm, BatchNorm) and isinstance(affine, AffineChannels):
+            yield AffinePair(layer, readers[0], _factors(model, readers[0], norm), affine)
+
+
+def _factors(model: Model, batch_norm: Layer, norm: BatchNorm) -> Array:
+    scale = model.batch_norm_pairs.get(batch_norm.name)
+    if scale is None:
+        return norm.factors(batch_norm.blobs, None, ())
+    return norm.factors(batch_norm.blobs, model.op_of[scale.name], scale.blobs)
+
+
+def recovered_units(
+    model: Model, thresholds: Mapping[str, float], forms: Mapping[str, IntegerForm | None]
+) -> dict[str, Array]:
+    """Find the units of channels that integers from files were made with.
+
+    A BatchNorm's integer factor is that of its FP32 layer times the unit, and exact where units were chosen:
+    `u = k * ty / (s * tx * 2^rs)`. Where the integers are those of the contract, there are none.
+
+    Args:
+        model: the FP32 network that the integers were made from.
+    """
+    found = {}
+    for pair in affine_pairs(model, forms):
+        tx, ty = (thresholds[v] for v in (pair.between, pair.batch_norm.tops[0]))
+        if not _follows(pair, tx, ty):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                units = pair.affine.scale * (ty / tx) / (pair.factors * 2.0**pair.affine.rshift)
+            found[pair.between] = np.where(np.isfinite(units) & (units > 0), units, 1.0)
+    return found
+
+
+def _follows(pair: AffinePair, tx: float, ty: float) -> bool:
+    """Tell whether the BatchNorm's integers are those of the contract."""
+    try:
+        rshift = weight_rshift(float(np.abs(pair.factors).max(initial=0)), tx, ty)
+    except QuantizationError:
+        return False
+    return rshift == pair.affine.rshift and np.array_equal(
+        quantize_weight(pair.factors, tx, ty, rshift), pair.affine.scale
+    )

@@ -1,0 +1,222 @@
+"""Channel units: codes between a convolution and its BatchNorm count in units of their channel.
+
+On this chip all channels of a value share one threshold, and all weights of a layer one scale. A BatchNorm behind a
+convolution multiplies every channel by a factor of its own, so a channel's unit u can be moved from the one to the
+other: the convolution's weights W[c] / u[c] and the BatchNorm's factor s[c] * u[c] give the same numbers. In effect the
+convolution has weights, and its top a range, per channel.
+
+The units of a layer follow from the noise behind the BatchNorm. With the range a = u * T of a channel's codes, and d
+the right shift of the convolution's weights, the channel's error has the variance, in real units,
+
+    (s a / 128)^2 * (1/12 + rho 4^-d),   rho = w * K/12 * E[x^2]   (K inputs x in codes; w = 0.3 after compensation)
+
+- the rounding of the top, and that of the weights - while a must be large enough for the channel's values, and for its
+weights to fit 8 bits: a >= max|W[c]| * tx * 2^d / 127. So the best ranges are known for each d; d is the best of all.
+Without that second bound, channels that hardly ever move would get weights a million times too large.
+
+At last a is raised until the factor of the BatchNorm is a whole number of steps, so that its 8 bits are exact.
+
+A channel's own range is the one with the least squared error of quantising the values that were seen in it. Channels
+that the BatchNorm takes for dead, or multiplies by 0, keep the layer's range.
+
+What a value means is in the plan (`QuantPlan.channel_units`), so that blobs have real units wherever they are read, and
+wherever one of the two layers runs in FP32. Files need not hold it: the BatchNorm's factor is exact, and so tells the
+unit to whoever has the FP32 network (`quantize.channel_units`).
+
+Source: the equivalence of neighbouring scales is that of Nagel et al., Data-Free Quantization Through Weight
+Equalization and Bias Correction, 2019, section 4.1, with a BatchNorm in the place of a second convolution.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.arithmetic import INT8_LEVELS, quantize
+from calib8.layer_kit.weighted_sum import PLAIN
+from calib8.layer_kit.window_product import WindowProduct, evenly
+from calib8.lowering import Model
+from calib8.quantize import QuantPlan, fold_groups, refined
+from calib8.quantize.channel_units import AffinePair, affine_pairs
+
+Array = NDArray[np.float64]
+
+_KEPT_BYTES = 64 << 20  # of values of all layers
+_MOST_KEPT = 4096  # values of a channel
+_OF_BOTTOM = 4096  # codes of a sample whose squares are averaged
+_COMPENSATION = 0.3
+_LARGEST_CODE = 127
+_MOST_DOUBLINGS = 20
+_PARTS = np.linspace(1.0, 0.3, 29)  # of the largest value, that are tried as a channel's range
+_LARGEST_STEPS = 65  # at least, of the largest factor: below 64 the contract would double once more
+
+
+class ChannelUnits:
+    """The pass; see the module's text.
+
+    Args:
+        samples: how many there will be.
+    """
+
+    name = "channel-units"
+
+    def __init__(self, samples: int) -> None:
+        self._samples = samples
+
+    def counters(self, model: Model, plan: QuantPlan) -> dict[str, Seen]:
+        """Ask for values of the convolutions' tops, and for their bottoms' mean squares."""
+        pairs = _alone(model, plan)
+        channels = sum(pair.factors.size for pair in pairs)
+        kept = min(_MOST_KEPT, max(1, _KEPT_BYTES // (4 * max(channels, 1))))
+        found: dict[str, Seen] = {}
+        for pair in pairs:
+            bottom = pair.convolution.bottoms[0]
+            found.setdefault(bottom, Seen()).squares = MeanSquare(plan.thresholds[bottom])
+            found.setdefault(pair.between, Seen()).channels = ChannelValues(-(-kept // self._samples))
+        return found
+
+    def apply(self, model: Model, plan: QuantPlan, observed: Mapping[str, Seen]) -> QuantPlan:
+        """Choose units and thresholds, and quantise convolutions and BatchNorms with them."""
+        units: dict[str, Array] = dict(plan.channel_units)
+        thresholds, layers = dict(plan.thresholds), []
+        for pair in _alone(model, plan):
+            ranges = _ranges(model, plan, pair, observed)
+            if ranges is not None:
+                thresholds[pair.between] = threshold = float(np.float32(ranges.max()))
+                units[pair.between] = ranges / threshold
+                layers += [pair.convolution.name, pair.batch_norm.name]
+        plan = replace(plan, thresholds=thresholds, channel_units=units)
+        return refined(model, plan, dict.fromkeys(layers, PLAIN), self.name)
+
+
+def _alone(model: Model, plan: QuantPlan) -> list[AffinePair]:
+    """List the pairs whose value between them shares its threshold with no other one."""
+    alone = {g.name for g in fold_groups(model, plan.enable_concat_quantize) if len(g.members) == 1}
+    return [pair for pair in affine_pairs(model, plan.forms) if pair.between in alone]
+
+
+class MeanSquare:
+    """The mean square of a value's codes, from some of each sample.
+
+    Args:
+        threshold: of the value, in real units.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        self._sum = self._count = 0
+
+    def add(self, values: NDArray[Any]) -> None:
+        """Take in a value of one sample."""
+        flat = values.reshape(-1)
+        codes = quantize(flat[evenly(flat.size, _OF_BOTTOM)], self._threshold).astype(np.int64)
+        self._sum, self._count = self._sum + int((codes**2).sum()), self._count + codes.size
+
+    @property
+    def mean(self) -> float:
+        """E[x^2], in squared codes."""
+        return self._sum / max(self._count, 1)
+
+
+class ChannelValues:
+    """|x| of every channel, from some places of each sample, and the largest of all.
+
+    Args:
+        per_sample: how many places.
+    """
+
+    def __init__(self, per_sample: int) -> None:
+        self._per_sample = per_sample
+        self._parts: list[NDArray[np.float32]] = []
+        self._largest: NDArray[np.float32] | None = None
+
+    def add(self, values: NDArray[Any]) -> None:
+        """Take in a value of one sample, (N, C, ...)."""
+        sizes = np.nan_to_num(np.abs(np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)), posinf=0.0)
+        largest = sizes.max(axis=1)
+        self._largest = largest if self._largest is None else np.maximum(self._largest, largest)
+        self._parts.append(sizes[:, evenly(sizes.shape[1], self._per_sample)])
+
+    def ranges(self) -> Array:
+        """Choose each channel's range: that with the least squared error of quantising, (C); 0 for one of zeros.
+
+        A range r costs r^2 / (12 * 128^2), the rounding, and the squares of what lies beyond. At the largest value
+        nothing does.
+        """
+        if self._largest is None:
+            raise AssertionError("nothing was observed")
+        sizes = np.sort(np.concatenate(self._parts, axis=1), axis=1)  # the order of samples must not count
+        largest = self._largest.astype(np.float64)
+        costs = []
+        for part in _PARTS:
+            beyond = np.maximum(sizes - (part * largest)[:, None], 0)
+            costs.append((part * largest / INT8_LEVELS) ** 2 / 12 + np.square(beyond).mean(axis=1))
+        return np.asarray(_PARTS[np.argmin(costs, axis=0)] * largest)
+
+
+@dataclass
+class Seen:
+    """What is observed of one value: as a bottom of convolutions, as a top of one, or both."""
+
+    squares: MeanSquare | None = None
+    channels: ChannelValues | None = None
+
+    def add(self, values: NDArray[Any]) -> None:
+        """Take in a value of one sample."""
+        for counter in (self.squares, self.channels):
+            if counter is not None:
+                counter.add(values)
+
+
+def _ranges(model: Model, plan: QuantPlan, pair: AffinePair, observed: Mapping[str, Seen]) -> Array | None:
+    """Choose the range of every channel, (C), in real units; None where all channels are dead."""
+    top, bottom = observed[pair.between].channels, observed[pair.convolution.bottoms[0]].squares
+    op = model.op_of[pair.convolution.name]
+    if top is None or bottom is None or not isinstance(op, WindowProduct):
+        raise AssertionError("observed what was asked for")
+    factors, live = np.abs(pair.factors), pair.factors != 0
+    tx, ty = plan.thresholds[pair.convolution.bottoms[0]], plan.thresholds[pair.batch_norm.tops[0]]
+    weights = op.product_matrix(pair.convolution.blobs[0])
+    largest = np.abs(weights).max(axis=2).reshape(-1).astype(np.float64) * tx / _LARGEST_CODE
+    noise = _COMPENSATION * weights.shape[2] / 12 * bottom.mean
+    ranges = _least_noise(top.ranges(), largest, factors, noise)
+    if not (live & (ranges > 0)).any():
+        return None
+    ranges[~live] = ranges[live].max()
+    whole = _whole_factors(ranges, factors, ty)
+    whole[whole <= 0] = whole.max()
+    return whole
+
+
+def _least_noise(values: Array, weights: Array, factors: Array, noise: float) -> Array:
+    """Choose ranges of channels with the least error behind the BatchNorm; see the module's text.
+
+    Args:
+        values: the range that each channel's values need, (C).
+        weights: the range that its weights need at a right shift of 0, (C).
+        factors: |s|, (C).
+        noise: rho.
+    """
+    found, least = values, math.inf
+    for doublings in range(_MOST_DOUBLINGS):
+        ranges = np.maximum(values, np.ldexp(weights, doublings))
+        error = float(((factors * ranges) ** 2).sum() * (1 / 12 + math.ldexp(noise, -2 * doublings)))
+        if error < least:
+            found, least = ranges, error
+    return np.array(found, dtype=np.float64)
+
+
+def _whole_factors(ranges: Array, factors: Array, ty: float) -> Array:
+    """Raise ranges until `s * a / ty` is a whole number of steps of the BatchNorm's right shift, at most 127."""
+    exact = factors * ranges / ty
+    rshift = max(0, 7 - math.frexp(float(exact.max()))[1])  # the largest goes to [64, 128)
+    steps = np.clip(np.ceil(np.ldexp(exact, rshift) - 0.02), 1, _LARGEST_CODE)  # 2 % of a step more is no loss
+    steps[np.argmax(exact)] = max(steps.max(), _LARGEST_STEPS)
+    with np.errstate(divide="ignore"):
+        raised = np.ldexp(steps, -rshift) * ty / factors
+    return np.where(np.isfinite(raised), raised, ranges)

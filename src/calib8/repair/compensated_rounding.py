@@ -1,0 +1,213 @@
+"""Compensated rounding: weights are rounded so that their errors cancel over the inputs that the layer really gets.
+
+Every layer that is a matrix times windows of codes (`WindowProduct`) is solved by itself, over windows of its bottom's
+codes, with the two steps of `rounding`. Its float weights are the target, not the FP32 layer's outputs: what the codes
+of the bottom are off by is left alone.
+
+- Where the mean error can go into an offset, the layer's bias or that of the BatchNorm behind it, it does; the weights
+  then only have to be good around the mean, and the covariance takes the place of E[x x^T]:
+
+      b' = b + (V - Q) E[x]
+
+  (Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction, 2019, equation 17).
+- The right shift is the contract's, or another one where that is better: one more, with the largest weights clipped
+  (where few are large, 8 bits hold the others twice as finely), or fewer, where the bias would not fit its 16 bits and
+  would be clamped.
+- Layers with far more inputs than windows are left to the contract's rounding: how their inputs go together is not
+  known.
+
+The damping of a group is 1 % of the mean of the diagonal, as in GPTQ, and at least that of a rounded input, 1/12.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.arithmetic import INT8_LEVELS, MAX_RSHIFT, quantize_bias, round_half_up, saturate_int16
+from calib8.graph import Layer
+from calib8.layer_kit.weighted_sum import WeightedSum
+from calib8.layer_kit.window_product import WindowProduct
+from calib8.layers.batch_norm import AffineChannels
+from calib8.lowering import Model
+from calib8.quantize import QuantPlan, with_given
+from calib8.repair.input_windows import InputWindows
+from calib8.repair.rounding import compensated, curvature, descended, nearest
+
+Array = NDArray[np.float64]
+
+_WINDOWS = 8192  # of a layer: more were measured to bring nothing
+_BYTES = 128 << 20  # of all windows; wide and many layers get fewer
+_WIDEST = 2304  # inputs that are solved together: a matrix of them takes 42 MB, and three are alive
+_INPUTS_PER_WINDOW = 8
+_DAMPING, _LEAST_DAMPING = 0.01, 1 / 12
+
+
+class CompensatedRounding:
+    """The pass; see the module's text.
+
+    Args:
+        samples: how many there will be; each gives its part of the windows.
+    """
+
+    name = "compensated-rounding"
+
+    def __init__(self, samples: int) -> None:
+        self._samples = samples
+
+    def counters(self, model: Model, plan: QuantPlan) -> dict[str, WindowsOfLayers]:
+        """Ask for windows of the bottoms of all layers that can be solved."""
+        layers = [layer for layer in model.net.layers if _problem_of(model, plan, layer) is not None]
+        width = sum(_width(model, layer) for layer in layers)
+        windows = min(_WINDOWS, max(1, _BYTES // max(width, 1)))
+        per_sample = -(-windows // self._samples)
+        found: dict[str, WindowsOfLayers] = {}
+        for layer in layers:
+            value, op = layer.bottoms[0], model.op_of[layer.name]
+            if isinstance(op, WindowProduct):
+                counter = InputWindows(op, plan.thresholds[value], per_sample)
+                found.setdefault(value, WindowsOfLayers({})).by_layer[layer.name] = counter
+        return found
+
+    def apply(self, model: Model, plan: QuantPlan, observed: Mapping[str, WindowsOfLayers]) -> QuantPlan:
+        """Give all layers that were observed their integers."""
+        for layer in model.net.layers:
+            problem = _problem_of(model, plan, layer)
+            if problem is not None:
+                windows = observed[layer.bottoms[0]].by_layer[layer.name]
+                if windows.count * _INPUTS_PER_WINDOW >= problem.target.shape[2]:
+                    plan = with_given(plan, problem.solved(windows), self.name)
+        return plan
+
+
+@dataclass(frozen=True)
+class WindowsOfLayers:
+    """The windows of one value, for each layer that reads it."""
+
+    by_layer: dict[str, InputWindows]
+
+    def add(self, values: NDArray[Any]) -> None:
+        """Take in a value of one sample."""
+        for windows in self.by_layer.values():
+            windows.add(values)
+
+
+def _width(model: Model, layer: Layer) -> int:
+    """Count the numbers in the windows of all groups at one place."""
+    op = model.op_of[layer.name]
+    if not isinstance(op, WindowProduct):
+        return 0
+    groups, _, inputs = op.product_matrix(layer.blobs[0]).shape
+    return int(groups * inputs)
+
+
+def _problem_of(model: Model, plan: QuantPlan, layer: Layer) -> _Problem | None:
+    op, form = model.op_of[layer.name], plan.forms.get(layer.name)
+    if not isinstance(op, WindowProduct) or not isinstance(form, WeightedSum) or len(layer.bottoms) != 1:
+        return None
+    tx, ty = plan.thresholds[layer.bottoms[0]], plan.thresholds[layer.tops[0]]
+    units = plan.channel_units.get(layer.tops[0], np.ones(1)).reshape(-1, 1)
+    weights, *bias = (blob.astype(np.float64) for blob in layer.blobs)
+    matrices = op.product_matrix(weights)
+    target = (
+        matrices
+        * (tx / ty)
+        / np.broadcast_to(units, (matrices.size // matrices.shape[2], 1)).reshape(*matrices.shape[:2], 1)
+    )
+    real_bias = bias[0].reshape(-1) / units[:, 0] if bias else None
+    behind = None if bias else _batch_norm_behind(model, plan, layer)
+    return _Problem(layer, op, form, target, ty, real_bias, behind)
+
+
+def _batch_norm_behind(model: Model, plan: QuantPlan, layer: Layer) -> tuple[str, AffineChannels] | None:
+    """Find the BatchNorm, with its integers, that alone reads the layer's top."""
+    readers = model.net.consumers[layer.tops[0]]
+    form = plan.forms.get(readers[0].name) if len(readers) == 1 else None
+    return (readers[0].name, form) if isinstance(form, AffineChannels) else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """One layer to be solved.
+
+    Attributes:
+        target: its weights in steps of the integers at a right shift of 0, (G, O/G, K).
+        ty: the top's threshold.
+        bias: in real units, (O); None for a layer without one.
+        behind: the BatchNorm that takes the mean error where there is no bias, by name, with its integers.
+    """
+
+    layer: Layer
+    op: WindowProduct
+    form: WeightedSum
+    target: Array
+    ty: float
+    bias: Array | None
+    behind: tuple[str, AffineChannels] | None
+
+    def solved(self, windows: InputWindows) -> dict[str, WeightedSum | AffineChannels]:
+        """Solve for the weights, and give the mean error to the offset that takes it; forms by layer name."""
+        rshift = self._best_rshift(windows)
+        target = np.ldexp(self.target, rshift)
+        rounded = np.empty_like(target)
+        mean_error = np.zeros(target.shape[:2])
+        takes_mean = self.bias is not None or self.behind is not None
+        for first, last in _ranges(target.shape[2]):
+            moments = windows.moments(first, last)
+            about = moments.covariance if takes_mean else moments.second
+            over = curvature(about, _damping(about))
+            part = target[:, :, first:last]
+            rounded[:, :, first:last] = descended(part, compensated(part, over), over)
+            mean_error += np.einsum("gok,gk->go", part - rounded[:, :, first:last], moments.means)
+        return self._forms(rounded, rshift, mean_error.reshape(-1))
+
+    def _forms(self, rounded: Array, rshift: int, mean_error: Array) -> dict[str, WeightedSum | AffineChannels]:
+        """Make the forms; `mean_error` is E[(V - Q) x], (O), in steps of the accumulator."""
+        shape = self.form.weights.shape
+        weights = np.ascontiguousarray(self.op.product_weights(rounded).reshape(shape).astype(np.int8))
+        bias, found = self.form.bias, {}
+        if self.bias is not None and bias is not None:
+            real = self.bias + np.ldexp(mean_error * self.ty / INT8_LEVELS, -rshift)
+            bias = quantize_bias(real, self.ty, rshift).values.reshape(bias.shape)
+        elif self.behind is not None:
+            name, affine = self.behind
+            found[name] = _shifted(affine, np.ldexp(mean_error, -rshift))
+        return {self.layer.name: replace(self.form, weights=weights, bias=bias, rshift=rshift, warnings=()), **found}
+
+    def _best_rshift(self, windows: InputWindows) -> int:
+        """Choose the right shift by the errors of nearest integers, inputs taken as independent, and clamped biases."""
+        squares = windows.mean_squares()
+        last = min(self.form.rshift + 1, MAX_RSHIFT)
+        errors = [self._rough_error(rshift, squares) for rshift in range(last + 1)]
+        return int(np.argmin(errors))
+
+    def _rough_error(self, rshift: int, squares: Array) -> float:
+        target = np.ldexp(self.target, rshift)
+        error = float(np.einsum("gok,gk->", (target - nearest(target)) ** 2, squares))
+        if self.bias is not None:
+            steps = np.ldexp(self.bias * INT8_LEVELS / self.ty, rshift)
+            error += float(((steps - saturate_int16(round_half_up(steps))) ** 2).sum())
+        return float(np.ldexp(error, -2 * rshift))
+
+
+def _shifted(affine: AffineChannels, mean_error: Array) -> AffineChannels:
+    """Add the mean error of an affine step's bottom, (C) in codes, to its offset."""
+    moved = affine.shift.astype(np.float64) + affine.scale.astype(np.float64) * mean_error.reshape(affine.shift.shape)
+    return replace(affine, shift=saturate_int16(round_half_up(moved)))
+
+
+def _ranges(inputs: int) -> Iterator[tuple[int, int]]:
+    """Cut the inputs into ranges of about equal length that are solved together."""
+    parts = -(-inputs // _WIDEST)
+    edges = [inputs * part // parts for part in range(parts + 1)]
+    return itertools.pairwise(edges)
+
+
+def _damping(second_moments: Array) -> Array:
+    means = np.diagonal(second_moments, axis1=1, axis2=2).mean(axis=1)
+    return np.asarray(_DAMPING * means + _LEAST_DAMPING)

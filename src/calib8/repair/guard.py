@@ -1,0 +1,188 @@
+"""The guard: samples that nothing was solved on say which of several plans is the best.
+
+A plan is measured at the network's outputs, before a Softmax and before layers that run in Python, against FP32:
+
+    noise = mean over outputs of  sum (y - x)^2 / sum (x - mean x)^2      x in FP32, y in INT8
+
+so that every output counts the same, whatever its unit. Of what goes into a Softmax, x and y are taken off their mean
+over the classes, which it does not see. In decibels: -10 log10(noise).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.arithmetic import dequantize, quantize
+from calib8.engine import Crew, EngineOptions, Executor
+from calib8.layer_kit.window_product import evenly
+from calib8.layers.softmax import Softmax
+from calib8.lowering import Model, Step, lower_float
+from calib8.lowering.integer import IntegerSetup, lower_int8
+from calib8.measure.collect import Batches
+from calib8.quantize import QuantPlan
+from calib8.repair.rounded_values import rounded_inputs, with_rounded_values
+
+Array = NDArray[Any]
+
+_KEPT = 1 << 16  # elements of an output and sample that are compared
+
+
+@dataclass(frozen=True)
+class Split:
+    """Samples in two parts that share none.
+
+    Attributes:
+        solve, guard: the batches of each, one image a batch where images go through the network one by one.
+        solving, guarding: how many images there are.
+    """
+
+    solve: Batches
+    guard: Batches
+    solving: int
+    guarding: int
+
+
+def split(batches: Batches, images: int, every: int = 5) -> Split:
+    """Hold every fifth image out, and at least one of two.
+
+    Args:
+        images: how many there are.
+    """
+    every = min(every, max(images, 1))
+
+    def part(held_out: bool) -> Iterator[Mapping[str, Array]]:
+        for index, image in enumerate(_single(batches())):
+            if (index % every == every - 1) == held_out:
+                yield image
+
+    guarding = images // every
+    return Split(lambda: part(False), lambda: part(True), images - guarding, guarding)
+
+
+def _single(batches: Iterator[Mapping[str, Array]]) -> Iterator[Mapping[str, Array]]:
+    for batch in batches:
+        for at in range(len(next(iter(batch.values())))):
+            yield {blob: array[at : at + 1] for blob, array in batch.items()}
+
+
+def judged_values(model: Model) -> dict[str, int | None]:
+    """Find the values that stand for the network's outputs, with the class axis of those that go into a Softmax.
+
+    On the way back from the outputs, layers that run in Python are passed, and those that only move elements of a
+    Softmax's top.
+    """
+    found: dict[str, int | None] = {}
+    waiting = list(model.net.outputs)
+    while waiting:
+        value = waiting.pop(0)
+        layer = model.net.producer[value]
+        op = model.op_of[layer.name]
+        if isinstance(op, Softmax):
+            found[layer.bottoms[0]] = op.axis
+        elif op.kind == "host" or _before_softmax(model, value):
+            waiting[:0] = layer.bottoms
+        elif value not in model.inputs:
+            found.setdefault(value, None)
+    return found
+
+
+def _before_softmax(model: Model, value: str) -> bool:
+    """Tell whether a value is a Softmax's top, or one whose elements were only moved."""
+    layer = model.net.producer[value]
+    op = model.op_of[layer.name]
+    if isinstance(op, Softmax):
+        return True
+    return bool(op.moves_data) and any(_before_softmax(model, b) for b in layer.bottoms)
+
+
+class Guard:
+    """The held-out samples, and what FP32 makes of them.
+
+    Args:
+        model: of one sample.
+        batches: the held-out samples.
+        threads: None for all cores; no result depends on it.
+    """
+
+    def __init__(self, model: Model, batches: Batches, threads: int | None = None) -> None:
+        self._model, self._batches = model, batches
+        self._axes = judged_values(model)
+        self._threads = EngineOptions(threads=threads).thread_count
+        self._engine = EngineOptions(threads=1, repack_weights=True)  # the same last bits in FP32 and in INT8
+        self._references = self._outputs(lower_float(model, tuple(self._axes)))
+        self._signals = {value: self._signal(value) for value in self._axes}
+
+    @property
+    def samples(self) -> int:
+        """How many there are."""
+        return len(self._references)
+
+    def noise(self, plan: QuantPlan) -> float:
+        """Measure a plan, all layers that can in INT8; 0 is FP32."""
+        forms = {name: own for name, own in plan.forms.items() if own is not None}
+        setup = IntegerSetup(
+            frozenset(forms), forms, plan.thresholds, channel_units=plan.channel_units,
+            integer_kernels=self._engine.integer_kernels,
+        )  # fmt: skip
+        return self._noise(self._outputs(lower_int8(self._model, setup, tuple(self._axes))))
+
+    def noise_of_values(self, plan: QuantPlan) -> float:
+        """Measure a plan's thresholds and units, with weights in float; see `rounded_values`."""
+        inputs = rounded_inputs(self._model, plan)
+
+        def prepared(value: str, array: Array) -> Array:
+            return dequantize(quantize(array, inputs[value]), inputs[value]) if value in inputs else array
+
+        steps = lower_float(with_rounded_values(self._model, plan), tuple(self._axes))
+        return self._noise(self._outputs(steps, prepared))
+
+    def _outputs(
+        self, steps: Sequence[Step], prepared: Callable[[str, Array], Array] = lambda _, array: array
+    ) -> list[dict[str, Array]]:
+        """Run all samples; of every judged value what is compared, in the order of the samples."""
+        executor = Executor(steps, tuple(self._axes), self._engine)
+        lanes = [executor, *(executor.sibling() for _ in range(self._threads - 1))]
+
+        def work(lane: int, batch: Mapping[str, Array]) -> dict[str, Array]:
+            found: dict[str, Array] = {}
+            inputs = {value: prepared(value, array) for value, array in self._model.inputs_of(batch).items()}
+            lanes[lane].run(inputs, lambda reading, array: found.__setitem__(str(reading), self._seen(reading, array)))
+            return found
+
+        with Crew(self._threads) as crew:
+            return list(crew.stream(work, self._batches()))
+
+    def _seen(self, value: Any, array: Array) -> Array:
+        axis = self._axes[value]
+        if axis is not None:
+            array = array - array.mean(axis=axis, keepdims=True, dtype=np.float64)
+        flat = array.reshape(-1)
+        return flat[evenly(flat.size, _KEPT)].astype(np.float32)
+
+    def _signal(self, value: str) -> float:
+        sums = [_squares(one[value] - one[value].mean(dtype=np.float64)) for one in self._references]
+        return math.fsum(sums)
+
+    def _noise(self, outputs: Sequence[Mapping[str, Array]]) -> float:
+        parts = []
+        for value, signal in self._signals.items():
+            pairs = zip(self._references, outputs, strict=True)
+            noise = math.fsum(_squares(y[value].astype(np.float64) - x[value]) for x, y in pairs)
+            if signal > 0:
+                parts.append(noise / signal if math.isfinite(noise) else math.inf)
+        return math.fsum(parts) / len(parts) if parts else 0.0
+
+
+def _squares(values: Array) -> float:
+    return float(np.square(values, dtype=np.float64).sum())
+
+
+def decibels(noise: float) -> float:
+    """Signal over noise in decibels; infinite for none."""
+    return -10 * math.log10(noise) if noise > 0 else math.inf

@@ -1,0 +1,90 @@
+"""What the layers with weights have seen: windows of codes, and their moments.
+
+Codes are whole numbers, and so are sums of their products: the moments are exact, whatever the order of the samples,
+the number of threads, or the library that multiplies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.arithmetic import quantize
+from calib8.layer_kit.window_product import WindowProduct
+
+_ROWS_EXACT = 1 << 10  # products of two codes are at most 2^14, and float32 adds whole numbers exactly up to 2^24
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Sums over windows of codes.
+
+    Attributes:
+        count: number of windows.
+        sums: of x, (G, K); whole numbers.
+        products: of x x^T, (G, K, K); whole numbers.
+    """
+
+    count: int
+    sums: NDArray[np.float64]
+    products: NDArray[np.float64]
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        """E[x], (G, K), in codes."""
+        return self.sums / self.count
+
+    @property
+    def second(self) -> NDArray[np.float64]:
+        """E[x x^T], (G, K, K)."""
+        return self.products / self.count
+
+    @property
+    def covariance(self) -> NDArray[np.float64]:
+        """E[x x^T] - E[x] E[x]^T, (G, K, K). The difference is taken of whole numbers below 2^53, exactly."""
+        of_sums = self.sums[:, :, None] * self.sums[:, None, :]
+        return (self.products * self.count - of_sums) / float(self.count) ** 2
+
+
+class InputWindows:
+    """Codes of windows of a value, some of each sample, kept.
+
+    Args:
+        op: the layer that reads the value.
+        threshold: of the value, in real units.
+        per_sample: how many windows of a sample are kept; all of them where there are fewer.
+    """
+
+    def __init__(self, op: WindowProduct, threshold: float, per_sample: int) -> None:
+        self._op, self._threshold, self._per_sample = op, threshold, per_sample
+        self._parts: list[NDArray[np.int8]] = []
+
+    def add(self, values: NDArray[Any]) -> None:
+        """Take in a value of one sample, in real units."""
+        self._parts.append(quantize(self._op.product_windows(values, self._per_sample), self._threshold))
+
+    @property
+    def count(self) -> int:
+        """Number of windows so far."""
+        return sum(part.shape[1] for part in self._parts)
+
+    def mean_squares(self) -> NDArray[np.float64]:
+        """Compute E[x^2] of every input, (G, K)."""
+        sums = [np.square(part, dtype=np.int64).sum(axis=1) for part in self._parts]
+        return np.asarray(sum(sums) / self.count, dtype=np.float64)
+
+    def moments(self, first: int = 0, last: int | None = None) -> Moments:
+        """Compute the moments of a range of the K inputs, all by default."""
+        if not self._parts:
+            raise AssertionError("nothing was observed")
+        chosen = np.concatenate([part[:, :, first:last] for part in self._parts], axis=1)
+        groups, count, inputs = chosen.shape
+        sums, products = np.zeros((groups, inputs)), np.zeros((groups, inputs, inputs))
+        for start in range(0, count, _ROWS_EXACT):
+            rows = chosen[:, start : start + _ROWS_EXACT].astype(np.float32)
+            sums += rows.sum(axis=1)
+            products += rows.transpose(0, 2, 1) @ rows
+        return Moments(count, sums, products)

@@ -1,0 +1,211 @@
+"""Repair: from several sets of thresholds to the one plan that loses least.
+
+    thresholds (several) -> the best set -> passes, one after another -> the best of all plans on the way
+
+Every choice is made on samples that nothing was solved on (`guard`): which thresholds, by what remains of the error
+when weights are float; and at the end which plan, among those behind each pass and the contract's own of every set of
+thresholds. So the result is never worse on these samples than the plain contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from calib8.engine import EngineOptions
+from calib8.errors import OptionError, QuantizationError
+from calib8.lowering import Model
+from calib8.measure.collect import CollectOptions
+from calib8.quantize import QuantPlan
+from calib8.repair.bias_correction import BiasCorrection
+from calib8.repair.channel_units import ChannelUnits
+from calib8.repair.compensated_rounding import CompensatedRounding
+from calib8.repair.guard import Guard, Split, decibels
+from calib8.repair.passes import PlanPass, run_pass
+from calib8.repair.whole_multipliers import WholeMultipliers
+
+LEVELS = ("none", "standard")
+"""How much is done to repair a plan: nothing, or what takes seconds."""
+PASSES: Mapping[str, str] = {
+    "thresholds": "the set of thresholds that costs least, instead of that of one method",
+    "exact-pools": "poolings whose multipliers have no error",
+    "whole-sums": "thresholds that make the multipliers of Eltwise layers whole",
+    "channel-units": "a unit for each channel between a convolution and its BatchNorm",
+    "compensated-rounding": "weights rounded so that their errors cancel",
+    "bias-correction": "biases that take back the mean error of rounded weights, where nothing else does",
+}
+"""What `RepairOptions.without` can name, and what it is."""
+
+
+@dataclass(frozen=True)
+class RepairOptions:
+    """How a plan is repaired.
+
+    Attributes:
+        level: one of `LEVELS`.
+        without: names of `PASSES` that are left out.
+        threads: None for all cores; no result depends on it.
+
+    Raises:
+        OptionError: values that are not possible.
+    """
+
+    level: str = "standard"
+    without: frozenset[str] = frozenset()
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises OptionError."""
+        if self.level not in LEVELS:
+            raise OptionError(f"`repair` is {self.level!r}; choose one of {', '.join(LEVELS)}")
+        unknown = sorted(self.without.difference(PASSES))
+        if unknown:
+            raise OptionError(f"`without` names {unknown[0]!r}; choose from {', '.join(PASSES)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """A plan on the way.
+
+    Attributes:
+        name: of the thresholds, or of the pass that has made it.
+        noise: on the guard's samples; see `guard`.
+    """
+
+    name: str
+    plan: QuantPlan
+    noise: float
+
+    @property
+    def decibels(self) -> float:
+        """Signal over noise."""
+        return decibels(self.noise)
+
+
+@dataclass(frozen=True, eq=False)
+class Repaired:
+    """What a repair has found.
+
+    Attributes:
+        best: the stage with the least noise; its plan is the result.
+        plain: the contract's own plans, one for each set of thresholds, the one that there would be without a repair
+            first.
+        stages: the plans behind each pass, in order.
+        floor: noise that is left with float weights, by set of thresholds.
+        guarding: how many samples chose.
+    """
+
+    best: Stage
+    plain: tuple[Stage, ...]
+    stages: tuple[Stage, ...]
+    floor: Mapping[str, float]
+    guarding: int
+
+    def lines(self) -> list[str]:
+        """Say what was chosen, and what it gained."""
+        first = self.plain[0]
+        floors = ", ".join(f"{name} {decibels(noise):.1f} dB" for name, noise in self.floor.items())
+        found = [f"signal to noise of {self.guarding} samples that were held out, all layers in INT8:"]
+        found += [f"  {stage.name:<24}{stage.decibels:6.1f} dB" for stage in (*self.plain, *self.stages)]
+        if floors:
+            found.append(f"with float weights: {floors}")
+        gain = self.best.decibels - first.decibels
+        return [*found, f"chosen: {self.best.name}, {gain:+.1f} dB against {first.name}"]
+
+
+PlanOf = Callable[[str], QuantPlan]
+"""From the name of a set of thresholds to its plan."""
+
+
+def repair(
+    model: Model,
+    names: Sequence[str],
+    plan_of: PlanOf,
+    samples: Split,
+    options: RepairOptions = RepairOptions(),
+    progress: Callable[[int], None] = lambda done: None,
+) -> Repaired:
+    """Find the plan that loses least.
+
+    Args:
+        model: of one sample.
+        names: of sets of thresholds; the first one is what the plan without a repair has, and has to be possible.
+        samples: to solve on, and to choose on.
+        progress: called with the number of samples that were run.
+
+    Raises:
+        QuantizationError: the contract cannot express the first set of thresholds.
+        Calib8Error: what the samples or a layer in Python raise.
+    """
+    work = _Work(model, samples, options, progress)
+    first = plan_of(names[0])
+    others = {} if "thresholds" in options.without else _possible(names[1:], plan_of)
+    plain = [work.stage(name, plan) for name, plan in {names[0]: first, **others}.items()]
+    starts = {stage.name: work.passed(WholeMultipliers, stage.plan) for stage in plain}
+    floor = {name: work.floor(plan) for name, plan in starts.items()} if len(starts) > 1 else {}
+    plan = starts[min(floor, key=lambda name: floor[name])] if floor else starts[names[0]]
+    stages = [work.stage(WholeMultipliers.name, plan)]
+    for one in work.passes():
+        plan = work.run(one, plan)
+        stages.append(work.stage(one.name, plan))
+    best = min((*plain, *stages), key=lambda stage: stage.noise)
+    return Repaired(best, tuple(plain), tuple(stages), floor, samples.guarding)
+
+
+def _possible(names: Sequence[str], plan_of: PlanOf) -> dict[str, QuantPlan]:
+    """Make the plans that the contract can express."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = plan_of(name)
+        except QuantizationError:
+            continue
+    return found
+
+
+class _Work:
+    """Runs passes and measures plans, and counts samples for the progress."""
+
+    def __init__(self, model: Model, samples: Split, options: RepairOptions, progress: Callable[[int], None]) -> None:
+        self._model, self._samples, self._options, self._progress = model, samples, options, progress
+        self._done = 0
+        self._guard = Guard(model, samples.guard, options.threads)
+        self._count(samples.guarding)
+
+    def passes(self) -> list[PlanPass[Any]]:
+        """Make the passes that solve on samples, in their order."""
+        solving = self._samples.solving
+        known: tuple[PlanPass[Any], ...] = (ChannelUnits(solving), CompensatedRounding(solving), BiasCorrection())
+        return [one for one in known if one.name not in self._options.without]
+
+    def passed(self, kind: type[WholeMultipliers], plan: QuantPlan) -> QuantPlan:
+        """Run the pass that observes nothing."""
+        without = self._options.without
+        return kind("exact-pools" not in without, "whole-sums" not in without).apply(self._model, plan, {})
+
+    def run(self, one: PlanPass[Any], plan: QuantPlan) -> QuantPlan:
+        """Run a pass over the samples to solve on."""
+        options = CollectOptions(engine=EngineOptions(threads=self._options.threads))
+        before = self._done
+        found = run_pass(
+            one, self._model, plan, self._samples.solve, options, lambda done: self._progress(before + done)
+        )
+        self._done = before + self._samples.solving
+        return found
+
+    def stage(self, name: str, plan: QuantPlan) -> Stage:
+        """Measure a plan."""
+        noise = self._guard.noise(plan)
+        self._count(self._samples.guarding)
+        return Stage(name, plan, noise)
+
+    def floor(self, plan: QuantPlan) -> float:
+        """Measure its thresholds."""
+        noise = self._guard.noise_of_values(plan)
+        self._count(self._samples.guarding)
+        return noise
+
+    def _count(self, samples: int) -> None:
+        self._done += samples
+        self._progress(self._done)

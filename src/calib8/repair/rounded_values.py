@@ -1,0 +1,78 @@
+"""A network whose values are rounded as codes are, and whose weights and sums stay in float.
+
+That is what is left of INT8's error when weights are rounded perfectly: what thresholds have to be judged by, where
+weights are repaired afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.layer_kit.codes import dequantize_node, quantize_node, without_nan
+from calib8.layers import Call, OnnxBuilder, Op
+from calib8.lowering import Model
+from calib8.quantize import QuantPlan
+
+
+def with_rounded_values(model: Model, plan: QuantPlan) -> Model:
+    """Give a model that computes the same in float, with every value that is codes in the plan rounded.
+
+    Inputs are not: `rounded_inputs` names them. What lies between a BatchNorm and its Scale is not rounded, since the
+    two are one step, and neither are the tops of layers that hand codes on.
+    """
+    inside = set(model.batch_norm_pairs)
+
+    def rounded(name: str, op: Op, tops: Sequence[str]) -> Op:
+        if plan.forms.get(name) is None or name in inside or op.passive or op.kind != "onnx":
+            return op
+        steps = [(plan.thresholds[top], plan.channel_units.get(top)) for top in tops]
+        return cast(Op, _Rounded(op, steps))
+
+    return replace(model, ops=tuple(rounded(layer.name, op, layer.tops) for layer, op in model.pairs))
+
+
+def rounded_inputs(model: Model, plan: QuantPlan) -> dict[str, float]:
+    """Name the inputs that layers in INT8 read, with their thresholds."""
+    readers = model.net.consumers
+    return {
+        v: plan.thresholds[v]
+        for v in model.inputs
+        if any(plan.forms.get(reader.name) is not None for reader in readers[v])
+    }
+
+
+class _Rounded:
+    """An Op whose tops are quantised and dequantised; else as the Op itself.
+
+    Args:
+        steps: threshold and units of channels of each top.
+    """
+
+    def __init__(self, op: Op, steps: Sequence[tuple[float, NDArray[np.float64] | None]]) -> None:
+        self._op, self._steps = op, steps
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._op, name)
+
+    def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
+        """Lower the layer, and round its tops."""
+        tops = self._op.lower(g, call)
+        return [
+            _rounded(g, top, *step, rank=len(shape))
+            for top, step, shape in zip(tops, self._steps, call.top_shapes, strict=True)
+        ]
+
+
+def _rounded(g: OnnxBuilder, x: str, threshold: float, units: NDArray[np.float64] | None, rank: int) -> str:
+    x = without_nan(g, x)
+    if units is None:
+        return dequantize_node(g, quantize_node(g, x, threshold), threshold)
+    along = units.reshape(1, -1, *(1,) * (rank - 2))
+    inverse, direct = (g.constant(u.astype(np.float32)) for u in (1 / along, along))
+    codes = quantize_node(g, g.node("Mul", x, inverse), threshold)
+    return g.node("Mul", dequantize_node(g, codes, threshold), direct)

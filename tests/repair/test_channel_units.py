@@ -1,0 +1,195 @@
+"""Units of channels: the same numbers in FP32, less noise in INT8, and real units wherever a value is read."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from calib8.engine import EngineOptions, run_float
+from calib8.engine import run_int8 as engine_run_int8
+from calib8.export import read_plan, write_calibration_files
+from calib8.lowering.integer import IntegerSetup
+from calib8.lowering.readings import Codes
+from calib8.measure.collect import CollectOptions
+from calib8.quantize import integer_setup, make_plan, observed_values, replan
+from calib8.quantize.channel_units import affine_pairs, recovered_units
+from calib8.repair import run_pass
+from calib8.repair.channel_units import ChannelUnits, ChannelValues
+
+NETWORK = """
+layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 3, 8, 7] } enable_quantize: 1 } }
+layer { name: "c" type: "Convolution" bottom: "x" top: "c"
+  convolution_param { num_output: 6 kernel_size: 3 pad: 1 } }
+layer { name: "bn" type: "BatchNorm" bottom: "c" top: "c" }
+layer { name: "sc" type: "Scale" bottom: "c" top: "c" scale_param { bias_term: true } }
+layer { name: "r" type: "ReLU" bottom: "c" top: "c" }
+layer { name: "d" type: "Convolution" bottom: "c" top: "d"
+  convolution_param { num_output: 4 kernel_size: 1 bias_term: false } }
+layer { name: "bd" type: "BatchNorm" bottom: "d" top: "bd" }
+layer { name: "e" type: "Convolution" bottom: "bd" top: "e" convolution_param { num_output: 3 kernel_size: 1 } }
+"""
+SAMPLES = 30
+NAMES = ("c", "bn", "sc", "r", "d", "bd", "e")
+
+
+@pytest.fixture(scope="module")
+def samples():
+    rng = np.random.default_rng(5)
+    return [{"x": rng.normal(0.3, 1, (1, 3, 8, 7)).astype(np.float32)} for _ in range(SAMPLES)]
+
+
+@pytest.fixture(scope="module")
+def model(random_model, samples):
+    """Channels of c are of very different size, BatchNorm makes them alike; the last one is multiplied by 0."""
+    model = random_model(NETWORK, 3)
+    blobs = {x.name: [b.copy() for b in x.blobs] for x in model.net.layers}
+    sizes = np.float32([1, 0.3, 4, 3, 0.5, 1])
+    blobs["c"][0] *= sizes[:, None, None, None]
+    for conv, norm in (("c", "bn"), ("d", "bd")):
+        model = random_model(NETWORK, 3, blobs)
+        top = model.net.layer_by_name[conv].tops[0]
+        seen = np.concatenate([run_float(model, sample, [top])[top] for sample in samples])
+        axes = (0, 2, 3)
+        blobs[norm][:3] = seen.mean(axes), seen.var(axes), np.ones(1, np.float32)
+    blobs["sc"][0][5] = 0
+    blobs["sc"][0][0] = -abs(blobs["sc"][0][0])
+    return random_model(NETWORK, 3, blobs)
+
+
+@pytest.fixture(scope="module")
+def plan(model, samples):
+    values = observed_values(model)
+    found = [run_float(model, sample, values) for sample in samples]
+    return make_plan(model, {v: max(float(np.abs(x[v]).max()) for x in found) for v in values})
+
+
+@pytest.fixture(scope="module")
+def found(model, plan, samples):
+    return run_pass(ChannelUnits(SAMPLES), model, plan, lambda: iter(samples))
+
+
+def noise(model, plan, samples, layers=NAMES, values=("e",)):
+    forms = {n: f for n, f in plan.forms.items() if f is not None}
+    setup = IntegerSetup(frozenset(layers), forms, plan.thresholds, channel_units=plan.channel_units)
+    off = []
+    for sample in samples:
+        exact, got = run_float(model, sample, values), engine_run_int8(model, setup, sample, values)
+        off.append([float(np.square(got[v] - exact[v]).mean() / np.square(exact[v]).mean()) for v in values])
+    return np.mean(off, axis=0)
+
+
+def test_the_network_loses_less(model, plan, found, samples):
+    assert noise(model, found, samples)[0] < 0.5 * noise(model, plan, samples)[0]
+
+
+def test_units_are_parts_of_the_threshold(model, plan, found):
+    between = model.net.layer_by_name["c"].tops[0]
+    assert set(found.channel_units) == {between, "d"}
+    units = found.channel_units[between]
+    assert units.max() == pytest.approx(1) and (units > 0).all() and units.max() / units.min() > 8
+    assert found.thresholds["e"] == plan.thresholds["e"] and found.given.keys() == {"c", "bn", "sc", "d", "bd"}
+
+
+def test_factors_are_exact(model, found):
+    """Real factor times unit is what the integers of the BatchNorm are; so nothing is lost there."""
+    pairs = list(affine_pairs(model, found.forms))
+    assert [p.convolution.name for p in pairs] == ["c", "d"]
+    for pair in pairs:
+        form, units = found.forms[pair.batch_norm.name], found.channel_units[pair.between]
+        tx, ty = found.thresholds[pair.between], found.thresholds[pair.batch_norm.tops[0]]
+        exact = pair.factors * units * tx / ty * 2.0**form.rshift
+        np.testing.assert_allclose(form.scale, exact, rtol=1e-6)
+    assert found.forms["bn"].scale[5] == 0
+
+
+def test_codes_of_a_channel_reach_its_range(model, found, samples, run_int8):
+    """No channel is left with a few codes, and none is clipped much."""
+    between = model.net.layer_by_name["c"].tops[0]
+    codes = [run_int8(model, found, s, [Codes(between)], real_inputs=["x"])[Codes(between)] for s in samples]
+    codes = np.abs(np.concatenate(codes)).transpose(1, 0, 2, 3).reshape(6, -1)
+    assert (np.quantile(codes[:5], 0.99, axis=1) > 40).all()
+    assert (np.mean(codes[:5] >= 127, axis=1) < 0.02).all()
+
+
+@pytest.mark.parametrize(
+    "layers", [c for n in range(1, 6) for c in itertools.combinations(("c", "bn,sc", "r", "d", "bd", "e"), n)]
+)
+def test_any_layers_in_int8_read_and_give_real_units(model, found, samples, layers):
+    """Whatever runs in INT8, all values are near FP32's, in FP32's units."""
+    names = ",".join(layers).split(",")
+    values = tuple(t for x in model.net.layers for t in x.tops if x.name != "bn")
+    assert noise(model, found, samples[:4], names, values).max() < 0.02
+
+
+def test_files_tell_the_units(model, found, plan, tmp_path):
+    """From the integers and the FP32 network alone; files without units have none."""
+    for name, one in (("with", found), ("without", plan)):
+        paths = write_calibration_files(tmp_path, name, model, one)
+        read = read_plan(model, paths[2], paths[0])
+        assert read.channel_units.keys() == one.channel_units.keys()
+        for value, units in one.channel_units.items():
+            live = next(p for p in affine_pairs(model, one.forms) if p.between == value).factors != 0
+            np.testing.assert_allclose(read.channel_units[value][live], units[live], rtol=1e-5)
+            assert (read.channel_units[value][~live] == 1).all()
+
+
+def test_recovered_units_of_zeros(model, found):
+    """A factor that an integer does not tell leaves the unit at 1."""
+    forms = {**found.forms, "bn": replace(found.forms["bn"], scale=np.zeros(6, np.int8))}
+    units = recovered_units(model, found.thresholds, forms)
+    np.testing.assert_array_equal(units[model.net.layer_by_name["c"].tops[0]], np.ones(6))
+
+
+def test_units_stay_when_thresholds_change(model, found, samples):
+    """A search that rounds some layers anew does it in their units."""
+    between = model.net.layer_by_name["c"].tops[0]
+    changed = replan(model, found, {between: found.thresholds[between] * 1.1})
+    assert changed.channel_units is found.channel_units and changed.forms["c"] is not found.forms["c"]
+    assert noise(model, changed, samples)[0] < 2 * noise(model, found, samples)[0]
+
+
+def test_setups_carry_units(model, found):
+    assert integer_setup(model, found).channel_units is found.channel_units
+
+
+def test_order_and_threads_do_not_count(model, plan, samples, found):
+    other = run_pass(
+        ChannelUnits(SAMPLES), model, plan, lambda: iter(samples[::-1]), CollectOptions(engine=EngineOptions(threads=3))
+    )
+    assert other.thresholds == found.thresholds
+    for value, units in found.channel_units.items():
+        np.testing.assert_array_equal(other.channel_units[value], units)
+
+
+def test_a_value_that_others_read_or_that_is_an_output_has_none(random_model, samples):
+    text = (
+        NETWORK
+        + """
+layer { name: "too" type: "Convolution" bottom: "d" top: "too" convolution_param { num_output: 1 kernel_size: 1 } }"""
+    )
+    model = random_model(text)
+    values = observed_values(model)
+    plan = make_plan(model, {v: float(np.abs(run_float(model, samples[0], values)[v]).max()) for v in values})
+    assert [p.convolution.name for p in affine_pairs(model, plan.forms)] == ["c"]
+
+
+def best_range(sizes, largest):
+    """The tried range with the least squared error, by loops."""
+    tried = [part * largest for part in np.linspace(1.0, 0.3, 29)]
+    return min(tried, key=lambda r: sum(max(x - r, 0) ** 2 for x in sizes) / len(sizes) + (r / 128) ** 2 / 12)
+
+
+def test_ranges_of_channels():
+    rng = np.random.default_rng(2)
+    values = rng.laplace(0, 1, (5, 3, 20, 30)).astype(np.float32) * np.float32([1, 5, 0])[None, :, None, None]
+    counter = ChannelValues(600)
+    for one in values:
+        counter.add(one[None])
+    found = counter.ranges()
+    for c in range(2):
+        sizes = np.abs(values[:, c]).ravel().astype(float)
+        assert found[c] == pytest.approx(best_range(sizes, sizes.max()))
+    assert found[2] == 0 and found[0] < np.abs(values[:, 0]).max()

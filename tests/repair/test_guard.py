@@ -1,0 +1,132 @@
+"""The guard: how samples are split, which values stand for the outputs, and the noise, against loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from calib8.engine import run_float
+from calib8.quantize import make_plan, observed_values
+from calib8.repair.guard import Guard, decibels, judged_values, split
+
+NETWORK = """
+layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 3, 4, 4] } } }
+layer { name: "c" type: "Convolution" bottom: "x" top: "c" convolution_param { num_output: 6 kernel_size: 3 } }
+layer { name: "k" type: "Convolution" bottom: "c" top: "k" convolution_param { num_output: 5 kernel_size: 1 } }
+layer { name: "s" type: "Softmax" bottom: "k" top: "s" }
+layer { name: "f" type: "Flatten" bottom: "s" top: "f" }
+layer { name: "d" type: "Convolution" bottom: "c" top: "d" convolution_param { num_output: 2 kernel_size: 1 } }
+layer { name: "g" type: "Flatten" bottom: "d" top: "g" }
+"""
+
+
+@pytest.fixture
+def model(random_model):
+    return random_model(NETWORK, 2)
+
+
+@pytest.fixture
+def samples():
+    rng = np.random.default_rng(1)
+    return [{"x": rng.normal(0, 1, (1, 3, 4, 4)).astype(np.float32)} for _ in range(6)]
+
+
+@pytest.fixture
+def plan(model, samples):
+    values = observed_values(model)
+    found = [run_float(model, sample, values) for sample in samples]
+    return make_plan(model, {v: max(float(np.abs(x[v]).max()) for x in found) for v in values})
+
+
+def numbers(batches):
+    return [int(batch["n"][0]) for batch in batches()]
+
+
+@pytest.mark.parametrize(("images", "batch", "held_out"), [(12, 5, [4, 9]), (3, 1, [2]), (2, 2, [1]), (10, 10, [4, 9])])
+def test_every_fifth_image_is_held_out(images, batch, held_out):
+    def batches():
+        for start in range(0, images, batch):
+            yield {"n": np.arange(start, min(start + batch, images))}
+
+    parts = split(batches, images)
+    assert numbers(parts.guard) == held_out and numbers(parts.guard) == held_out  # again, too
+    assert sorted(numbers(parts.solve) + held_out) == list(range(images))
+    assert (parts.solving, parts.guarding) == (images - len(held_out), len(held_out))
+
+
+def test_values_before_a_softmax_are_judged(model):
+    assert judged_values(model) == {"k": 1, "g": None}
+
+
+def test_what_goes_into_a_layer_in_python_is_judged(random_model):
+    text = (
+        NETWORK
+        + """
+layer { name: "o" type: "DetectionOutput" bottom: "g" bottom: "f" bottom: "p" top: "o"
+  detection_output_param { num_classes: 5 nms_param { nms_threshold: 0.4 } } }
+layer { name: "p" type: "PriorBox" bottom: "c" bottom: "x" top: "p" prior_box_param { min_size: 3 } }
+"""
+    )
+    order = text.index('layer { name: "o"'), text.index('layer { name: "p"')
+    text = text[: order[0]] + text[order[1] :] + text[order[0] : order[1]]
+    text = text.replace("num_output: 5 kernel", "num_output: 5 kernel").replace(
+        "num_output: 2 kernel_size: 1", "num_output: 4 kernel_size: 1"
+    )
+    assert judged_values(random_model(text)) == {"g": None, "k": 1, "p": None}
+
+
+def test_noise_is_the_mean_over_outputs(model, samples, plan, run_int8):
+    noise = {"k": 0.0, "g": 0.0}
+    signal = {"k": 0.0, "g": 0.0}
+    for sample in samples:
+        exact = run_float(model, sample, ["k", "g"])
+        found = run_int8(model, plan, sample, ["k", "g"], real_inputs=["x"])
+        for name in noise:
+            x, y = exact[name].astype(float), found[name].astype(float)
+            if name == "k":
+                x, y = (v - v.mean(axis=1, keepdims=True) for v in (x, y))
+            noise[name] += ((y - x) ** 2).sum()
+            signal[name] += ((x - x.mean()) ** 2).sum()
+    expected = np.mean([noise[n] / signal[n] for n in noise])
+    guard = Guard(model, lambda: iter(samples))
+    assert guard.samples == 6
+    assert guard.noise(plan) == pytest.approx(expected, rel=1e-5)
+
+
+def fake(x, t):
+    return np.clip(np.floor(x.astype(float) * 128 / t + 0.5), -128, 127) * t / 128
+
+
+def test_noise_of_values_has_float_weights(model, samples, plan):
+    """Inputs and tops rounded, weights as they are."""
+    blobs = {x.name: [b.astype(float) for b in x.blobs] for x in model.net.layers}
+    t = plan.thresholds
+    guard = Guard(model, lambda: iter(samples))
+    noise, signal = np.zeros(2), np.zeros(2)
+    for sample in samples:
+        exact = run_float(model, sample, ["k", "d"])
+        x = fake(sample["x"][0], t["x"])
+        w, b = blobs["c"]
+        c = np.array(
+            [[[(w[o] * x[:, i : i + 3, j : j + 3]).sum() + b[o] for j in (0, 1)] for i in (0, 1)] for o in range(6)]
+        )
+        c = fake(c, t["c"])
+        for at, name in enumerate("kd"):
+            w, b = blobs[name]
+            y = fake(np.einsum("oi,ihw->ohw", w[:, :, 0, 0], c) + b[:, None, None], t[name])
+            z = exact[name][0].astype(float)
+            if name == "k":
+                y, z = y - y.mean(axis=0), z - z.mean(axis=0)
+            noise[at] += ((y - z) ** 2).sum()
+            signal[at] += ((z - z.mean()) ** 2).sum()
+    assert guard.noise_of_values(plan) == pytest.approx(np.mean(noise / signal), rel=1e-4)
+    assert guard.noise_of_values(plan) != pytest.approx(guard.noise(plan), rel=1e-2)
+
+
+def test_threads_do_not_count(model, samples, plan):
+    found = {Guard(model, lambda: iter(samples), threads).noise(plan) for threads in (1, 2, 3)}
+    assert len(found) == 1
+
+
+def test_decibels():
+    assert decibels(0.01) == pytest.approx(20) and decibels(0.0) == np.inf

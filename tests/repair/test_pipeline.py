@@ -1,0 +1,145 @@
+"""Repair as a whole: what is chosen, on which samples, and what is left out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from calib8.engine import run_float
+from calib8.errors import OptionError, QuantizationError
+from calib8.quantize import make_plan, observed_values
+from calib8.repair.guard import split
+from calib8.repair.pipeline import PASSES, RepairOptions, repair
+
+NETWORK = """
+layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 3, 8, 8] } } }
+layer { name: "c" type: "Convolution" bottom: "x" top: "c"
+  convolution_param { num_output: 6 kernel_size: 3 bias_term: false } }
+layer { name: "bn" type: "BatchNorm" bottom: "c" top: "c" }
+layer { name: "sc" type: "Scale" bottom: "c" top: "c" scale_param { bias_term: true } }
+layer { name: "r" type: "ReLU" bottom: "c" top: "c" }
+layer { name: "d" type: "Convolution" bottom: "c" top: "d" convolution_param { num_output: 6 kernel_size: 1 } }
+layer { name: "s" type: "Eltwise" bottom: "c" bottom: "d" top: "s" }
+layer { name: "p" type: "Pooling" bottom: "s" top: "p" pooling_param { pool: MAX kernel_size: 2 stride: 2 } }
+layer { name: "ip" type: "InnerProduct" bottom: "p" top: "ip" inner_product_param { num_output: 4 } }
+"""
+IMAGES = 30
+
+
+@pytest.fixture(scope="module")
+def samples():
+    rng = np.random.default_rng(3)
+    return [{"x": rng.normal(0.2, 1, (1, 3, 8, 8)).astype(np.float32)} for _ in range(IMAGES)]
+
+
+@pytest.fixture(scope="module")
+def model(random_model):
+    return random_model(NETWORK, 6)
+
+
+@pytest.fixture(scope="module")
+def plan_of(model, samples):
+    values = observed_values(model)
+    found = [run_float(model, sample, values) for sample in samples]
+    largest = {v: max(float(np.abs(x[v]).max()) for x in found) for v in values}
+    parts = {"half": 0.5, "all": 1.0, "tiny": 0.02, "impossible": None}
+
+    def make(name):
+        if parts[name] is None:
+            raise QuantizationError("cannot be")
+        return make_plan(model, {v: t * parts[name] * (0.9 if v == "p" else 1) for v, t in largest.items()})
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def found(model, plan_of, samples):
+    return repair(model, ["half", "all", "tiny", "impossible"], plan_of, split(lambda: iter(samples), IMAGES))
+
+
+def test_every_pass_is_a_stage_and_the_best_one_is_chosen(found):
+    assert [s.name for s in found.plain] == ["half", "all", "tiny"]
+    assert [s.name for s in found.stages] == [
+        "whole-multipliers", "channel-units", "compensated-rounding", "bias-correction",
+    ]  # fmt: skip
+    assert found.best.noise == min(s.noise for s in (*found.plain, *found.stages))
+    assert found.best.noise < 0.8 * min(s.noise for s in found.plain)
+    assert found.guarding == 6
+
+
+def test_thresholds_are_those_that_lose_least_with_float_weights(found, plan_of):
+    assert found.floor["all"] == min(found.floor.values())
+    start = found.stages[0].plan
+    assert start.thresholds["x"] == plan_of("all").thresholds["x"]
+
+
+def test_it_is_said_what_was_chosen(found):
+    text = "\n".join(found.lines())
+    assert f"chosen: {found.best.name}" in text and "6 samples" in text
+    gain = found.best.decibels - found.plain[0].decibels
+    assert f"{gain:+.1f} dB against half" in text and gain > 0
+
+
+def test_a_repair_that_does_harm_is_not_taken(model, plan_of, samples, monkeypatch):
+    """The contract's own plan is among the candidates."""
+
+    def worse(self, model, plan, observed):
+        return plan_of("tiny")
+
+    monkeypatch.setattr("calib8.repair.channel_units.ChannelUnits.apply", worse)
+    monkeypatch.setattr("calib8.repair.whole_multipliers.WholeMultipliers.apply", worse)
+    found = repair(model, ["all"], plan_of, split(lambda: iter(samples), IMAGES))
+    assert found.best is found.plain[0]
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_each_pass_can_be_left_out(model, plan_of, samples, name):
+    options = RepairOptions(without=frozenset([name]))
+    found = repair(model, ["half", "all"], plan_of, split(lambda: iter(samples), IMAGES), options)
+    plan = found.stages[-1].plan
+    assert name not in [s.name for s in found.stages] and name not in plan.given.values()
+    assert (len(found.plain) == 1) == (name == "thresholds")
+    if name == "exact-pools":
+        assert plan.thresholds["p"] != plan.thresholds["s"]
+    if name == "channel-units":
+        assert not plan.channel_units
+    if name == "compensated-rounding":
+        assert plan.given["ip"] == "bias-correction"
+
+
+def test_samples_to_choose_on_are_not_solved_on(model, plan_of, samples):
+    """Other samples to choose on change no integer of a stage."""
+    rng = np.random.default_rng(77)
+    other = [
+        s if i % 5 != 4 else {"x": rng.normal(0, 3, (1, 3, 8, 8)).astype(np.float32)} for i, s in enumerate(samples)
+    ]
+    one, two = (repair(model, ["all"], plan_of, split(lambda s=s: iter(s), IMAGES)) for s in (samples, other))
+    for mine, theirs in zip(one.stages, two.stages, strict=True):
+        assert mine.noise != theirs.noise and mine.plan.thresholds == theirs.plan.thresholds
+        for name, form in mine.plan.forms.items():
+            for a, b in zip(form.blobs if form else (), theirs.plan.forms[name].blobs if form else (), strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+def test_the_number_of_threads_changes_nothing(model, plan_of, samples):
+    runs = [
+        repair(model, ["half", "all"], plan_of, split(lambda: iter(samples), IMAGES), RepairOptions(threads=n))
+        for n in (1, 3)
+    ]
+    assert runs[0].lines() == runs[1].lines()
+    for name, form in runs[0].best.plan.forms.items():
+        for a, b in zip(form.blobs if form else (), runs[1].best.plan.forms[name].blobs if form else (), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_progress_counts_all_runs(model, plan_of, samples):
+    done = []
+    repair(model, ["half", "all"], plan_of, split(lambda: iter(samples), IMAGES), progress=done.append)
+    assert done == sorted(done) and done[-1] == 3 * 24 + 9 * 6
+
+
+def test_options_that_are_not_possible():
+    with pytest.raises(OptionError, match="`repair` is 'all'; choose one of none, standard"):
+        RepairOptions(level="all")
+    with pytest.raises(OptionError, match="`without` names 'rounding'; choose from thresholds, "):
+        RepairOptions(without=frozenset(["rounding"]))
