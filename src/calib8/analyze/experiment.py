@@ -77,10 +77,16 @@ class Variant:
 
 
 def _entry(setup: IntegerSetup, layer: Layer, writers: Sequence[Layer]) -> tuple[Any, ...]:
-    """The layer's integers, and the thresholds of bottoms that are quantised or dequantised for it."""
+    """The layer's integers, and the steps of bottoms that are quantised or dequantised for it."""
     in_int8 = layer.name in setup.int8_layers
     converted = [b for b, w in zip(layer.bottoms, writers, strict=True) if in_int8 != (w.name in setup.int8_layers)]
-    return (setup.forms[layer.name] if in_int8 else None, *(setup.thresholds[b] for b in converted))
+    steps = ((setup.thresholds[b], _bytes(setup.channel_units.get(b))) for b in converted)
+    return (setup.forms[layer.name] if in_int8 else None, *steps)
+
+
+def _bytes(units: Array | None) -> bytes:
+    """Give numbers as something that compares."""
+    return b"" if units is None else units.tobytes()
 
 
 class Experiment:
@@ -227,7 +233,8 @@ class Lane:
         if name in values:
             return values[name]
         value = value_of(name)
-        return real_values(values[Codes(value)], variant.setup.thresholds[value])
+        setup = variant.setup
+        return real_values(values[Codes(value)], setup.thresholds[value], setup.channel_units.get(value))
 
 
 def lasting(values: Mapping[R, Array]) -> dict[R, Array]:
@@ -235,9 +242,14 @@ def lasting(values: Mapping[R, Array]) -> dict[R, Array]:
     return {name: array.copy() for name, array in values.items()}
 
 
-def real_values(codes: Array, threshold: float) -> Array:
-    """Codes (uint8, `code + 128`) in real units, float32."""
-    return dequantize(codes.astype(np.int16) - 128, threshold)
+def real_values(codes: Array, threshold: float, units: Array | None = None) -> Array:
+    """Codes (uint8, `code + 128`) in real units, float32.
+
+    Args:
+        units: of channels that have units of their own, (C); None for one unit.
+    """
+    real = dequantize(codes.astype(np.int16) - 128, threshold)
+    return real if units is None else real * units.reshape(1, -1, *(1,) * (real.ndim - 2)).astype(np.float32)
 
 
 class _Reach:

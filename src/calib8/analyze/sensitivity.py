@@ -175,7 +175,8 @@ class _Measurement:
     def _part(self, sample: int, own: Any, found: Mapping[Reading, Any]) -> _Part:
         experiment, top = self._experiment, self._unit.top
         codes = found.get(Codes(top))
-        mine = found[top] if codes is None else real_values(codes, self._plan.thresholds[top])
+        plan = self._plan
+        mine = found[top] if codes is None else real_values(codes, plan.thresholds[top], plan.channel_units.get(top))
         reference = experiment.references[sample]
         outputs = {name: found[name] for name in experiment.outputs}
         compared = compare_outputs(reference, outputs, self._compared)

@@ -50,4 +50,4 @@ def setup_of(plan: QuantPlan, int8_layers: Iterable[str] | None = None) -> Integ
     """A plan with some of its layers in INT8, as far as they have integers; None for all. Inputs are real numbers."""
     forms = {name: own for name, own in plan.forms.items() if own is not None}
     chosen = frozenset(forms) if int8_layers is None else frozenset(forms).intersection(int8_layers)
-    return IntegerSetup(chosen, forms, plan.thresholds)
+    return IntegerSetup(chosen, forms, plan.thresholds, channel_units=plan.channel_units)

@@ -29,6 +29,7 @@ from calib8.graph import Layer
 from calib8.layers import Op
 from calib8.lowering import Model
 from calib8.quantize import QuantPlan, fold_thresholds, make_plan
+from calib8.quantize.channel_units import recovered_units
 from calib8.reading import read_file
 
 MAX_TABLE_BYTES = 64 * 2**20
@@ -123,7 +124,7 @@ def read_plan(
         CaffemodelError: the int8 model cannot be read.
         QuantizationError: thresholds that the integer contract cannot express.
     """
-    source = str(table)
+    source, given = str(table), model
     parsed = _parse(_read(table), source)
     if isinstance(parsed, str):
         thresholds: Mapping[str, float] = read_plain_table(parsed, model, source)
@@ -144,7 +145,8 @@ def read_plan(
     if int8_model is None:
         return plan
     check_same_run(table, int8_model)
-    return read_int8_model(int8_model, model, plan)
+    plan = read_int8_model(int8_model, model, plan)
+    return replace(plan, channel_units=recovered_units(given, plan.thresholds, plan.forms))
 
 
 def _with_neutral_weights(model: Model) -> Model:

@@ -64,12 +64,21 @@ class QuantizeCall:
         call: shapes and float weights.
         bottom_thresholds, top_thresholds: in real units, after folding.
         refinement: how weights are rounded, and what is added to biases.
+        bottom_units, top_units: of values whose channels have units of their own, (C) each; None for the others. An op
+            that reads them says so (`Op.takes_channel_units`).
     """
 
     call: Call
     bottom_thresholds: tuple[float, ...]
     top_thresholds: tuple[float, ...]
     refinement: Refinement = PLAIN
+    bottom_units: tuple[NDArray[np.float64] | None, ...] = ()
+    top_units: tuple[NDArray[np.float64] | None, ...] = ()
+
+    @property
+    def has_units(self) -> bool:
+        """Whether the channels of a bottom or top have units of their own."""
+        return any(unit is not None for unit in (*self.bottom_units, *self.top_units))
 
 
 class Op(ABC):
@@ -85,6 +94,7 @@ class Op(ABC):
         fillers: for each blob, the field that fills it ("" for none) and its number without one; () where the fillers
             of the layer's message stand in the order of the blobs.
         shares_memory: whether Caffe's tops lie in the first bottom's memory, where layers in place change both.
+        takes_channel_units: whether `quantize` reads the units of channels of its bottom or top.
         notes: what the layer sets and nobody reads, one clause each.
         trains: whether it computes what it computes in TRAIN alone, and keeps its weights to itself: see `join_net`.
     """
@@ -97,6 +107,7 @@ class Op(ABC):
     unfilled: ClassVar[float] = 0.0
     fillers: tuple[tuple[str, float], ...] = ()
     shares_memory: bool = False
+    takes_channel_units: ClassVar[bool] = False
     notes: tuple[str, ...] = ()
     trains: bool = False
 

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
 
 from calib8.graph import Shape
 from calib8.layer_kit.base import UNLIMITED, Call, Op, QuantizeCall, canonical_axis, count
@@ -89,9 +92,16 @@ class WeightedWindow(Op):
         return None
 
     def quantize(self, q: QuantizeCall) -> WeightedSum:
-        weights, *bias = q.call.blobs
+        weights, *bias = self.in_units(q)
         tx, ty = q.bottom_thresholds[0], q.top_thresholds[0]
         return quantize_weighted_sum(weights, bias[0] if bias else None, tx, ty, q.refinement)
+
+    def in_units(self, q: QuantizeCall) -> tuple[NDArray[Any], ...]:
+        """Weights and bias for a top whose channels have units of their own: each channel's, divided by its unit."""
+        unit = q.top_units[0] if q.top_units else None
+        if unit is None:
+            return q.call.blobs
+        return tuple(b / unit.reshape(-1, *(1,) * (b.ndim - 1)) for b in q.call.blobs)
 
     def folded(self, shape: Shape) -> Shape:
         """Return the shape of a bottom or top as `slide` sees it: (N, C, spatial...), one spatial axis at least."""

@@ -94,6 +94,7 @@ class BatchNorm(Op):
     """Per-channel normalisation; ONNX Add and Mul."""
 
     types = ("BatchNorm",)
+    takes_channel_units = True  # of its bottom
     neutral_blobs = (0.0, 1.0, 1.0, 1.0, 1.0)
 
     def __init__(self, fields: Fields) -> None:
@@ -178,6 +179,15 @@ class BatchNorm(Op):
         own = self._quantize(q, gamma * factor, beta * factor + offset)
         return own, follower.skipped(blobs, own.rshift)
 
+    def factors(
+        self, blobs: Sequence[NDArray[np.float32]], follower: Op | None, weights: Weights
+    ) -> NDArray[np.float64]:
+        """Compute what the layer multiplies each channel by, (C), with the Scale behind it; 0 for dead ones."""
+        gamma, beta = self.gamma_and_beta(blobs)
+        if isinstance(follower, Scale):
+            gamma = gamma * follower.affine(weights)[0]
+        return normalisation(*self.statistics(blobs), self.eps, gamma, beta)[0]
+
     def _quantize(self, q: QuantizeCall, gamma: NDArray[np.float64], beta: NDArray[np.float64]) -> AffineChannels:
         step = quantize_normalisation(q, *self.statistics(q.call.blobs), self.eps, gamma, beta)
         if step.bias is None:
@@ -205,6 +215,19 @@ class BatchNorm(Op):
         return [lower_affine(g, call.bottoms[0], -mean, scale, beta, len(call.bottom_shapes[0]))]
 
 
+def normalisation(
+    mean: NDArray[np.float64],
+    variance: NDArray[np.float64],
+    eps: float,
+    gamma: NDArray[np.float64],
+    beta: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Compute factor and offset of every channel, (C) each, and which are taken as dead: factor 0, offset beta."""
+    scale, shift = batch_norm_affine(mean, variance, eps, gamma, beta)
+    dead = dead_channels(variance) if ZERO_DEAD_CHANNELS else np.zeros(variance.shape, dtype=np.bool_)
+    return np.where(dead, 0.0, scale), np.where(dead, beta, shift), dead
+
+
 def quantize_normalisation(
     q: QuantizeCall,
     mean: NDArray[np.float64],
@@ -214,9 +237,10 @@ def quantize_normalisation(
     beta: NDArray[np.float64],
 ) -> WeightedSum:
     """Quantise gamma * (x - mean) / sqrt(variance + eps) + beta, (C) each, as one factor and one offset a channel."""
-    scale, shift = batch_norm_affine(mean, variance, eps, gamma, beta)
-    dead = dead_channels(variance) if ZERO_DEAD_CHANNELS else np.zeros(variance.shape, dtype=np.bool_)
-    scale, shift = np.where(dead, 0.0, scale), np.where(dead, beta, shift)
+    scale, shift, dead = normalisation(mean, variance, eps, gamma, beta)
+    unit = q.bottom_units[0] if q.bottom_units else None
+    if unit is not None:
+        scale = scale * unit  # a code of the channel is worth less; the offset is real
     step = quantize_weighted_sum(scale, shift, q.bottom_thresholds[0], q.top_thresholds[0], q.refinement)
     if not dead.any():
         return step

@@ -15,7 +15,10 @@ include/ristretto/base_ristretto_layer.hpp.
 
 from __future__ import annotations
 
-from typing import ClassVar
+import math
+from typing import Any, ClassVar
+
+from numpy.typing import NDArray
 
 from calib8.graph import Shape
 from calib8.layer_kit.base import Call, count, register
@@ -25,12 +28,14 @@ from calib8.layer_kit.onnx_builder import OnnxBuilder
 from calib8.layer_kit.spatial import Window, conv_output_shape
 from calib8.layer_kit.weighted_sum import WeightedSum
 from calib8.layer_kit.weighted_window import WeightedWindow
+from calib8.layer_kit.window_product import WindowProduct, windows
 
 
-class Convolution(WeightedWindow):
+class Convolution(WeightedWindow, WindowProduct):
     """Windowed weighted sums; ONNX Conv."""
 
     types: ClassVar[tuple[str, ...]] = ("Convolution", "DepthwiseConvolution", "ConvolutionRistretto")
+    takes_channel_units = True  # of its top
 
     def spatial_top(self, spatial: Shape, window: Window) -> Shape:
         return conv_output_shape(spatial, window)
@@ -54,6 +59,23 @@ class Convolution(WeightedWindow):
         own = expect(form, WeightedSum)
         kernels = own.weights.reshape(*own.weights.shape[:2], *window.kernel)
         return self.slide(g, call, lambda x: weighted_sum(g, x, kernels, own.bias, own.rshift, geometry))
+
+    def product_windows(self, bottom: NDArray[Any], count: int) -> NDArray[Any]:
+        window, groups = self.geometry(bottom.shape)
+        found = windows(bottom.reshape(self.folded(bottom.shape)), window, count)
+        return found.reshape(len(found), groups, -1).transpose(1, 0, 2)
+
+    def product_matrix(self, weights: NDArray[Any]) -> NDArray[Any]:
+        outputs, inputs = weights.shape[0], math.prod(weights.shape[1:])
+        groups = self.groups_of(weights)
+        return weights.reshape(groups, outputs // groups, inputs)
+
+    def product_weights(self, matrices: NDArray[Any]) -> NDArray[Any]:
+        return matrices.reshape(-1, matrices.shape[-1])
+
+    def groups_of(self, weights: NDArray[Any]) -> int:
+        """The number of groups, from the weights where the layer takes it from its bottom."""
+        return self.group
 
     def multiply_adds(self, call: Call) -> int:
         per_output = count(self.blob_shapes(call.bottom_shapes)[0][1:])

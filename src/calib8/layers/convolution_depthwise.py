@@ -8,6 +8,10 @@ Source: BVLC/caffe, pull request 5665, src/caffe/layers/conv_dw_layer.cpp.
 
 from __future__ import annotations
 
+from typing import Any
+
+from numpy.typing import NDArray
+
 from calib8.layer_kit.base import register
 from calib8.layer_kit.fields import RefusedError
 from calib8.layers.convolution import Convolution
@@ -25,6 +29,9 @@ class ConvolutionDepthwise(Convolution):
                 "outputs as channels"
             )
         return channels, channels
+
+    def groups_of(self, weights: NDArray[Any]) -> int:
+        return len(weights)
 
 
 register(ConvolutionDepthwise)

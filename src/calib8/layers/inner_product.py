@@ -8,6 +8,9 @@ Source: BVLC/caffe, src/caffe/layers/inner_product_layer.cpp, LayerSetUp, Reshap
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
 
 from calib8.graph import Shape
 from calib8.layer_kit.base import Call, Op, QuantizeCall, canonical_axis, count, register
@@ -16,9 +19,10 @@ from calib8.layer_kit.fields import Fields, RefusedError
 from calib8.layer_kit.form import IntegerForm, expect
 from calib8.layer_kit.onnx_builder import OnnxBuilder
 from calib8.layer_kit.weighted_sum import WeightedSum, quantize_weighted_sum
+from calib8.layer_kit.window_product import WindowProduct, evenly
 
 
-class InnerProduct(Op):
+class InnerProduct(Op, WindowProduct):
     """Fully connected layer; ONNX Gemm."""
 
     types = ("InnerProduct", "FcRistretto")
@@ -71,6 +75,19 @@ class InnerProduct(Op):
         pixel = ConvGeometry((1, 1), (0, 0, 0, 0), (1, 1))
         y = weighted_sum(g, x, kernels, own.bias, own.rshift, pixel)
         return [g.node("Reshape", y, g.ints(*call.top_shapes[0]))]
+
+    def product_windows(self, bottom: NDArray[Any], count: int) -> NDArray[Any]:
+        """Its windows are the rows of the bottom."""
+        rows = bottom.reshape(self.matrix(bottom.shape))
+        return rows[evenly(len(rows), count)][None]
+
+    def product_matrix(self, weights: NDArray[Any]) -> NDArray[Any]:
+        matrix = weights.T if self.transpose else weights
+        return matrix[None]
+
+    def product_weights(self, matrices: NDArray[Any]) -> NDArray[Any]:
+        matrix: NDArray[Any] = matrices[0]
+        return matrix.T if self.transpose else matrix
 
     def multiply_adds(self, call: Call) -> int:
         rows, columns = self.matrix(call.bottom_shapes[0])

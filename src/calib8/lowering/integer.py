@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calib8.graph import Layer, Shape
 from calib8.layer_kit.codes import dequantize_node, quantize_node, without_nan
@@ -22,6 +23,8 @@ from calib8.lowering.readings import Codes, Reading, Real, in_order, value_of
 from calib8.lowering.shapes import Pair
 from calib8.lowering.steps import HostStep, OnnxStep, Port, Step, close_graph, float_bytes
 
+ChannelUnits = Mapping[str, NDArray[np.float64]]
+"""By value, (C): what a code of each channel (axis 1) is worth, as a part of threshold / 128."""
 _USER_SCALE = 128.0
 """Input that the user quantised is x * 128 / threshold: its "threshold" is 128."""
 
@@ -36,6 +39,7 @@ class IntegerSetup:
         thresholds: of every value that is quantised or dequantised, in real units.
         quantized_inputs: input values that come as x * 128 / threshold instead of as real numbers.
         accumulator_bits: of the sums of an Eltwise: the chip's 16, which saturate, or 32.
+        channel_units: of values whose channels have units of their own; they are quantised and dequantised with them.
         integer_kernels: whether the device has kernels over integers; without, float32 adds, with the same results.
     """
 
@@ -44,6 +48,7 @@ class IntegerSetup:
     thresholds: Mapping[str, float]
     quantized_inputs: frozenset[str] = frozenset()
     accumulator_bits: int = 16
+    channel_units: ChannelUnits = field(default_factory=dict)
     integer_kernels: bool = True
 
 
@@ -154,7 +159,8 @@ class _Graph:
         if value not in self.names:
             from_codes = Codes(value) in self.names or Codes(value) in self.available
             if value in self.setup.quantized_inputs or (from_codes and value not in self.available):
-                self.names[value] = dequantize_node(self.g, self._codes(value), self.setup.thresholds[value])
+                real = dequantize_node(self.g, self._codes(value), self.setup.thresholds[value])
+                self.names[value] = self._times_units(real, value, 1)
             else:
                 self.names[value] = self._input(value, np.float32)
         return self.names[value]
@@ -170,8 +176,16 @@ class _Graph:
                 real = self._real(value)
                 if value not in self.model.inputs:  # what users hand in is theirs, and large
                     real = without_nan(self.g, real)
+                real = self._times_units(real, value, -1)
                 self.names[codes] = quantize_node(self.g, real, self.setup.thresholds[value])
         return self.names[codes]
+
+    def _times_units(self, real: str, value: str, exponent: int) -> str:
+        units = self.setup.channel_units.get(value)
+        if units is None:
+            return real
+        along = (1, -1) + (1,) * (len(self.model.shapes[value]) - 2)
+        return self.g.node("Mul", real, self.g.constant((units**exponent).reshape(along).astype(np.float32)))
 
     def _input(self, reading: Reading, dtype: Any) -> str:
         if reading not in self.inputs:

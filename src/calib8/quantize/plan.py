@@ -18,6 +18,7 @@ from calib8.graph import Layer
 from calib8.layer_kit.weighted_sum import PLAIN, Refinement
 from calib8.layers import IntegerForm, Op, QuantizeCall, same_integers
 from calib8.lowering import Model
+from calib8.lowering.integer import ChannelUnits
 from calib8.quantize.folding import fold_groups, fold_thresholds
 from calib8.quantize.idle import is_idle, without_idle_layers
 
@@ -34,6 +35,9 @@ class QuantPlan:
         warnings: what does not fit well, one sentence each, beginning with the layer.
         given: where the integers of a layer come from, by its name: a file's path, or the name of the pass that made
             them. Those of layers that are not in it follow from the thresholds.
+        channel_units: by value, (C), above 0 and at most 1: a code of channel c is worth threshold / 128 times this.
+            Values that are not in it have one unit for all channels, as the contract has it; see
+            `repair.channel_units`.
     """
 
     thresholds: Mapping[str, float]
@@ -41,6 +45,7 @@ class QuantPlan:
     enable_concat_quantize: bool = False
     warnings: tuple[str, ...] = ()
     given: Mapping[str, str] = field(default_factory=dict)
+    channel_units: ChannelUnits = field(default_factory=dict)
 
 
 def make_plan(
@@ -48,12 +53,14 @@ def make_plan(
     thresholds: Mapping[str, float],
     enable_concat_quantize: bool = False,
     dead: Collection[str] = (),
+    channel_units: ChannelUnits = MappingProxyType({}),
 ) -> QuantPlan:
     """Fold the thresholds and quantise every layer.
 
     Args:
         thresholds: in real units by value, measured or given; those of `observed_values` are needed.
         dead: values that were 0 in all samples; see `fold_thresholds`.
+        channel_units: see `QuantPlan`.
 
     Raises:
         TableError: values without a threshold; all of them.
@@ -62,7 +69,7 @@ def make_plan(
     if not model.net.has_weights:
         raise QuantizationError(f"{model.net.source}: quantising needs the weights; give the caffemodel, too")
     folded = fold_thresholds(model, thresholds, enable_concat_quantize, dead)
-    quantizer = _Quantizer(model, folded, QuantPlan({}, {}, enable_concat_quantize))
+    quantizer = _Quantizer(model, folded, QuantPlan({}, {}, enable_concat_quantize, channel_units=channel_units))
     return quantizer.through({name for name, reason in fp32_reasons(model, folded).items() if reason is None})
 
 
@@ -162,13 +169,19 @@ def settled(model: Model, plan: QuantPlan) -> QuantPlan:
 
 
 def _quantize_call(
-    model: Model, layer: Layer, thresholds: Mapping[str, float], refinement: Refinement = PLAIN
+    model: Model,
+    layer: Layer,
+    thresholds: Mapping[str, float],
+    refinement: Refinement = PLAIN,
+    units: ChannelUnits = MappingProxyType({}),
 ) -> QuantizeCall:
     return QuantizeCall(
         call=model.call(layer),
         bottom_thresholds=tuple(thresholds[b] for b in layer.bottoms),
         top_thresholds=tuple(thresholds[t] for t in layer.tops),
         refinement=refinement,
+        bottom_units=tuple(units.get(b) for b in layer.bottoms),
+        top_units=tuple(units.get(t) for t in layer.tops),
     )
 
 
@@ -211,7 +224,7 @@ class _Quantizer:
             raise QuantizationError(f"{self._model.net.source}: layers that cannot be quantised", self.problems)
         forms = {layer.name: self.forms[layer.name] for layer in self._model.net.layers}
         kept = {n: by for n, by in self._before.given.items() if forms.get(n) is self._before.forms.get(n)}
-        return QuantPlan(self.thresholds, forms, self._before.enable_concat_quantize, _warnings(forms), kept)
+        return replace(self._before, thresholds=self.thresholds, forms=forms, warnings=_warnings(forms), given=kept)
 
     def _visit(self, layer: Layer, op: Op) -> None:
         try:
@@ -232,7 +245,10 @@ class _Quantizer:
         return self._before.forms.get(layer.name)
 
     def _quantize(self, layer: Layer, op: Op) -> None:
-        q = _quantize_call(self._model, layer, self.thresholds, self._refinements.get(layer.name, PLAIN))
+        refinement = self._refinements.get(layer.name, PLAIN)
+        q = _quantize_call(self._model, layer, self.thresholds, refinement, self._before.channel_units)
+        if q.has_units and not op.takes_channel_units:
+            raise AssertionError(f"layer {layer.name!r} ({layer.type}) quantises channels in one unit only")
         scale = self._scale_of.get(layer.name)
         if scale is None:
             self.forms[layer.name] = op.quantize(q)

@@ -44,7 +44,9 @@ def integer_setup(model: Model, plan: QuantPlan, int8_layer: str = "", *, accumu
     forms = {name: own for name, own in plan.forms.items() if own is not None}
     chosen = frozenset(forms) if not names else frozenset(name for name in names if name in forms)
     inputs = _quantized_inputs(model, chosen)
-    return IntegerSetup(chosen, forms, plan.thresholds, inputs, accumulator_bits=accumulator_bits)
+    return IntegerSetup(
+        chosen, forms, plan.thresholds, inputs, accumulator_bits=accumulator_bits, channel_units=plan.channel_units
+    )
 
 
 def fp32_layers(model: Model, setup: IntegerSetup) -> tuple[str, ...]:

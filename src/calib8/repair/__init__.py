@@ -1,10 +1,42 @@
-"""Passes: what changes a network or its integers after thresholds are found, so that INT8 costs less.
+"""Repair: what makes INT8 cost less, once thresholds are found.
 
+- `pipeline`: from several sets of thresholds to the plan that loses least; what can be left out
+- `guard`: which samples are held out, and how they measure a plan
 - `passes`: what a pass is, and how one is run: it says what it wants to observe, the engine observes, it is applied
+
+The passes, a file each:
+
+- `whole_multipliers`: poolings and sums without an error of their multipliers
+- `channel_units`: a unit for each channel between a convolution and its BatchNorm
+- `compensated_rounding`: weights rounded so that their errors cancel; the algorithm is in `rounding`
 - `bias_correction`: takes the mean error that rounded weights make out of the biases
+
+and what they look at: `input_windows`, windows of codes and their moments; `rounded_values`, a network with rounded
+values and float weights.
 """
 
 from calib8.repair.bias_correction import BiasCorrection
+from calib8.repair.channel_units import ChannelUnits
+from calib8.repair.compensated_rounding import CompensatedRounding
+from calib8.repair.guard import Guard, Split, split
 from calib8.repair.passes import PlanPass, run_pass
+from calib8.repair.pipeline import LEVELS, PASSES, Repaired, RepairOptions, Stage, repair
+from calib8.repair.whole_multipliers import WholeMultipliers
 
-__all__ = ["BiasCorrection", "PlanPass", "run_pass"]
+__all__ = [
+    "LEVELS",
+    "PASSES",
+    "BiasCorrection",
+    "ChannelUnits",
+    "CompensatedRounding",
+    "Guard",
+    "PlanPass",
+    "RepairOptions",
+    "Repaired",
+    "Split",
+    "Stage",
+    "WholeMultipliers",
+    "repair",
+    "run_pass",
+    "split",
+]

@@ -61,7 +61,8 @@ class MeanImage:
 
 
 class BiasCorrection:
-    """The pass; see the module's text. It reaches layers with weights and a bias (`WeightedSum`) and one bottom.
+    """The pass; see the module's text. It reaches layers with weights and a bias (`WeightedSum`) and one bottom, whose
+    integers no other pass has given.
 
     A layer without a bias cannot take anything back; where a BatchNorm follows, its offset could, which another pass
     may do.
@@ -111,4 +112,6 @@ def weight_error(
 
 def _weighted_sum(plan: QuantPlan, layer: Layer) -> WeightedSum | None:
     form = plan.forms.get(layer.name)
+    if layer.name in plan.given:  # another pass has seen to the mean
+        return None
     return form if isinstance(form, WeightedSum) and form.bias is not None and len(layer.bottoms) == 1 else None
