@@ -23,7 +23,7 @@ class Shared(Protocol):
     own_bytes: int
 
     def sibling(self: E) -> E:
-        """Another one that shares what can be shared."""
+        """Make another one that shares what can be shared."""
 
 
 E = TypeVar("E", bound=Shared)
@@ -47,7 +47,7 @@ class ExecutorCache(Generic[E]):
         self._lock = Lock()
 
     def get(self, key: Hashable, make: Callable[[], E], lane: int = 0) -> E:
-        """The executor for a key, made if none is open.
+        """Return the executor for a key; make it if none is open.
 
         Args:
             lane: whose it is; nobody else may run it at the same time.
@@ -57,11 +57,11 @@ class ExecutorCache(Generic[E]):
             if siblings is None:
                 siblings = self._open[key] = _Siblings()
             self._open.move_to_end(key)
-        found = siblings.of_lane.get(lane)
-        if found is None:
-            found = siblings.add(lane, make)
+        executor = siblings.of_lane.get(lane)
+        if executor is None:
+            executor = siblings.add(lane, make)
             self._close_oldest()
-        return found
+        return executor
 
     def clear(self) -> None:
         """Close all."""

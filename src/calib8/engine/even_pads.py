@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 _FILLED_WITH = {"Conv": 0.0, "AveragePool": 0.0, "MaxPool": float(np.finfo(np.float32).min)}
 
 
 def with_even_pads(model: ModelProto) -> ModelProto:
-    """The same graph, where convolutions and poolings of float32 have the same pad on both sides of every axis.
+    """Give float32 convolutions and poolings of a graph the same pad on both sides of every axis, in a copy.
 
     An AveragePool must count its pads. A MaxPool that gives places, too, is left as it is: it does not run on cuDNN.
     """
@@ -40,7 +40,7 @@ def _attributes(node: NodeProto) -> dict[str, Any]:
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
-def _numbers(node: NodeProto) -> list[Any]:
+def _numbers(node: NodeProto) -> list[TensorProto]:
     """The pads of all axes, those of images and channels too, and what they are filled with."""
     pads = _attributes(node)["pads"]
     sides = len(pads) // 2

@@ -5,21 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calib8.engine.cache import ExecutorCache
 from calib8.engine.gpu import device_failure
 from calib8.engine.options import EngineOptions
 from calib8.engine.session import open_session
 from calib8.errors import Calib8Error, DataError
-from calib8.graph import Shape
+from calib8.graph import Array, Shape
 from calib8.lowering.readings import Reading, value_of
 from calib8.lowering.steps import HostStep, OnnxStep, Port, Step, last_readers
 
-Array = NDArray[Any]
 Arrays = Mapping[str, Array] | Mapping[Reading, Array]
 """By name, or by what of a value they are."""
 Visitor = Callable[[Reading, Array], None]
@@ -62,14 +59,14 @@ class Executor:
         self._continued: ExecutorCache[Executor] = ExecutorCache(_SHAPES_KEPT, always=_ALWAYS_KEPT)
 
     def sibling(self) -> Executor:
-        """An executor with buffers of its own over the same sessions: both can run at the same time."""
+        """Make an executor with buffers of its own over the same sessions: both can run at the same time."""
         twin = copy.copy(self)
         twin._runners = [runner.sibling() for runner in self._runners]
         twin._continued = ExecutorCache(_SHAPES_KEPT, always=_ALWAYS_KEPT)
         return twin
 
     def run(self, inputs: Arrays, visit: Visitor, targets: Mapping[Reading, Array] = _NO_TARGETS) -> None:
-        """One forward pass.
+        """Run one forward pass.
 
         Args:
             inputs: the network's input values, float32 in their shapes.
@@ -95,8 +92,10 @@ class Executor:
             for reading, array in produced.items():
                 if reading in observed:
                     visit(reading, array)
+            # What nobody reads any more goes, so that memory follows the widest place, not the depth.
             for reading in finished[at]:
                 values.pop(reading, None)
+            # The steps behind were lowered for the announced shapes; others need steps of their own.
             is_last = at + 1 == len(self._runners)
             if isinstance(runner, _HostRunner) and not is_last and runner.gave_other_shapes(produced):
                 self._behind(runner, self._first + at, produced)._go_through(values, visit, targets)
@@ -181,11 +180,11 @@ class _HostRunner:
         return self
 
     def gave_other_shapes(self, produced: Mapping[Reading, Array]) -> bool:
-        """Whether the layer's tops have other shapes than it announced."""
+        """Tell whether the layer's tops have other shapes than it announced."""
         return tuple(array.shape for array in produced.values()) != self._step.call.top_shapes
 
     def lower_again(self, shapes: Mapping[str, Shape]) -> Sequence[Step]:
-        """The steps of the whole network where this layer's tops have these shapes."""
+        """Make the steps of the whole network where this layer's tops have these shapes."""
         return self._step.lower_again(shapes)
 
     def run(self, values: Mapping[Reading, Array], targets: Mapping[Reading, Array]) -> dict[Reading, Array]:

@@ -14,14 +14,15 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from onnx import ModelProto
 from onnxruntime.capi.onnxruntime_pybind11_state import EPFail, Fail, NotImplemented, RuntimeException
 
 from calib8.engine.even_pads import with_even_pads
 from calib8.errors import DeviceError
+from calib8.graph import Array
 from calib8.layers import OnnxBuilder
 
 _CUDA = "CUDAExecutionProvider"
@@ -45,7 +46,7 @@ _ALONE = "uninstall both, then install onnxruntime-gpu alone (docs/gpu.md)"
 
 @cache
 def check_gpu(gpu: int) -> None:
-    """Whether networks can run on a GPU.
+    """Make sure that networks can run on a GPU.
 
     Raises:
         DeviceError: they cannot; the message names what is missing.
@@ -63,20 +64,22 @@ def check_gpu(gpu: int) -> None:
 
 @cache
 def check_sums(gpu: int) -> None:
-    """Whether a GPU's convolutions add integers exactly, as those of layers in INT8 must: tried, on a few of them.
+    """Make sure, by trying a few, that a GPU's convolutions add integers exactly, as layers in INT8 need it.
 
     Raises:
         DeviceError: they do not, or the GPU cannot be used.
     """
     check_gpu(gpu)
-    for found, expected in zip(_sums(gpu, _PROBES), _sums(None, _PROBES), strict=True):
-        if not np.array_equal(found, expected):
-            off = np.abs(found - expected).max()
+    for sums, expected in zip(_sums(gpu, _PROBES), _sums(None, _PROBES), strict=True):
+        if not np.array_equal(sums, expected):
+            off = np.abs(sums - expected).max()
             raise _refusal(gpu, f"its float32 convolutions do not add integers exactly (off by {off:g}); use the CPU")
 
 
-def gpu_session(onnx: Any, settings: Any, gpu: int, disabled_optimizers: Sequence[str]) -> Any:
-    """An InferenceSession on a GPU; nodes that have no CUDA kernel run on the CPU.
+def gpu_session(
+    onnx: ModelProto, settings: ort.SessionOptions, gpu: int, disabled_optimizers: Sequence[str]
+) -> ort.InferenceSession:
+    """Open an InferenceSession on a GPU; nodes that have no CUDA kernel run on the CPU.
 
     Raises:
         DeviceError: the GPU cannot be used.
@@ -97,13 +100,13 @@ def gpu_session(onnx: Any, settings: Any, gpu: int, disabled_optimizers: Sequenc
 
 
 def device_failure(gpu: int | None, why: str) -> DeviceError | None:
-    """The error for what ONNX Runtime says when a GPU fails; None where it speaks of something else."""
+    """Make the error for what ONNX Runtime says when a GPU fails; None where it speaks of something else."""
     if gpu is None:
         return None
     for pattern, reason in _FAILURES:
-        found = re.search(pattern, why, re.DOTALL)
-        if found:
-            return _refusal(gpu, found.expand(reason))
+        match = re.search(pattern, why, re.DOTALL)
+        if match:
+            return _refusal(gpu, match.expand(reason))
     return None
 
 
@@ -116,7 +119,7 @@ _FAILURES = (
 )
 
 
-def _sums(gpu: int | None, probes: Sequence[tuple[int, int, int]]) -> list[Any]:
+def _sums(gpu: int | None, probes: Sequence[tuple[int, int, int]]) -> list[Array]:
     """What convolutions of integers give, on a GPU or on the CPU."""
     g, numbers = OnnxBuilder(), np.random.default_rng(0)
     inputs, outputs = {}, []
@@ -142,9 +145,9 @@ def _sums(gpu: int | None, probes: Sequence[tuple[int, int, int]]) -> list[Any]:
 
 def _without_cuda() -> str:
     """This onnxruntime has no CUDA part."""
-    found = {name: _version(name) for name in ("onnxruntime", "onnxruntime-gpu")}
-    installed = " and ".join(f"{name} {number}" for name, number in found.items() if number)
-    if all(found.values()):
+    versions = {name: _version(name) for name in ("onnxruntime", "onnxruntime-gpu")}
+    installed = " and ".join(f"{name} {number}" for name, number in versions.items() if number)
+    if all(versions.values()):
         return f"{installed} are both installed and overwrite each other's files; {_ALONE}"
     return f"{installed or 'onnxruntime'} is built without CUDA; install onnxruntime-gpu in its place (docs/gpu.md)"
 
@@ -161,10 +164,10 @@ def _what_cannot_be_loaded() -> str:
 
 
 def _missing_library(why: str) -> str:
-    found = re.match(r"(\S+): cannot open shared object file", why)
-    if found is None:
+    match = re.match(r"(\S+): cannot open shared object file", why)
+    if match is None:
         return f"the CUDA part of onnxruntime cannot be loaded: {_in_one_line(why)}"
-    library = found[1]
+    library = match[1]
     if library.startswith("libcuda."):
         return f"there is no NVIDIA driver: {library} is missing (in a container: docker run --gpus all)"
     kit = "cuDNN" if library.startswith("libcudnn") else f"CUDA {getattr(ort, 'cuda_version', '')}".strip()

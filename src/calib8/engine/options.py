@@ -17,7 +17,7 @@ _process = _Process()
 
 
 def use_gpu(gpu: int | None) -> None:
-    """The device of all `EngineOptions` from now on that name none: a GPU's number, or None, as at the start, the CPU.
+    """Set the device of all later `EngineOptions` that name none: a GPU's number, or None, as at the start, the CPU.
 
     Raises:
         OptionError: a negative number.
@@ -27,7 +27,7 @@ def use_gpu(gpu: int | None) -> None:
 
 
 def gpu_in_use() -> int | None:
-    """What `use_gpu` has set."""
+    """Return what `use_gpu` has set."""
     return _process.gpu
 
 
@@ -66,7 +66,7 @@ class EngineOptions:
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Count the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -15,7 +15,7 @@ _LARGEST = 127
 
 @cache
 def int8_products_saturate() -> bool:
-    """Whether ONNX Runtime's kernels for int8 weights add pairs of products in 16 bits, which saturate.
+    """Tell whether ONNX Runtime's kernels for int8 weights add pairs of products in 16 bits, which saturate.
 
     They do on x86 processors without VNNI. There `session.x64quantprecision` turns the weights into uint8: slower, and
     exact.
@@ -35,5 +35,5 @@ def _adds_exactly(kernel: int) -> bool:
     settings = ort.SessionOptions()
     settings.add_external_initializers(list(arrays), [ort.OrtValue.ortvalue_from_numpy(a) for a in arrays.values()])
     session = ort.InferenceSession(onnx.SerializeToString(), settings, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {x: np.full((1, _CHANNELS, 4, 4), 128 + _LARGEST, np.uint8)})
-    return bool((found == 128 + _LARGEST).all())
+    (codes,) = session.run(None, {x: np.full((1, _CHANNELS, 4, 4), 128 + _LARGEST, np.uint8)})
+    return bool((codes == 128 + _LARGEST).all())

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
-
-from numpy.typing import NDArray
 
 from calib8.engine.executor import Executor
 from calib8.engine.options import EngineOptions
 from calib8.errors import OptionError
-from calib8.graph import Layer
+from calib8.graph import Array, Layer
 from calib8.layers import Call, OnnxBuilder
 from calib8.lowering.floating import lower_float
 from calib8.lowering.integer import IntegerSetup, lower_int8
 from calib8.lowering.model import Model
 from calib8.lowering.readings import Reading, value_of
 from calib8.lowering.steps import Port, Step, close_graph
-
-Array = NDArray[Any]
 
 
 def run_float(
@@ -28,7 +23,7 @@ def run_float(
     observe: Sequence[str] | None = None,
     options: EngineOptions = EngineOptions(),
 ) -> dict[str, Array]:
-    """One forward pass in FP32.
+    """Run one forward pass in FP32.
 
     Args:
         inputs: the network's inputs by blob name, in their shapes.
@@ -42,8 +37,8 @@ def run_float(
     """
     names = tuple(model.net.outputs if observe is None else observe)
     _check(model, names)
-    found = _run(lower_float(model, names), model, inputs, names, options)
-    return {name: found[name] for name in names}
+    values = _run(lower_float(model, names), model, inputs, names, options)
+    return {name: values[name] for name in names}
 
 
 def run_int8(
@@ -53,7 +48,7 @@ def run_int8(
     observe: Sequence[Reading] | None = None,
     options: EngineOptions = EngineOptions(),
 ) -> dict[Reading, Array]:
-    """One forward pass with layers in the chip's integers.
+    """Run one forward pass with layers in the chip's integers.
 
     Args:
         setup: which layers, with which integers; what `integer_setup` gives.
@@ -85,12 +80,12 @@ def _run(
     observed: Sequence[Reading],
     options: EngineOptions,
 ) -> dict[Reading, Array]:
-    found: dict[Reading, Array] = {}
+    values: dict[Reading, Array] = {}
     Executor(steps, observed, options).run(
         {model.value_of_input.get(blob, blob): array for blob, array in inputs.items()},
-        lambda reading, array: found.__setitem__(reading, array.copy()),
+        lambda reading, array: values.__setitem__(reading, array.copy()),
     )
-    return {reading: found[reading] for reading in observed}
+    return {reading: values[reading] for reading in observed}
 
 
 def run_layer(
@@ -117,9 +112,9 @@ def run_layer(
     names = op.lower(g, Call(tuple(port.name for port in inputs), shapes, tops, tuple(blobs)))
     outputs = [Port(f"top {i}", name, shape) for i, (name, shape) in enumerate(zip(names, tops, strict=True))]
     step = close_graph(g, inputs, outputs, (layer.name,))
-    found: dict[Reading, Array] = {}
+    values: dict[Reading, Array] = {}
     Executor([step], [port.reading for port in outputs], options).run(
         dict(zip((port.reading for port in inputs), bottoms, strict=True)),
-        lambda reading, array: found.__setitem__(reading, array.copy()),
+        lambda reading, array: values.__setitem__(reading, array.copy()),
     )
-    return [found[port.reading] for port in outputs]
+    return [values[port.reading] for port in outputs]

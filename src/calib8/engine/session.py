@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnxruntime as ort
 
@@ -22,8 +20,8 @@ _BROKEN_FUSIONS = ["Pad_Fusion"]
 _SILENT = 4  # what goes wrong in a run is raised
 
 
-def open_session(step: OnnxStep, options: EngineOptions, *, alone: bool = True) -> Any:
-    """An InferenceSession over a step's graph. Its weights are handed over where they lie.
+def open_session(step: OnnxStep, options: EngineOptions, *, alone: bool = True) -> ort.InferenceSession:
+    """Open an InferenceSession over a step's graph. Its weights are handed over where they lie.
 
     Args:
         alone: whether its threads may wait for work by spinning: with several sessions that run in turn, those of one
@@ -64,7 +62,7 @@ def open_session(step: OnnxStep, options: EngineOptions, *, alone: bool = True) 
 
 
 def check_device(options: EngineOptions) -> None:
-    """Whether the device can be used.
+    """Make sure that the device can be used.
 
     Raises:
         DeviceError: a GPU is asked for and cannot be used. Nothing falls back to the CPU in silence.

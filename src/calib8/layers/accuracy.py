@@ -50,13 +50,13 @@ class Accuracy(Op):
         own = g.node("GatherElements", x, labels, axis=1)
         as_large = g.node("Cast", g.node("GreaterOrEqual", x, own), to=TensorProto.FLOAT)
         rank = g.node("ReduceSum", as_large, g.ints(1), keepdims=1)  # its own score is one of them
-        found = g.node("Cast", g.node("LessOrEqual", rank, g.scalar(self.top_k)), to=TensorProto.FLOAT)
-        found = g.node("Mul", found, counts)
-        tops = [_share(g, g.node("ReduceSum", found, keepdims=0), g.node("ReduceSum", counts, keepdims=0))]
+        hit = g.node("Cast", g.node("LessOrEqual", rank, g.scalar(self.top_k)), to=TensorProto.FLOAT)
+        hit = g.node("Mul", hit, counts)
+        tops = [_share(g, g.node("ReduceSum", hit, keepdims=0), g.node("ReduceSum", counts, keepdims=0))]
         if self._tops == 2:
             of_class = g.node("Equal", labels, g.constant(np.arange(classes).reshape(1, classes, 1)))
             members = g.node("Mul", g.node("Cast", of_class, to=TensorProto.FLOAT), counts)
-            hits = g.node("ReduceSum", g.node("Mul", members, found), g.ints(0, 2), keepdims=0)
+            hits = g.node("ReduceSum", g.node("Mul", members, hit), g.ints(0, 2), keepdims=0)
             tops.append(_share(g, hits, g.node("ReduceSum", members, g.ints(0, 2), keepdims=0)))
         return tops
 

@@ -39,7 +39,7 @@ class ArgMax(Op):
             raise RefusedError("argmax_param.top_k is 0; expected at least 1")
 
     def lists(self, bottom: Shape) -> tuple[Shape, int]:
-        """The bottom as the lists that are searched: its shape, and the axis along which each lies."""
+        """Shape the bottom into the lists that are searched: give that shape, and the axis along which each lies."""
         if self.axis is None:
             return (bottom[0], count(bottom[1:])), 1
         return bottom, canonical_axis(self.axis, len(bottom), "argmax_param.axis")

@@ -134,14 +134,14 @@ class BatchNorm(Op):
         ]
 
     def statistics(self, blobs: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and variance (C), such that the layer divides by sqrt(variance + eps)."""
+        """Return mean and variance (C), such that the layer divides by sqrt(variance + eps)."""
         factor = 1.0 if self.scale_bias else float(blobs[2].reshape(-1)[0])
         inverse = 0.0 if factor == 0 else 1.0 / factor
         mean, variance = (b.reshape(-1).astype(np.float64) * inverse for b in blobs[:2])
         return mean, variance if self.eps_before_sqrt else (np.sqrt(variance) + self.eps) ** 2 - self.eps
 
     def gamma_and_beta(self, blobs: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """gamma and beta (C) of the layer itself; 1 and 0 without `scale_bias`."""
+        """Return gamma and beta (C) of the layer itself; 1 and 0 without `scale_bias`."""
         if self.scale_bias:
             return blobs[3].reshape(-1).astype(np.float64), blobs[4].reshape(-1).astype(np.float64)
         return np.ones(blobs[0].size), np.zeros(blobs[0].size)
@@ -150,7 +150,7 @@ class BatchNorm(Op):
         self._live = blobs
 
     def run(self, bottoms: Sequence[NDArray[np.float32]], call: Call) -> list[NDArray[np.float32]]:
-        """In TRAIN: normalise by the batch, and move the stored statistics towards it."""
+        """Normalise by the batch, in TRAIN, and move the stored statistics towards it."""
         blobs = [blob.data for blob in self._live]
         mean, variance = statistics_of_batch(bottoms[0])
         gamma, beta = self.gamma_and_beta(blobs)
@@ -172,7 +172,7 @@ class BatchNorm(Op):
         return self._quantize(q, *self.gamma_and_beta(q.call.blobs))
 
     def quantize_with(self, q: QuantizeCall, follower: Op, blobs: Weights) -> tuple[IntegerForm, IntegerForm]:
-        """With its Scale one affine step: both rows of the calibration table carry its shift."""
+        """Make one affine step with its Scale: both rows of the calibration table carry its shift."""
         if not isinstance(follower, Scale):
             raise AssertionError(f"a BatchNorm takes over no {type(follower).__name__}")
         (gamma, beta), (factor, offset) = self.gamma_and_beta(q.call.blobs), follower.affine(blobs)
@@ -263,7 +263,7 @@ def lower_affine(
     after: NDArray[np.float64],
     rank: int,
 ) -> str:
-    """(x + before) * scale + after along axis 1, for a value of `rank` dimensions; additions of 0 are left out.
+    """Add (x + before) * scale + after along axis 1, for a value of `rank` dimensions; additions of 0 are left out.
 
     The mean goes first, as in Caffe: with a large scale its product with the scale would cancel badly.
     """
@@ -275,7 +275,7 @@ def lower_affine(
 
 
 def along_channels(rank: int) -> Shape:
-    """The shape in which numbers of channels stand along axis 1 of `rank` dimensions."""
+    """Return the shape in which numbers of channels stand along axis 1 of `rank` dimensions."""
     return (-1,) + (1,) * max(rank - 2, 0)
 
 

@@ -15,12 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.graph import Phase, Shape
+from calib8.graph import Array, Phase, Shape
 from calib8.layer_kit.base import Call, LiveBlob, Op, QuantizeCall, RandomNumbers, register
 from calib8.layer_kit.batch_statistics import normalized, statistics_of_batch
 from calib8.layer_kit.codes import affine_codes
@@ -86,12 +85,12 @@ class BN(Op):
     def join_net(self, numbers: RandomNumbers, blobs: Sequence[LiveBlob]) -> None:
         self._live = blobs
 
-    def run(self, bottoms: Sequence[NDArray[Any]], call: Call) -> list[NDArray[Any]]:
-        """In TRAIN: normalise by the batch, and move the stored statistics towards it."""
+    def run(self, bottoms: Sequence[Array], call: Call) -> list[Array]:
+        """Normalise by the batch, in TRAIN, and move the stored statistics towards it."""
         slope, bias, *stored = (blob.data for blob in self._live)
         mean, variance = statistics_of_batch(bottoms[0])
-        for blob, found in zip(stored, (mean, variance), strict=True):
-            blob[...] = self.momentum * blob + (1 - self.momentum) * found.reshape(blob.shape)
+        for blob, statistic in zip(stored, (mean, variance), strict=True):
+            blob[...] = self.momentum * blob + (1 - self.momentum) * statistic.reshape(blob.shape)
         return [normalized(bottoms[0], mean, slope.reshape(-1) / np.sqrt(variance + self.eps), bias.reshape(-1))]
 
     def fp32_reason(self, q: QuantizeCall) -> str | None:

@@ -87,7 +87,7 @@ class Concat(Op):
         return None
 
     def quantize(self, q: QuantizeCall) -> ConcatForm:
-        """Bottoms with other thresholds are brought to the top's; one that has it already gets 128 >> 7, no change."""
+        """Bring bottoms with other thresholds to the top's; one that has it already gets 128 >> 7, no change."""
         ty = q.top_thresholds[0]
         if all(tx == ty for tx in q.bottom_thresholds):
             return ConcatForm()

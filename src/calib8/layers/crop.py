@@ -27,7 +27,7 @@ class Crop(Op):
         self.offset: tuple[int, ...] = group.offset
 
     def starts(self, rank: int) -> dict[int, int]:
-        """Where the box begins, for every axis that is cut."""
+        """Return where the box begins, for every axis that is cut."""
         axis = canonical_axis(self.axis, rank, "crop_param.axis")
         offsets = self.offset or (0,)
         if len(offsets) not in (1, rank - axis):

@@ -18,7 +18,7 @@ SHAPES_ADVICE = "give them (`shapes=..`), let images take its place (`images=..`
 
 
 def shapes_unknown(tops: Iterable[str]) -> RefusedError:
-    """Why a data layer has no shapes, where nobody opened its data."""
+    """Say why a data layer has no shapes, where nobody opened its data."""
     return RefusedError(f"the shapes of {', '.join(map(repr, tops))} follow from its data; {SHAPES_ADVICE}")
 
 

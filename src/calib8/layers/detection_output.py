@@ -21,12 +21,11 @@ Known deviations: Caffe stops at priors without width or height (CENTER_SIZE, CO
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.graph import Shape
+from calib8.graph import Array, Shape
 from calib8.layer_kit.base import Call, Op, count, register
 from calib8.layer_kit.boxes import Floats, decode_boxes, jaccard
 from calib8.layer_kit.fields import Fields, Group, RefusedError
@@ -78,7 +77,7 @@ class DetectionOutput(Op):
                 )
         return [(1, 1, 1, 7)]
 
-    def run(self, bottoms: Sequence[NDArray[Any]], call: Call) -> list[NDArray[Any]]:
+    def run(self, bottoms: Sequence[Array], call: Call) -> list[Array]:
         images = len(bottoms[0])
         with np.errstate(all="ignore"):  # codes may be anything: exp overflows as in C++
             boxes = self._boxes(bottoms, images)
@@ -113,13 +112,13 @@ class DetectionOutput(Op):
 
     def _image_rows(self, image: int, boxes: Floats, scores: Floats) -> Floats:
         """The rows (R, 7) of one image; boxes (L, P, 4), scores (C, P)."""
-        found = [
+        of_classes = [
             (label, self._kept(boxes[0 if self.shares_location else label], scores[label]))
             for label in range(self.classes)
             if label != self.background
         ]
-        labels = np.repeat([label for label, _ in found], [len(kept) for _, kept in found]).astype(np.intp)
-        priors = np.concatenate([np.zeros(0, dtype=np.intp), *(kept for _, kept in found)])
+        labels = np.repeat([label for label, _ in of_classes], [len(kept) for _, kept in of_classes]).astype(np.intp)
+        priors = np.concatenate([np.zeros(0, dtype=np.intp), *(kept for _, kept in of_classes)])
         if -1 < self.keep_top_k < len(priors):
             best = std_sort_descending(scores[labels, priors])[: self.keep_top_k]
             best = best[np.argsort(labels[best], kind="stable")]

@@ -12,12 +12,10 @@ alexgkendall/caffe-segnet, the same file; SpatialDropout: Tompson et al. 2015, s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from calib8.graph import Phase
+from calib8.graph import Array, Phase
 from calib8.layer_kit.base import Call, LiveBlob, RandomNumbers, register
 from calib8.layer_kit.fields import Fields, RefusedError
 from calib8.layer_kit.neuron import Neuron
@@ -49,7 +47,7 @@ class Dropout(Neuron):
     def join_net(self, numbers: RandomNumbers, blobs: Sequence[LiveBlob]) -> None:
         self._numbers = numbers
 
-    def run(self, bottoms: Sequence[NDArray[Any]], call: Call) -> list[NDArray[Any]]:
+    def run(self, bottoms: Sequence[Array], call: Call) -> list[Array]:
         if self._numbers is None:
             raise AssertionError("a Dropout in TRAIN runs in a net that has random numbers")
         (x,) = bottoms

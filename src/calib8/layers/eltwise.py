@@ -101,7 +101,7 @@ class Eltwise(Op):
         return all(bottoms) and (self.operation != "SUM" or min(self.coeff) >= 0)
 
     def fp32_reason(self, q: QuantizeCall) -> str | None:
-        """The coefficients of SUM multiply integers: they must be whole numbers."""
+        """Refuse coefficients of SUM that are no whole numbers: they multiply integers."""
         if len(set(q.call.bottom_shapes)) > 1:
             return "bottoms of different shapes have no integer rule"
         if self.operation in ("MIN", "DIV"):

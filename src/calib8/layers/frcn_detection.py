@@ -14,12 +14,10 @@ Known deviations: `keep_topk` shrinks there to the fewest boxes of an image so f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from calib8.graph import Shape
+from calib8.graph import Array, Shape
 from calib8.layer_kit.base import Call, Op, count, register
 from calib8.layer_kit.boxes import Floats, exp, mixed_jaccard
 from calib8.layer_kit.fields import Fields, RefusedError
@@ -54,7 +52,7 @@ class FrcnDetection(Op):
             )
         return [(regions[0], 1, self.keep_topk, 6)]
 
-    def run(self, bottoms: Sequence[NDArray[Any]], call: Call) -> list[NDArray[Any]]:
+    def run(self, bottoms: Sequence[Array], call: Call) -> list[Array]:
         regions = bottoms[2][:, 0]
         images, number = regions.shape[:2]
         codes = bottoms[0].reshape(images, number, self.classes, 4)
@@ -74,9 +72,9 @@ class FrcnDetection(Op):
         above[:, 0] = False
         region, label = np.nonzero(above)
         boxes = _move(regions[region, 1:], codes[region, label])
-        found = scores[region, label]
-        kept = pairwise(boxes, found, mixed_jaccard, self.overlap, label)
-        rows = np.column_stack([boxes, label.astype(np.float32), found])[kept]
+        confidence = scores[region, label]
+        kept = pairwise(boxes, confidence, mixed_jaccard, self.overlap, label)
+        rows = np.column_stack([boxes, label.astype(np.float32), confidence])[kept]
         positive: Floats = rows[rows[:, 5] > 0]
         return positive
 

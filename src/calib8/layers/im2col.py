@@ -33,7 +33,7 @@ class Im2col(Op):
         group.ignore("num_output", "bias_term", "group")  # of the convolution that would follow
 
     def over(self, bottom: Shape) -> tuple[int, Window]:
-        """The axis of the channels, and the window with one number per axis behind it."""
+        """Return the axis of the channels, and the window with one number per axis behind it."""
         axis = canonical_axis(self.axis, len(bottom), "convolution_param.axis")
         if axis == len(bottom) - 1:
             raise RefusedError(f"bottom has {len(bottom)} dimensions, and none behind axis {axis}")

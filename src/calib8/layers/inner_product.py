@@ -40,7 +40,7 @@ class InnerProduct(Op, WindowProduct):
         group.ignore("negative_slope")  # of that ReLU
 
     def matrix(self, bottom: Shape) -> tuple[int, int]:
-        """The bottom as rows and columns, M x K."""
+        """Read the bottom as rows and columns, M x K."""
         axis = canonical_axis(self.axis, len(bottom), "inner_product_param.axis")
         return count(bottom[:axis]), count(bottom[axis:])
 
@@ -67,7 +67,7 @@ class InnerProduct(Op, WindowProduct):
         return quantize_weighted_sum(weights, bias[0] if bias else None, tx, ty, q.refinement)
 
     def lower_int8(self, g: OnnxBuilder, call: Call, form: IntegerForm) -> list[str]:
-        """A 1x1 convolution over M images of one pixel with K channels."""
+        """Add a 1x1 convolution over M images of one pixel with K channels."""
         rows, columns = self.matrix(call.bottom_shapes[0])
         own = expect(form, WeightedSum)
         kernels = (own.weights.T if self.transpose else own.weights).reshape(self.num_output, columns, 1, 1)

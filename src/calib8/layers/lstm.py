@@ -11,11 +11,8 @@ foss-for-synopsys-dwc-arc-processors/synopsys-caffe, the same files. Hochreiter 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from numpy.typing import NDArray
-
-from calib8.graph import Shape
+from calib8.graph import Array, Shape
 from calib8.layer_kit.base import Call, register
 from calib8.layer_kit.fields import Fields
 from calib8.layer_kit.recurrent import Recurrent, unroll_lstm
@@ -36,7 +33,7 @@ class LSTM(Recurrent):
     def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         return [*super().blob_shapes(bottoms), (4 * self.num_output, self.num_output)]
 
-    def run(self, bottoms: Sequence[NDArray[Any]], call: Call) -> list[NDArray[Any]]:
+    def run(self, bottoms: Sequence[Array], call: Call) -> list[Array]:
         inputs, (weights,) = self.gate_inputs(bottoms, call.blobs)
         h, c = self.first_states(bottoms)
         outputs, h, c = unroll_lstm(inputs, weights, bottoms[1], h, c, self.forget_bias)

@@ -11,12 +11,10 @@ the GPU, and from calib8, with more than one sequence.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from calib8.graph import Shape
+from calib8.graph import Array, Shape
 from calib8.layer_kit.base import Call, Op, count, register
 from calib8.layer_kit.fields import Fields, RefusedError
 from calib8.layer_kit.recurrent import unroll_lstm
@@ -45,7 +43,7 @@ class LstmFromZero(Op):
         size = 4 * self.num_output
         return [(size, count(bottoms[0][2:])), (size, self.num_output), (size,)]
 
-    def run(self, bottoms: Sequence[NDArray[Any]], call: Call) -> list[NDArray[Any]]:
+    def run(self, bottoms: Sequence[Array], call: Call) -> list[Array]:
         x, (weights_x, weights_h, bias) = bottoms[0], call.blobs
         steps, sequences = x.shape[:2]
         inputs = x.reshape(steps, sequences, -1) @ weights_x.T + bias

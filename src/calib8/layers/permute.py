@@ -25,7 +25,7 @@ class Permute(Op):
             raise RefusedError(f"permute_param.order is {list(self.order)}; expected no axis twice")
 
     def full_order(self, rank: int) -> tuple[int, ...]:
-        """The order of all axes of a bottom."""
+        """Return the order of all axes of a bottom."""
         if any(axis >= rank for axis in self.order):
             raise RefusedError(f"permute_param.order is {list(self.order)}, and the bottom has {rank} dimensions")
         return self.order + tuple(axis for axis in range(rank) if axis not in self.order)

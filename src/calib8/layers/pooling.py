@@ -126,13 +126,13 @@ class Pooling(Op):
         return length
 
     def axes(self, bottom: Shape, top: Shape) -> tuple[Axis, Axis]:
-        """Per spatial axis kernel, stride, and the pads that make the windows fill their extent exactly."""
-        found = []
+        """Return kernel and stride of each spatial axis, and the pads with which the windows fill their extent."""
+        both = []
         for i, kernel in enumerate(self.window_size(bottom)):
             extent = (top[2 + i] - 1) * self.stride[i] + kernel
             after = max(extent - self.pad[i] - bottom[2 + i], 0)
-            found.append((kernel, self.stride[i], self.pad[i], after))
-        return found[0], found[1]
+            both.append((kernel, self.stride[i], self.pad[i], after))
+        return both[0], both[1]
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
         height, width = self.axes(call.bottom_shapes[0], call.top_shapes[0])
@@ -162,7 +162,7 @@ class Pooling(Op):
         return "a mask is an index, which no code can hold" if self.has_mask else None
 
     def quantize(self, q: QuantizeCall) -> PoolingForm:
-        """The ratio of the thresholds alone; AVE folds its window in later."""
+        """Quantise the ratio of the thresholds alone; AVE folds its window in later."""
         mult, rshift = pooling_multiplier(q.bottom_thresholds[0], q.top_thresholds[0])
         window = count(self.window_size(q.call.bottom_shapes[0])) if self.method == "AVE" else 0
         return PoolingForm(mult, rshift, window)
@@ -195,7 +195,7 @@ class Pooling(Op):
         return nudge_to_codes(g, scaled, shifts, wide=wide)
 
     def window_size(self, bottom: Shape) -> Shape:
-        """Height and width of a window."""
+        """Return height and width of a window."""
         return tuple(bottom[2:]) if self.is_global else self.kernel
 
     def _window_sums(self, g: OnnxBuilder, call: Call, x: str) -> str:
@@ -208,7 +208,7 @@ class Pooling(Op):
         return g.node("Conv", x, g.weight(ones), group=channels, strides=(height[1], width[1]), pads=pads)
 
     def divisors(self, bottom: Shape, top: Shape) -> NDArray[np.float64]:
-        """What AVE divides each window's sum by, (H', W'): its size, or that of its part in the image (1 for none)."""
+        """Count what AVE divides each window's sum by, (H', W'): its elements, or those in the image (1 for none)."""
         if self.counts_pad:
             return np.full(top[2:], float(count(self.window_size(bottom))))
         sides = []

@@ -92,8 +92,8 @@ class PReLU(Op):
         return None
 
     def quantize(self, q: QuantizeCall) -> PReluForm:
-        found = prelu_constants(q.call.blobs[0], q.bottom_thresholds[0], q.top_thresholds[0])
-        return PReluForm(found.slopes, found.gt_scale, found.gt_rshift, found.le_rshift)
+        integers = prelu_constants(q.call.blobs[0], q.bottom_thresholds[0], q.top_thresholds[0])
+        return PReluForm(integers.slopes, integers.gt_scale, integers.gt_rshift, integers.le_rshift)
 
     def lower_int8(self, g: OnnxBuilder, call: Call, form: IntegerForm) -> list[str]:
         own = expect(form, PReluForm)

@@ -25,12 +25,10 @@ top). The last fork's sort may leave equal scores in another order; here they ke
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from calib8.graph import Shape
+from calib8.graph import Array, Shape
 from calib8.layer_kit.base import Call, Op, count, register
 from calib8.layer_kit.fields import Fields, RefusedError
 from calib8.layer_kit.proposal_rules import BestFirst, Thresholded, py_faster_rcnn_anchors
@@ -70,19 +68,19 @@ class Proposal(Op):
         tops: list[Shape] = [shape, (rows,)]
         return tops[: self._tops]
 
-    def run(self, bottoms: Sequence[NDArray[Any]], call: Call) -> list[NDArray[Any]]:
+    def run(self, bottoms: Sequence[Array], call: Call) -> list[Array]:
         images, anchors = len(bottoms[0]), len(self.rule.anchors)
         info = bottoms[2].reshape(images, -1) if len(bottoms) == 3 else np.zeros((images, 0), np.float32)
-        found = []
+        tables = []
         for i in range(images):
             codes = bottoms[1][i].reshape(anchors, 4, *bottoms[1].shape[2:])
             with np.errstate(all="ignore"):
                 rows = self.rule.propose(bottoms[0][i, anchors:], codes, info[i])
-            found.append(np.column_stack([np.full(len(rows), i, dtype=np.float32), rows]))
+            tables.append(np.column_stack([np.full(len(rows), i, dtype=np.float32), rows]))
         if self.rule.image_size:
-            found = [np.concatenate([rows, np.zeros((self.rule.keep - len(rows), 6), np.float32)]) for rows in found]
+            tables = [np.concatenate([rows, np.zeros((self.rule.keep - len(rows), 6), np.float32)]) for rows in tables]
         table = np.zeros((images * self.rule.keep, 6), dtype=np.float32)
-        rows = np.concatenate(found)
+        rows = np.concatenate(regions)
         table[: len(rows)] = rows
         return [table[:, :5].reshape(call.top_shapes[0]), table[:, 5]][: self._tops]
 

@@ -13,13 +13,12 @@ openvinotoolkit/training_toolbox_caffe, src/caffe/layers/psroi_pooling_layer.cpp
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calib8.errors import Calib8Error
-from calib8.graph import Shape
+from calib8.graph import Array, Shape
 from calib8.layer_kit.base import Call, Op, register
 from calib8.layer_kit.boxes import Floats
 from calib8.layer_kit.fields import Fields, RefusedError
@@ -52,7 +51,7 @@ class PSROIPooling(Op):
             )
         return [(regions, self.output_dim, g, g)]
 
-    def run(self, bottoms: Sequence[NDArray[Any]], call: Call) -> list[NDArray[Any]]:
+    def run(self, bottoms: Sequence[Array], call: Call) -> list[Array]:
         maps, regions = bottoms[0], bottoms[1].reshape(-1, 5)
         g = self.group_size
         channels = maps.reshape(len(maps), self.output_dim, g, g, *maps.shape[2:])

@@ -14,11 +14,8 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Sequence
-from typing import Any
 
-from numpy.typing import NDArray
-
-from calib8.graph import Shape
+from calib8.graph import Array, Shape
 from calib8.layer_kit.base import UNLIMITED, Call, Op, register
 from calib8.layer_kit.fields import Fields
 from calib8.layers.data import shapes_unknown
@@ -65,7 +62,7 @@ class Python(Op):
     def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         return list(self._instance.blob_shapes) if self._instance else []
 
-    def run(self, bottoms: Sequence[NDArray[Any]], call: Call) -> list[NDArray[Any]]:
+    def run(self, bottoms: Sequence[Array], call: Call) -> list[Array]:
         with self._one_pass:
             return list(self._ready(call).forward(bottoms))
 

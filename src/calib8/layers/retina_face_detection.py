@@ -15,12 +15,11 @@ Known deviations: with fewer than `keep_topk` faces the fork reads beyond its li
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.graph import Shape
+from calib8.graph import Array, Shape
 from calib8.layer_kit.base import Call, Op, register
 from calib8.layer_kit.boxes import Floats, exp, pixel_areas
 from calib8.layer_kit.fields import Fields, RefusedError
@@ -58,7 +57,7 @@ class RetinaFaceDetection(Op):
                 )
         return [(1, 1, self.keep_topk, 15)]
 
-    def run(self, bottoms: Sequence[NDArray[Any]], call: Call) -> list[NDArray[Any]]:
+    def run(self, bottoms: Sequence[Array], call: Call) -> list[Array]:
         with np.errstate(all="ignore"):
             levels = [self._faces(bottoms[6 - 3 * i : 9 - 3 * i], *level) for i, level in enumerate(_LEVELS)]
             faces = np.concatenate(levels)
@@ -82,8 +81,8 @@ class RetinaFaceDetection(Op):
         half = np.float32(0.5) * (exp(codes[:, 2:]) * sizes - 1)
         middle = codes[:, :2] * sizes + centres
         points = centres[:, None] + marks * sizes[:, None]
-        found = [middle - half, middle + half, scores[anchor, row, column], points.reshape(-1, 2 * _LANDMARKS)]
-        return np.column_stack(found)
+        columns = [middle - half, middle + half, scores[anchor, row, column], points.reshape(-1, 2 * _LANDMARKS)]
+        return np.column_stack(columns)
 
 
 def _anchor(scale: int) -> tuple[float, float, float, float]:

@@ -9,12 +9,10 @@ Source: BVLC/caffe, src/caffe/layers/rnn_layer.cpp, RNNLayer::FillUnrolledNet.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from calib8.graph import Shape
+from calib8.graph import Array, Shape
 from calib8.layer_kit.base import Call, register
 from calib8.layer_kit.recurrent import Recurrent
 
@@ -31,7 +29,7 @@ class RNN(Recurrent):
         square = (self.num_output, self.num_output)
         return [*super().blob_shapes(bottoms), square, square, (self.num_output,)]
 
-    def run(self, bottoms: Sequence[NDArray[Any]], call: Call) -> list[NDArray[Any]]:
+    def run(self, bottoms: Sequence[Array], call: Call) -> list[Array]:
         inputs, (weights, weights_out, bias_out) = self.gate_inputs(bottoms, call.blobs)
         (h,) = self.first_states(bottoms)
         hidden = np.empty_like(inputs)

@@ -95,14 +95,14 @@ class Scale(Op):
         return [self.span.operand(bottoms)] * ((len(bottoms) == 1) + self.bias_term)
 
     def is_per_channel(self, bottoms: Sequence[Shape]) -> bool:
-        """Whether gamma is a weight with one number for each channel (axis 1): what a BatchNorm can take over."""
+        """Tell whether gamma is a weight with a number for each channel (axis 1): what a BatchNorm can take over."""
         return len(bottoms) == 1 and self.span.aligned(bottoms[0], self.span.operand(bottoms)) == (
             bottoms[0][1],
             *(1,) * (len(bottoms[0]) - 2),
         )
 
     def affine(self, blobs: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """gamma and beta of a Scale with weights, one number for each element of gamma; beta is 0 without a bias."""
+        """Return gamma and beta of a Scale with weights, one number each per element; beta is 0 without a bias."""
         gamma = blobs[0].reshape(-1)
         return gamma, blobs[1].reshape(-1) if self.bias_term else np.zeros_like(gamma)
 
@@ -122,7 +122,7 @@ class Scale(Op):
         return quantize_weighted_sum(gamma, beta[0] if beta else None, tx, ty, q.refinement)
 
     def skipped(self, blobs: Sequence[NDArray[np.float32]], rshift: int) -> Skipped:
-        """The integers behind a BatchNorm that does the work, with this shift: nothing is left to do."""
+        """Return the integers behind a BatchNorm that does the work, with this shift: nothing is left to do."""
         gamma, *beta = blobs
         zeros = np.zeros(beta[0].shape, dtype=np.int16) if beta else None
         return Skipped(np.ones(gamma.shape, dtype=np.int8), zeros, rshift)

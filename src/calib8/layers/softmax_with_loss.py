@@ -65,13 +65,13 @@ class SoftmaxWithLoss(Op):
 
 
 def as_places(bottoms: Sequence[Shape], axis: int) -> Shape:
-    """A bottom's shape as (places before the axis, classes, places behind it)."""
+    """Read a bottom's shape as (places before the axis, classes, places behind it)."""
     axis = canonical_axis(axis, len(bottoms[0]), "axis")
     return count(bottoms[0][:axis]), bottoms[0][axis], count(bottoms[0][axis + 1 :])
 
 
 def labels_of_places(g: OnnxBuilder, bottom: str, shape: Shape, ignored: int | None) -> tuple[str, str]:
-    """Labels as int64 in this shape, 0 in the place of ignored ones; and 1.0 where a label counts, else 0.0."""
+    """Give labels as int64 in this shape, 0 for ignored ones; and 1.0 where a label counts, else 0.0."""
     labels = g.node("Cast", g.node("Reshape", bottom, g.ints(*shape)), to=TensorProto.INT64)
     if ignored is None:
         return labels, g.node("Expand", g.scalar(1), g.ints(*shape))

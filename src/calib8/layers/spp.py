@@ -32,7 +32,7 @@ class SPP(Op):
             raise RefusedError("has no spp_param.pyramid_height, or it is 0")
 
     def poolings(self, bottom: Shape) -> list[Pooling]:
-        """The Pooling of every level."""
+        """Make the Pooling of every level."""
         return [self._pooling(1 << level, bottom[2:]) for level in range(self.levels)]
 
     def _pooling(self, windows: int, spatial: Shape) -> Pooling:

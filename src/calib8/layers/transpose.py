@@ -20,7 +20,7 @@ class Transpose(Permute):
         self.order: tuple[int, ...] = fields.group("transpose_param").dim
 
     def full_order(self, rank: int) -> tuple[int, ...]:
-        """The order of all axes of a bottom."""
+        """Return the order of all axes of a bottom."""
         if sorted(self.order) != list(range(rank)):
             raise RefusedError(
                 f"transpose_param.dim is {list(self.order)}, and the bottom has {rank} dimensions: each of 0 to "

@@ -162,8 +162,8 @@ def _refuse_mixtures(group: Group) -> None:
         used.append(["scale"])
     named = [names for names in used if names]
     if len(named) > 1:
-        found = ", ".join(name for names in named for name in names)
-        raise RefusedError(f"upsample_param sets {found}: fields of forks that do not have each other's; keep one kind")
+        mixed = ", ".join(name for names in named for name in names)
+        raise RefusedError(f"upsample_param sets {mixed}: fields of forks that do not have each other's; keep one kind")
 
 
 def _read_both(group: Group, high: str, wide: str) -> tuple[int, int] | None:

@@ -17,12 +17,11 @@ than 200 boxes overrun an array there. A logit below -100 bends the softmax ther
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.graph import Shape
+from calib8.graph import Array, Shape
 from calib8.layer_kit.base import UNLIMITED, Call, Op, register
 from calib8.layer_kit.boxes import Floats, centre_jaccard, exp
 from calib8.layer_kit.fields import Fields, Group, RefusedError
@@ -62,15 +61,15 @@ class YoloDetection(Op):
         check_maps(bottoms, _BOXES, self.classes, square=False)
         return [(bottoms[0][0], 1, self.keep_topk, 6)]
 
-    def run(self, bottoms: Sequence[NDArray[Any]], call: Call) -> list[NDArray[Any]]:
+    def run(self, bottoms: Sequence[Array], call: Call) -> list[Array]:
         images = len(bottoms[0])
         top = np.zeros((images, 1, self.keep_topk, 6), dtype=np.float32)
         limit = self.keep_topk
         for i in range(images):
             with np.errstate(all="ignore"):
-                found = np.concatenate([self._detections(b[i], self.anchors[m]) for m, b in enumerate(bottoms)])
-                kept = pairwise(found[:, :4], found[:, 5], centre_jaccard, self.overlap, found[:, 4].astype(np.intp))
-            rows = found[kept][found[kept, 5] > 0]
+                boxes = np.concatenate([self._detections(b[i], self.anchors[m]) for m, b in enumerate(bottoms)])
+                kept = pairwise(boxes[:, :4], boxes[:, 5], centre_jaccard, self.overlap, boxes[:, 4].astype(np.intp))
+            rows = boxes[kept][boxes[kept, 5] > 0]
             limit = min(limit, len(rows))
             top[i, 0, :limit] = rows[:limit]
         return [top]

@@ -15,12 +15,10 @@ Known deviations: maps that are not square are refused; it reads them wrongly.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from calib8.graph import Shape
+from calib8.graph import Array, Shape
 from calib8.layer_kit.base import Call, Op, register
 from calib8.layer_kit.boxes import Floats, exp
 from calib8.layer_kit.fields import Fields, RefusedError
@@ -52,10 +50,10 @@ class YoloDetectionOutput(Op):
         check_maps(bottoms, self.boxes, self.classes, square=True)
         return [(1, 1, 1, 7)]
 
-    def run(self, bottoms: Sequence[NDArray[Any]], call: Call) -> list[NDArray[Any]]:
+    def run(self, bottoms: Sequence[Array], call: Call) -> list[Array]:
         with np.errstate(all="ignore"):
-            found = np.concatenate([self._detections(values) for values in bottoms])
-            return [detection_rows(found, self.overlap, len(bottoms[0]))]
+            boxes = np.concatenate([self._detections(values) for values in bottoms])
+            return [detection_rows(boxes, self.overlap, len(bottoms[0]))]
 
     def _detections(self, values: Floats) -> Floats:
         """Boxes of one map (N, B * (5 + C), S, S) above the threshold, (D, 6), by image, cell and box."""

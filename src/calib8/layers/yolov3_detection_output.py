@@ -17,12 +17,10 @@ class scores over the object score).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from calib8.graph import Shape
+from calib8.graph import Array, Shape
 from calib8.layer_kit.base import UNLIMITED, Call, Op, register
 from calib8.layer_kit.boxes import Floats, exp
 from calib8.layer_kit.fields import Fields, Group, RefusedError
@@ -56,10 +54,10 @@ class Yolov3DetectionOutput(Op):
         check_maps(bottoms, self.boxes, self.classes, square=True)
         return [(1, 1, 1, 7)]
 
-    def run(self, bottoms: Sequence[NDArray[Any]], call: Call) -> list[NDArray[Any]]:
+    def run(self, bottoms: Sequence[Array], call: Call) -> list[Array]:
         with np.errstate(all="ignore"):
-            found = np.concatenate([self._detections(m, values) for m, values in enumerate(bottoms)])
-            return [detection_rows(found, self.overlap, len(bottoms[-1]))]
+            boxes = np.concatenate([self._detections(m, values) for m, values in enumerate(bottoms)])
+            return [detection_rows(boxes, self.overlap, len(bottoms[-1]))]
 
     def _detections(self, number: int, values: Floats) -> Floats:
         """Boxes of one map (N, B * (5 + C), S, S) above the threshold, (D, 6), by image, cell, box and class."""

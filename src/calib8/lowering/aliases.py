@@ -13,7 +13,7 @@ from calib8.layers import Op
 
 
 def reads_of_overwritten(layers: Sequence[Layer], ops: Sequence[Op | None]) -> Iterator[tuple[Layer, str]]:
-    """Layers that read a blob which Caffe has overwritten under another name by then, with a sentence each.
+    """Find layers that read a blob which Caffe has overwritten under another name by then, with a sentence each.
 
     What they read there is not what the prototxt says, and depends on the order of the layers.
     """
@@ -46,7 +46,7 @@ class _Memories:
         self._writers: dict[str, Layer] = {}
 
     def overwriter(self, value: str) -> Layer | None:
-        """The layer in place that has overwritten a value."""
+        """Find the layer in place that has overwritten a value."""
         memory = self._of.get(value, value)
         return None if value in self._held.get(memory, {value}) else self._writers[memory]
 

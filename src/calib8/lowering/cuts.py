@@ -10,7 +10,7 @@ from calib8.lowering.steps import float_bytes
 
 
 def needed_layers(model: Model, outputs: Collection[str]) -> list[Pair]:
-    """The layers that the outputs depend on, in order, without the sources."""
+    """Return the layers that the outputs depend on, in order, without the sources."""
     wanted = set(outputs)
     needed: list[Pair] = []
     for layer, op in reversed(model.pairs):

@@ -6,12 +6,9 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from numpy.typing import NDArray
 
 from calib8.errors import PrototxtError, UserLayerError
-from calib8.graph import Layer, Net, Phase, Shape
+from calib8.graph import Array, Layer, Net, Phase, Shape
 from calib8.graph.build import draft_net
 from calib8.layer_kit.measuring import only_measures
 from calib8.layers import Op, RefusedError, make_op
@@ -24,7 +21,7 @@ from calib8.proto.caffemodel import Caffemodel
 from calib8.proto.text import Prototxt
 
 _UNKNOWN = re.compile(r"([\w.]+) \(unknown\)")
-Weights = Caffemodel | Mapping[str, Sequence[NDArray[Any]]]
+Weights = Caffemodel | Mapping[str, Sequence[Array]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +42,7 @@ class Examination:
     notes: tuple[str, ...]
 
     def model(self) -> Model:
-        """The network, if nothing is wrong with it; else all problems as one error."""
+        """Return the network, if nothing is wrong with it; else raise all problems as one error."""
         raise_problems(self.net.source, self.problems)
         return Model(self.net, tuple(op for op in self.ops if op is not None), self.shapes, self.notes)
 
@@ -90,7 +87,7 @@ def examine_model(
     stages: Collection[str] = (),
     measures: Collection[str] = (),
 ) -> Examination:
-    """What `build_model` does, and everything that is wrong as a value instead of an error."""
+    """Do what `build_model` does, and return everything that is wrong instead of raising it."""
 
     def left_out(kind: str) -> bool:
         return only_measures(kind) and kind not in measures
@@ -141,14 +138,14 @@ def _odd_weights(layers: Sequence[Layer], ops: Sequence[Op | None]) -> list[str]
     return [f"{titled(layer)}: {x}" for layer, op in bound for x in op.weight_notes(layer.blobs)]
 
 
-def _unused_weights(net: Net, stored: Mapping[str, Sequence[NDArray[Any]]]) -> list[str]:
+def _unused_weights(net: Net, stored: Mapping[str, Sequence[Array]]) -> list[str]:
     unused = [name for name in stored if name not in net.layer_by_name and stored[name]]
     if not unused:
         return []
     return [f"weights of layers that the prototxt does not have are ignored: {some(unused)}"]
 
 
-def _blobs_by_layer(weights: Weights | None) -> dict[str, Sequence[NDArray[Any]]]:
+def _blobs_by_layer(weights: Weights | None) -> dict[str, Sequence[Array]]:
     """Blobs by layer name. Caffe copies layer by layer, so the last of several with one name wins."""
     if weights is None:
         return {}

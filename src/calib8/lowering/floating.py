@@ -14,7 +14,7 @@ from calib8.lowering.steps import HostStep, OnnxStep, Port, Step, close_graph, f
 
 
 def lower_float(model: Model, outputs: Collection[str], *, max_output_bytes: int | None = None) -> tuple[Step, ...]:
-    """The steps that compute `outputs` (values) and nothing that they do not need.
+    """Make the steps that compute `outputs` (values) and nothing that they do not need.
 
     Args:
         max_output_bytes: cut the graphs so that the wanted outputs of one of them take no more than this, where
@@ -54,12 +54,12 @@ def _check_weights(model: Model, needed: Sequence[Pair]) -> None:
 
 def _read_later(cut: Sequence[Sequence[Pair]]) -> list[set[str]]:
     """For every stretch the values that later ones read."""
-    found: list[set[str]] = []
+    later: list[set[str]] = []
     read: set[str] = set()
     for stretch in reversed(cut):
-        found.append(set(read))
+        later.append(set(read))
         read |= {b for layer, _ in stretch for b in layer.bottoms}
-    return found[::-1]
+    return later[::-1]
 
 
 def _graph(model: Model, stretch: Sequence[Pair], wanted: Collection[str]) -> OnnxStep:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from calib8.graph import Layer, Shape
 from calib8.layer_kit.codes import dequantize_node, quantize_node, without_nan
@@ -53,7 +52,7 @@ class IntegerSetup:
 
 
 def lower_int8(model: Model, setup: IntegerSetup, outputs: Collection[Reading]) -> tuple[Step, ...]:
-    """The steps that compute `outputs`: values (real numbers) and their `Codes`, and nothing else.
+    """Make the steps that compute `outputs`: values (real numbers) and their `Codes`, and nothing else.
 
     A network without a layer in Python is one graph.
     """
@@ -67,7 +66,7 @@ def lower_stretch(
     available: Collection[Reading],
     outputs: Collection[Reading],
 ) -> tuple[Step, ...]:
-    """The steps of some layers only, one after another in the network.
+    """Make the steps of some layers only, one after another in the network.
 
     Args:
         layers: those that may be needed; what comes before them is `available`.
@@ -88,6 +87,7 @@ def lower_stretch(
         layer, op = stretch[0]
         if op.kind == "host":
             bottoms = tuple(Real(b) if b in setup.quantized_inputs else b for b in layer.bottoms)
+            # Python reads real numbers; those of an input that came quantised are made by a graph of their own.
             real = {b for b in bottoms if isinstance(b, Real)}
             if real:
                 steps.append(_Graph(model, setup, given).close(real, (layer.name,)))
@@ -106,14 +106,15 @@ def lower_stretch(
 
 def _read_later(setup: IntegerSetup, cut: Sequence[Sequence[Pair]], outputs: Collection[Reading]) -> list[set[Reading]]:
     """For every stretch what later ones or the caller read."""
-    found: list[set[Reading]] = []
+    later: list[set[Reading]] = []
     read = set(outputs)
     for stretch in reversed(cut):
-        found.append(set(read))
+        later.append(set(read))
         for layer, op in stretch:
+            # A graph hands on what the next one reads: codes to a layer in INT8, not a detour through real numbers.
             as_codes = layer.name in setup.int8_layers and op.kind != "host"
             read |= {Codes(b) if as_codes else b for b in layer.bottoms}
-    return found[::-1]
+    return later[::-1]
 
 
 @dataclass
@@ -139,7 +140,7 @@ class _Graph:
         return self.close(outputs, tuple(layer.name for layer, _ in stretch))
 
     def close(self, outputs: Collection[Reading], layers: tuple[str, ...]) -> OnnxStep:
-        """The step that gives `outputs`; those that no layer has made are made here."""
+        """Make the step that gives `outputs`; those that no layer has made are made here."""
         ports = [self._output(reading) for reading in in_order(outputs)]
         return close_graph(self.g, list(self.inputs.values()), ports, layers, self.value_bytes)
 
@@ -157,6 +158,7 @@ class _Graph:
 
     def _real(self, value: str) -> str:
         if value not in self.names:
+            # Real numbers that an earlier step has come first: made from codes, they would be rounded.
             from_codes = Codes(value) in self.names or Codes(value) in self.available
             if value in self.setup.quantized_inputs or (from_codes and value not in self.available):
                 real = dequantize_node(self.g, self._codes(value), self.setup.thresholds[value])
@@ -187,7 +189,7 @@ class _Graph:
         along = (1, -1) + (1,) * (len(self.model.shapes[value]) - 2)
         return self.g.node("Mul", real, self.g.constant((units**exponent).reshape(along).astype(np.float32)))
 
-    def _input(self, reading: Reading, dtype: Any) -> str:
+    def _input(self, reading: Reading, dtype: DTypeLike) -> str:
         if reading not in self.inputs:
             shape = self.model.shapes[value_of(reading)]
             self.inputs[reading] = Port(reading, self.g.input(shape, dtype), shape, dtype)

@@ -5,20 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calib8.errors import DataError, ModelError
-from calib8.graph import Layer, Net, Shape
+from calib8.graph import Array, Layer, Net, Shape
 from calib8.layers import Call, Op
 from calib8.lowering.pairs import scales_of_batch_norms
 from calib8.lowering.problems import problem_of, raise_problems
 from calib8.lowering.shapes import InputShapes, infer_shapes, unknown_inputs, values_that_are_read
 from calib8.lowering.weights import fit_layers
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +44,7 @@ class Model:
         return tuple(top for layer, op in self.pairs if op.kind == "source" for top in layer.tops)
 
     def call(self, layer: Layer, bottoms: Sequence[str] = ()) -> Call:
-        """What a layer is called with; `bottoms` are the ONNX names of its bottoms, where there are any yet."""
+        """Collect what a layer is called with; `bottoms` are the ONNX names of its bottoms, if there are any yet."""
         return Call(
             bottoms=tuple(bottoms),
             bottom_shapes=tuple(self.shapes[b] for b in layer.bottoms),
@@ -76,7 +72,7 @@ class Model:
         return scales_of_batch_norms(self.net, self.op_of, self.shapes)
 
     def reshaped(self, input_shapes: Mapping[str, Shape]) -> Model:
-        """The same network for inputs of other shapes; its weights are shared.
+        """Make the same network for inputs of other shapes; its weights are shared.
 
         Args:
             input_shapes: by blob. Inputs that are not named keep their shapes.
@@ -97,7 +93,7 @@ class Model:
         return replace(self, net=replace(self.net, layers=fitted.layers), ops=ops, shapes=fitted.shapes)
 
     def batch_of_one(self) -> Model | None:
-        """The network with one image in each of its inputs; None where images do not go through it independently.
+        """Make the network with one image in each input; None where images do not go through it independently.
 
         They do when every blob keeps its shape but for the first axis, which holds as many images as the inputs do.
         A Reshape with a fixed first axis does not; blobs without axes are left out. Networks are calibrated one image
@@ -117,7 +113,7 @@ class Model:
         return single if same else None
 
     def inputs_of(self, sample: Mapping[str, Array]) -> dict[str, Array]:
-        """The network's inputs by value, float32, as one sample or batch of the data gives them by blob.
+        """Give the network's inputs by value, float32, from one sample or batch, as the data give it by blob.
 
         An input that no layer reads, a label, may be missing; it is then 0.
 
@@ -137,7 +133,7 @@ class Model:
         }
 
     def with_shapes(self, shapes: Mapping[str, Shape]) -> Model:
-        """The same network where some values have other shapes, and with them what depends on them.
+        """Make the same network where some values have other shapes, and with them what depends on them.
 
         Layers that run in Python may give another number of rows than they announced: a detector's proposals.
 
@@ -148,8 +144,8 @@ class Model:
             UnsupportedError: a later layer cannot take such a bottom.
         """
         outside = {value: shape for value, shape in self.shapes.items() if value not in self.net.producer}
-        found = infer_shapes(self.pairs, {**outside, **shapes}, self.shapes, smallest=0)
-        return replace(self, shapes=found.all_or_error(self.net.source, self.pairs))
+        inferred = infer_shapes(self.pairs, {**outside, **shapes}, self.shapes, smallest=0)
+        return replace(self, shapes=inferred.all_or_error(self.net.source, self.pairs))
 
 
 def _is_of_one(single: Shape, shape: Shape, batch: int) -> bool:

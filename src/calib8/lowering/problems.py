@@ -42,7 +42,7 @@ def problem_of(source: str, layer: Layer, why: Failure) -> Problem:
 
 
 def titled(layer: Layer) -> str:
-    """A layer as messages name it."""
+    """Name a layer as messages do."""
     return f"layer {layer.name!r} ({layer.type})"
 
 
@@ -58,6 +58,6 @@ def raise_problems(source: str, problems: Sequence[Problem]) -> None:
 
 
 def some(names: Sequence[str], limit: int = 8) -> str:
-    """The first names of a list, and how many more there are."""
+    """Join the first names of a list, and say how many more there are."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(map(repr, names[:limit])) + more

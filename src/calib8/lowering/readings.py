@@ -26,7 +26,7 @@ Reading = str | Codes | Real
 
 
 def value_of(reading: Reading) -> str:
-    """The value that is read."""
+    """Return the value that is read."""
     return reading if isinstance(reading, str) else reading.value
 
 

@@ -35,7 +35,7 @@ class Inferred:
     failures: Mapping[int, RefusedError | UserLayerError]
 
     def all_or_error(self, source: str, pairs: Sequence[MaybePair]) -> dict[str, Shape]:
-        """The shapes, if every layer has some.
+        """Return the shapes, if every layer has some.
 
         Raises:
             UnsupportedError, UserLayerError: the first layer that has none.
@@ -55,7 +55,7 @@ def infer_shapes(
     inputs: InputShapes | None = None,
     smallest: int = 1,
 ) -> Inferred:
-    """The shapes of all values that layers write.
+    """Infer the shapes of all values that layers write.
 
     Args:
         pairs: layers in order; one whose parameters were refused has no Op, and its tops have no shape.
@@ -116,7 +116,7 @@ class InputShapes:
     now: Shapes = field(default_factory=dict)
 
     def tops(self, layer: Layer, op: Op) -> list[Shape]:
-        """The shapes of the tops of an Input or a data layer.
+        """Return the shapes of the tops of an Input or a data layer.
 
         Raises:
             RefusedError: nothing says them.
@@ -149,12 +149,12 @@ class InputShapes:
 
 
 def values_that_are_read(layers: Iterable[Layer]) -> frozenset[str]:
-    """The values that layers make something of; Silence does not."""
+    """Return the values that layers make something of; Silence does not."""
     return frozenset(b for layer in layers if layer.tops for b in layer.bottoms)
 
 
 def unknown_inputs(source: str, pairs: Sequence[MaybePair], given: Iterable[str]) -> list[Problem]:
-    """What is wrong with blobs that are given shapes, and of which some are no inputs: one problem, or none."""
+    """Say what is wrong with blobs that are given shapes and of which some are no inputs: one problem, or none."""
     inputs = [blob for layer, op in pairs if op is not None and op.kind == "source" for blob in layer.top_blobs]
     unknown = [name for name in given if name not in inputs]
     if not unknown:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike
+from onnx import ModelProto
 
-from calib8.graph import Layer, Shape
+from calib8.graph import Array, Layer, Shape
 from calib8.layers import Call, OnnxBuilder, Op
 from calib8.lowering.readings import Reading
 
@@ -22,7 +22,7 @@ class Port:
     reading: Reading
     name: str
     shape: Shape
-    dtype: Any = np.float32
+    dtype: DTypeLike = np.float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,15 +30,15 @@ class OnnxStep:
     """A stretch of layers as one ONNX graph.
 
     Attributes:
-        onnx: the ModelProto; its large weights are left out.
+        onnx: the graph; its large weights are left out.
         weights: these weights by initializer name, views of wherever they lie.
         input_ports, output_ports: the graph's inputs and outputs in order.
         layers: names of the layers in it, for messages.
         value_bytes: about how much memory the values take that it computes.
     """
 
-    onnx: Any
-    weights: Mapping[str, NDArray[Any]]
+    onnx: ModelProto
+    weights: Mapping[str, Array]
     input_ports: tuple[Port, ...]
     output_ports: tuple[Port, ...]
     layers: tuple[str, ...]
@@ -103,14 +103,14 @@ Step = OnnxStep | HostStep
 
 
 def float_bytes(shape: Shape) -> int:
-    """What a blob of a shape takes in float32."""
+    """Count the bytes that a blob of a shape takes in float32."""
     return 4 * math.prod(shape)
 
 
 def close_graph(
     g: OnnxBuilder, inputs: Sequence[Port], outputs: Sequence[Port], layers: tuple[str, ...], value_bytes: int = 0
 ) -> OnnxStep:
-    """The step of a finished graph: every output gets a name of its own, which is no input's and no other output's."""
+    """Make the step of a finished graph; every output gets a name that is no input's and no other output's."""
     taken = {port.name for port in inputs}
     own: list[Port] = []
     for port in outputs:
@@ -122,7 +122,7 @@ def close_graph(
 
 
 def last_readers(steps: Sequence[Step]) -> list[tuple[Reading, ...]]:
-    """For every step what nobody needs after it."""
+    """List, for every step, what nobody needs after it."""
     last: dict[Reading, int] = {}
     for index, step in enumerate(steps):
         for reading in (*step.outputs, *step.inputs):

@@ -4,41 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calib8.errors import CaffemodelError, UserLayerError
-from calib8.graph import Layer, Shape
+from calib8.graph import Array, Layer, Shape
 from calib8.layers import RefusedError
 from calib8.lowering.problems import Failure
 from calib8.lowering.shapes import InputShapes, MaybePair, infer_shapes
 
 
-def with_shared_blobs(
-    layers: Sequence[Layer], stored: Mapping[str, Sequence[NDArray[Any]]]
-) -> dict[str, Sequence[NDArray[Any]]]:
-    """The stored blobs by layer name, where those with one `param { name }` are one blob.
+def with_shared_blobs(layers: Sequence[Layer], stored: Mapping[str, Sequence[Array]]) -> dict[str, Sequence[Array]]:
+    """Return the stored blobs by layer name, where those with one `param { name }` are one blob.
 
     Caffe copies layer by layer into the same memory: of several stored blobs the last counts, and one is enough for
     all (BVLC/caffe src/caffe/net.cpp, Net::AppendParam and Net::CopyTrainedLayersFrom).
     """
     names = {layer.name: [spec.name for spec in layer.param.param] for layer in layers}
-    last: dict[str, NDArray[Any]] = {}
+    last: dict[str, Array] = {}
     for layer, blobs in stored.items():
         last.update({name: blob for name, blob in zip(names.get(layer, ()), blobs, strict=False) if name})
-    found = dict(stored)
+    bound = dict(stored)
     for layer, shared in names.items():
         blobs = list(stored.get(layer, ()))
         for index, name in enumerate(shared):
+            # A file may store a shared blob once: the other layers get it. Where it is stored twice, the last one counts.
             if name in last and index == len(blobs):
                 blobs.append(last[name])
             elif name in last and index < len(blobs) and blobs[index].size == last[name].size:
                 blobs[index] = last[name].reshape(blobs[index].shape)
         if blobs:
-            found[layer] = blobs
-    return found
+            bound[layer] = blobs
+    return bound
 
 
 @dataclass(frozen=True)
@@ -56,9 +54,7 @@ class Fitted:
     failures: Mapping[int, Failure]
 
 
-def fit_layers(
-    pairs: Sequence[MaybePair], inputs: InputShapes, stored: Mapping[str, Sequence[NDArray[Any]]] | None
-) -> Fitted:
+def fit_layers(pairs: Sequence[MaybePair], inputs: InputShapes, stored: Mapping[str, Sequence[Array]] | None) -> Fitted:
     """Infer the shapes of all values, and bind to every layer the weights that it then asks for.
 
     Args:
@@ -78,8 +74,8 @@ def fit_layers(
     return Fitted(tuple(layers), inferred.shapes, failures)
 
 
-def bind_blobs(wanted: Sequence[Shape], stored: Sequence[NDArray[Any]] | None) -> tuple[NDArray[np.float32], ...]:
-    """The stored blobs in the wanted shapes, without a copy.
+def bind_blobs(wanted: Sequence[Shape], stored: Sequence[Array] | None) -> tuple[NDArray[np.float32], ...]:
+    """Bring the stored blobs in the wanted shapes, without a copy.
 
     Old files pad shapes to four axes with ones (Caffe's legacy shapes), and forks differ in the ones that they
     keep: shapes that agree but for ones hold the same values in the same order (BVLC/caffe src/caffe/blob.cpp,
