@@ -80,7 +80,7 @@ class Proposal(Op):
         if self.rule.image_size:
             tables = [np.concatenate([rows, np.zeros((self.rule.keep - len(rows), 6), np.float32)]) for rows in tables]
         table = np.zeros((images * self.rule.keep, 6), dtype=np.float32)
-        rows = np.concatenate(regions)
+        rows = np.concatenate(tables)
         table[: len(rows)] = rows
         return [table[:, :5].reshape(call.top_shapes[0]), table[:, 5]][: self._tops]
 

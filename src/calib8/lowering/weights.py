@@ -29,7 +29,7 @@ def with_shared_blobs(layers: Sequence[Layer], stored: Mapping[str, Sequence[Arr
     for layer, shared in names.items():
         blobs = list(stored.get(layer, ()))
         for index, name in enumerate(shared):
-            # A file may store a shared blob once: the other layers get it. Where it is stored twice, the last one counts.
+            # A file may store a shared blob once: other layers get it. Where it is stored twice, the last one counts.
             if name in last and index == len(blobs):
                 blobs.append(last[name])
             elif name in last and index < len(blobs) and blobs[index].size == last[name].size:
