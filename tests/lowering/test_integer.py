@@ -207,7 +207,7 @@ def test_what_is_no_number_between_layers_becomes_0(random_model, run_int8):
     model = random_model(
         input_layer((1, 4), extra="enable_quantize: true") + layer("Log", "l", "x") + layer("ReLU", "r", "l")
     )
-    plan = plan_of(model, l=2.0)
+    plan = plan_of(model, r=2.0)  # measured behind the ReLU, for both
     plan = replace(plan, forms={**plan.forms, "r": SameCodes()})
     x = np.float32([[-1, 0, np.e, np.e**2]])
     found = run_int8(model, plan, {"x": x}, [Codes("l"), Codes("r")], real_inputs=["x"])
