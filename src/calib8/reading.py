@@ -23,7 +23,7 @@ _KINDS = (
 
 
 def read_file(path: str | os.PathLike[str], most: int, error: type[Calib8Error], what: str = "") -> bytes:
-    """The bytes of a file of at most `most` bytes.
+    """Read the bytes of a file of at most `most` bytes.
 
     Args:
         error: what is raised.
@@ -44,7 +44,7 @@ def read_file(path: str | os.PathLike[str], most: int, error: type[Calib8Error],
 
 
 def open_file(path: str | os.PathLike[str], error: type[Calib8Error], what: str = "") -> IO[bytes]:
-    """A regular file, opened; see `read_file`."""
+    """Open a regular file; see `read_file`."""
     start = f"{what}: {os.fspath(path)}" if what else os.fspath(path)
     try:
         kind = _kind(os.stat(path).st_mode)  # noqa: PTH116 - a path may be a text
@@ -65,17 +65,17 @@ def _kind(mode: int) -> str:
 
 
 def exists(path: str | os.PathLike[str]) -> bool:
-    """Whether something stands there that can be looked at."""
+    """Tell whether something stands there that can be looked at."""
     return os.path.exists(path)  # noqa: PTH110
 
 
 def is_file(path: str | os.PathLike[str]) -> bool:
-    """Whether there is a regular file, or a link to one."""
+    """Tell whether there is a regular file, or a link to one."""
     return os.path.isfile(path)  # noqa: PTH113
 
 
 def is_folder(path: str | os.PathLike[str]) -> bool:
-    """Whether there is a folder, or a link to one."""
+    """Tell whether there is a folder, or a link to one."""
     return os.path.isdir(path)  # noqa: PTH112
 
 
@@ -91,7 +91,7 @@ def require_folder(path: str | os.PathLike[str], error: type[Calib8Error], purpo
 
 
 def paths_in(folder: Path, error: type[Calib8Error], what: str = "") -> list[Path]:
-    """What a folder holds, sorted by name.
+    """List what a folder holds, sorted by name.
 
     Raises:
         `error`: it cannot be listed.

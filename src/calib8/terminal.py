@@ -6,17 +6,17 @@ _GAP = " .. "
 
 
 def printable(text: str) -> str:
-    """The text, with escapes for what would move a terminal's cursor or change its colours."""
+    """Give the text escapes for what would move a terminal's cursor or change its colours."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def printable_lines(text: str) -> str:
-    """The same of a text of several lines."""
+    """Make a text of several lines `printable`."""
     return text if text.isprintable() else "\n".join(map(printable, text.split("\n")))
 
 
 def shortened(text: str, most: int) -> str:
-    """The text, without its middle where it is longer than `most` characters."""
+    """Leave out the middle of a text that is longer than `most` characters."""
     if len(text) <= most:
         return text
     head = (most - len(_GAP)) * 2 // 3

@@ -108,7 +108,7 @@ def _finish_or_leave(staging: Staging) -> None:
 
 
 def sync_afterwards(folder: Path) -> None:
-    """What has happened has happened: a failure here only means that a power cut could undo it."""
+    """Bring a folder's entries to the disk after the fact: where that fails, a power cut could undo them."""
     try:
         sync_folder(folder)
     except OSError as why:

@@ -55,7 +55,7 @@ def claim_folder(folder: str | os.PathLike[str], seconds: float = 0.0) -> Iterat
 
 @contextlib.contextmanager
 def brief_claim(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """The same for the moment of a commit: it waits for others, threads of this process among them."""
+    """Claim a folder for the moment of a commit: wait for others, threads of this process among them."""
     with claim_folder(folder, _PATIENCE), _mutex:
         yield
 
@@ -98,7 +98,7 @@ def _release(key: tuple[int, int]) -> None:
 
 
 def try_lock(descriptor: int) -> bool:
-    """Whether this process now holds the lock of an open folder; also where locks do not exist."""
+    """Tell whether this process now holds the lock of an open folder; also where locks do not exist."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as why:

@@ -54,7 +54,7 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def write_together() -> Iterator[None]:
-    """Files of one folder that `write_atomically` writes in this block: all of them are new at its end, or all old.
+    """Make all files of one folder that `write_atomically` writes in this block new at its end, or leave all old.
 
     That is true after a kill at any moment, too. A block within a block waits for the end of the outer one. Files of
     several folders are a set for each folder.
@@ -79,7 +79,7 @@ def write_together() -> Iterator[None]:
 
 
 def written_files() -> dict[Path, Path]:
-    """What this `write_together` has written so far: for each path the file in which its bytes are now."""
+    """Return what this `write_together` has written so far: for each path the file in which its bytes are now."""
     stagings = _open_sets.get() or {}
     return {folder / n: staging.parts / n for folder, staging in stagings.items() for n in names_in(staging.parts)}
 
@@ -169,7 +169,7 @@ def _publish(staging: Staging) -> None:
 
 
 def cannot_write(target: Path, why: OSError | ValueError) -> OptionError:
-    """The error to raise for what the system says about writing `target`."""
+    """Make the error to raise for what the system says about writing `target`."""
     reason = why.strerror if isinstance(why, OSError) else why
     advice = "choose a folder that exists and that you may write"
     if isinstance(why, OSError) and why.errno in _FULL:

@@ -64,12 +64,12 @@ class Staging:
 
 
 def names_in(folder: Path) -> list[str]:
-    """What is in a folder. A link in the place of a folder leads to files that are none of ours, so it has nothing."""
+    """List what is in a folder. A link in its place leads to files that are none of ours, so it has nothing."""
     return sorted(path.name for path in folder.iterdir()) if is_folder(folder) else []
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder, and no link to one."""
+    """Tell whether there is a folder, and no link to one."""
     return path.is_dir() and not path.is_symlink()
 
 

@@ -55,7 +55,7 @@ def areas(boxes: Floats) -> Floats:
 
 
 def jaccard(boxes: Floats, other: Floats) -> Floats:
-    """Divide intersection by union for every box of (M, 4) and one box (4); 0 where they do not meet."""
+    """Compute intersection over union of every box (M, 4) with one box (4); 0 where they do not meet."""
     width, height = _common(boxes, other, 0), _common(boxes, other, 1)
     common = width * height
     union = areas(boxes) + areas(other) - common
@@ -64,7 +64,7 @@ def jaccard(boxes: Floats, other: Floats) -> Floats:
 
 
 def pixel_jaccard(boxes: Floats, other: Floats) -> Floats:
-    """Do the same for boxes whose far corner is the last pixel inside, which makes every side one longer.
+    """Compute `jaccard` for boxes whose far corner is the last pixel inside, which makes every side one longer.
 
     Source: py-faster-rcnn's C++ forks, src/caffe/util/nms.cpp, iou.
     """
@@ -77,7 +77,7 @@ def pixel_jaccard(boxes: Floats, other: Floats) -> Floats:
 
 
 def mixed_jaccard(boxes: Floats, other: Floats) -> Floats:
-    """Do the same for pixel boxes, counting areas with the last pixel, and their intersection without it.
+    """Compute `jaccard` for pixel boxes, counting areas with the last pixel, intersections without it.
 
     Source: sophgo/caffe, src/caffe/layers/frcn_detection_layer.cpp, nms; proposal_layer.cpp, apply_nms.
     """
@@ -89,7 +89,7 @@ def mixed_jaccard(boxes: Floats, other: Floats) -> Floats:
 
 
 def centre_jaccard(boxes: Floats, other: Floats) -> Floats:
-    """Do the same for boxes (x, y, width, height) around their centres.
+    """Compute `jaccard` for boxes (x, y, width, height) around their centres.
 
     Source: eric612/MobileNet-YOLO, src/caffe/layers/yolov3_detection_output_layer.cpp, box_iou.
     """

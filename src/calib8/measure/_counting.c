@@ -12,7 +12,7 @@
 
 #define BLOCK 2048
 #define SPREAD 16 /* counters that zeros alternate between: an addition to one bin waits for the one before it */
-#define FULL 2000000000 /* values that the small counters take */
+#define FULL 2000000000 /* values that the small counters take: `pending` has 31 bits, a counter 32 */
 
 #if defined(__GNUC__) && defined(__x86_64__) && defined(__linux__) && !defined(__clang__)
 #define VECTOR __attribute__((target_clones("avx2", "default")))
@@ -54,6 +54,8 @@ static int acquire(PyObject *values, PyObject *recent, PyObject *counts, Argumen
     return -1;
 }
 
+/* The bits of the largest |x|. Without the sign they are in the order of |x| as integers, and NaN comes last: a maximum
+   of integers is vector code, and sees the NaN that one of floats would pass over. */
 VECTOR static uint32_t largest_bits(const float *x, Py_ssize_t n)
 {
     uint32_t largest = 0;
@@ -66,6 +68,8 @@ VECTOR static uint32_t largest_bits(const float *x, Py_ssize_t n)
     return largest;
 }
 
+/* The bins of a block. Half of what is behind a ReLU is 0: zeros go to the spread counters, which `count` empties into
+   bin 0. A choice of two numbers, not a branch, so that it stays vector code. */
 VECTOR static void scaled_bins(const float *x, int32_t *bins, int n, float scale, int32_t size)
 {
     for (int i = 0; i < n; i++) {
@@ -74,6 +78,7 @@ VECTOR static void scaled_bins(const float *x, int32_t *bins, int n, float scale
     }
 }
 
+/* The same by the formula, in double as counting.py does it: float would put values near an edge into another bin. */
 VECTOR static void centred_bins(const float *x, int32_t *bins, int n, double width, int32_t size)
 {
     for (int i = 0; i < n; i++) {
@@ -155,13 +160,13 @@ static PyObject *py_count(PyObject *arguments, int centred)
     if (acquire(values, recent, counts, &a) < 0)
         return NULL;
     Py_ssize_t size = a.counts.len / 8;
+    /* What is written behind `!` is false for NaN, which so is refused, too. */
     double last = centred ? limit / step + 0.5 : limit * step;
     if (size > INT32_MAX - SPREAD || a.recent.len / 4 != size + SPREAD || pending < 0 || pending > FULL
         || !(limit >= 0 && last >= 0 && last < (double)size)) {
         PyErr_SetString(PyExc_ValueError, "the bin of the limit is outside the table");
     } else {
         Py_BEGIN_ALLOW_THREADS
-        /* As integers, the bits of |x| are in the order of |x|, and NaN comes last. */
         largest = largest_bits((const float *)a.values.buf, a.values.len / 4);
         zeros = 0;
         if (largest <= bits_of(limit))

@@ -9,19 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calib8.engine import Crew, EngineOptions, Executor, ExecutorCache
 from calib8.errors import DataError
-from calib8.graph import Shape
+from calib8.graph import Array, Shape
 from calib8.lowering import Model, Reading, lower_float
 from calib8.measure.counters import Counter, Guarded
 from calib8.measure.histogram import DEFAULT_BINS, AbsMax, AdaptiveHistogram, BlobHistogram, Histogram, check_bins
 
-Array = NDArray[Any]
 Batches = Callable[[], Iterator[Mapping[str, Array]]]
 """Starts anew with every call and gives the same batches: the data layer's tops by blob name."""
 Progress = Callable[[int], None]
@@ -69,7 +66,7 @@ def collect_histograms(
     options: CollectOptions = CollectOptions(),
     progress: Progress = lambda done: None,
 ) -> dict[str, BlobHistogram]:
-    """A histogram of |x| over all samples for every observed value.
+    """Collect a histogram of |x| over all samples for every observed value.
 
     Raises:
         DataError: the data give no sample, or lack an input of the network.
@@ -126,7 +123,7 @@ class _Passes:
         self._done = 0
 
     def over(self, counters: Mapping[str, Counter]) -> None:
-        """One pass over the data; every counter takes in its value of each image."""
+        """Go over the data once; every counter takes in its value of each image."""
         guarded: dict[Reading, Guarded] = {value: Guarded(counter) for value, counter in counters.items()}
 
         def count(lane: int, run: tuple[_Network, Mapping[str, Array]]) -> int:
@@ -191,7 +188,7 @@ class _Network:
     split: bool
 
     def parts(self, inputs: Mapping[str, Array]) -> Iterator[Mapping[str, Array]]:
-        """A batch as it goes through the network."""
+        """Cut a batch into what goes through the network at once."""
         if not self.split:
             yield inputs
             return

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from threading import Lock
-from typing import Any, Protocol
+from typing import Protocol
 
-from numpy.typing import NDArray
-
-Array = NDArray[Any]
+from calib8.graph import Array
 
 
 class Counter(Protocol):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +53,7 @@ class Table:
         add_up(self._counts, doublings)
 
     def count_scaled(self, values: Values, scale: float, limit: float) -> tuple[float, int]:
-        """One more in bin `floor(|x| * scale)` for every value, if none is NaN or larger than `limit`.
+        """Add one to bin `floor(|x| * scale)` for every value, if none is NaN or larger than `limit`.
 
         Args:
             values: contiguous.
@@ -69,18 +68,20 @@ class Table:
         return _count_if(values, self._counts, limit, lambda block: _scaled(block, scale))
 
     def count_centred(self, values: Values, width: float, limit: float) -> tuple[float, int]:
-        """The same in bin `floor(|x| / width + 0.5)`, in float64."""
+        """Do the same with bin `floor(|x| / width + 0.5)`, in float64."""
         if self._recent is not None:
             return self._compiled(_counting.count_centred, values, width, limit)
         return _count_if(values, self._counts, limit, lambda block: _centred(block, width))
 
-    def _compiled(self, function: Any, values: Values, step: float, limit: float) -> tuple[float, int]:
+    def _compiled(
+        self, function: Callable[..., tuple[float, int, int]], values: Values, step: float, limit: float
+    ) -> tuple[float, int]:
         peak, zeros, self._pending = function(values, self._recent, self._counts, self._pending, step, limit)
         return peak, zeros
 
 
-def add_up(counts: NDArray[Any], doublings: int) -> None:
-    """Counts of a power of two of bins, in place: pairs are added so many times, and zeros fill the rest."""
+def add_up(counts: NDArray[np.integer], doublings: int) -> None:
+    """Add the counts of a power of two of bins in pairs, so many times, in place; zeros fill the rest."""
     size = counts.size
     while doublings > 0 and size > 1:
         doublings, half = doublings - 1, size // 2
@@ -90,7 +91,7 @@ def add_up(counts: NDArray[Any], doublings: int) -> None:
 
 
 def largest(values: Values) -> float:
-    """The largest |x| of a contiguous array; 0 for an empty one; infinite or NaN if a value is."""
+    """Return the largest |x| of a contiguous array; 0 for an empty one; infinite or NaN if a value is."""
     if COMPILED:
         return float(_counting.largest(values))
     return max(float(values.max()), -float(values.min()), 0.0) if values.size else 0.0

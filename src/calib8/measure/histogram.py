@@ -94,7 +94,7 @@ class BlobHistogram:
         return self.samples == 0 or self.maximum < DEAD_BELOW
 
     def beyond_threshold(self, threshold: float) -> float:
-        """Share of the values, 0 to 1, in bins whose centre lies above `threshold`: what it clips.
+        """Return the share of the values, 0 to 1, in bins whose centre lies above `threshold`: what it clips.
 
         A threshold is rounded to float32 on its way here, a centre is not: what is that near is not above.
         """
@@ -103,7 +103,7 @@ class BlobHistogram:
         return float(self.counts[first:].sum()) / self.samples if self.samples else 0.0
 
     def without_zeros(self) -> BlobHistogram:
-        """The same distribution without the values that are exactly 0."""
+        """Return the same distribution without the values that are exactly 0."""
         counts = self.counts.copy()
         counts[0] -= self.zeros
         return replace(self, counts=counts, samples=self.samples - self.zeros, zeros=0)
@@ -143,6 +143,7 @@ class _Counter(ABC):
         """Count an array of any shape."""
         array = _contiguous(values)
         peak, zeros = self._count(array)
+        # Nothing is counted yet where this holds; written so that it holds for NaN, too.
         if not peak <= self._limit:
             array = self._admit(array, peak)
             peak, zeros = self._count(array)
@@ -157,7 +158,7 @@ class _Counter(ABC):
 
     @abstractmethod
     def result(self) -> BlobHistogram:
-        """What has been counted so far, in the formula's bins."""
+        """Return what has been counted so far, in the formula's bins."""
 
     @abstractmethod
     def _count(self, array: NDArray[np.float32]) -> tuple[float, int]:
@@ -207,7 +208,7 @@ class Histogram(_Counter):
         self._divisor = self.maximum / (bins - 1) or 1.0
 
     def result(self) -> BlobHistogram:
-        """What has been counted so far."""
+        """Return what has been counted so far."""
         return self._histogram(self._table.counts.copy())
 
     def _count(self, array: NDArray[np.float32]) -> tuple[float, int]:
@@ -259,12 +260,12 @@ class AdaptiveHistogram(_Counter):
         return 0.0 if self._exponent is None else math.ldexp(1.0, self._exponent) / self._table.bins
 
     def result(self) -> BlobHistogram:
-        """What has been counted so far, in bins of `maximum / (bins - 1)`."""
+        """Return what has been counted so far, in bins of `maximum / (bins - 1)`."""
         if self._exponent is None:
             counts = np.zeros(self.bins, dtype=np.int64)
             counts[0] = self._samples
             return self._histogram(counts)
-        fine = self._table.counts
+        fine = self._table.counts  # the table itself: what is taken out for a moment is put back below
         fine[0] -= self._zeros  # zeros belong to bin 0, however the first fine bin is divided
         counts = _rebin(fine, self._samples - self._zeros, self.maximum / (self.bins - 1) / self.fine_width, self.bins)
         fine[0] += self._zeros
@@ -297,7 +298,7 @@ def _rebin(fine: NDArray[np.int64], total: int, width: float, bins: int) -> NDAr
     Works on the cumulative count at every edge `(j - 0.5) * width`, rounded: it cannot decrease, so no count
     is negative.
     """
-    edges = (np.arange(1, bins) - 0.5) * width
+    edges = (np.arange(1, bins) - 0.5) * width  # in fine bins
     across = np.minimum(edges.astype(np.intp), fine.size - 1)
     part = edges - across
     # Nothing before it and nothing behind it; there is nothing outside the table.
@@ -307,7 +308,7 @@ def _rebin(fine: NDArray[np.int64], total: int, width: float, bins: int) -> NDAr
     counts = np.empty(bins, dtype=np.int64)
     counts[:-1] = _sums_before(fine, across) + np.floor(share * fine[across] + 0.5).astype(np.int64)
     counts[-1] = total
-    counts[1:] -= counts[:-1].copy()
+    counts[1:] -= counts[:-1].copy()  # from cumulative counts to counts; without the copy it would read its own results
     return counts
 
 

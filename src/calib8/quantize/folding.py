@@ -47,12 +47,12 @@ class FoldGroup:
     members: tuple[str, ...]
 
     def measured(self, *, as_written: bool) -> str:
-        """The value whose distribution gives the threshold: the original's, or what is left of it to be quantised."""
+        """Return the value whose distribution gives the threshold: the original's, or what is left to be quantised."""
         return self.written if as_written else self.rectified
 
 
 def fold_groups(model: Model, enable_concat_quantize: bool = False) -> tuple[FoldGroup, ...]:
-    """Every value of the network in exactly one group, in the order of the groups' first values."""
+    """Put every value of the network into exactly one group, in the order of the groups' first values."""
     groups = _Groups(model)
     groups.follow_scales()
     if not enable_concat_quantize:
@@ -61,7 +61,7 @@ def fold_groups(model: Model, enable_concat_quantize: bool = False) -> tuple[Fol
 
 
 def observed_values(model: Model, enable_concat_quantize: bool = False, *, as_written: bool = False) -> tuple[str, ...]:
-    """The values that need a measured threshold, one for each group, in the order of their layers.
+    """List the values that need a measured threshold, one for each group, in the order of their layers.
 
     Args:
         as_written: each as its layer writes it, before a ReLU; else behind it.
@@ -77,7 +77,7 @@ def fold_thresholds(
     enable_concat_quantize: bool = False,
     dead: Collection[str] = (),
 ) -> dict[str, float]:
-    """A threshold for every value, rounded to float32 as the calibration table holds it.
+    """Give every value a threshold, rounded to float32 as the calibration table holds it.
 
     Args:
         measured: thresholds in real units by value. Every group needs one, of its name or of a value that it is
@@ -98,6 +98,7 @@ def fold_thresholds(
             [f"blob {model.net.blob_of[v]!r} (top of layer {model.net.producer[v].name!r})" for v in missing],
         )
     folded: dict[str, float] = {}
+    # In the order of the network, so that the bottoms of a dead group have their thresholds by now.
     for group in groups:
         value = given[group.name]
         threshold = _beside(model, group, folded) if value is None or value in dead else float(measured[value])
@@ -117,7 +118,7 @@ def set_thresholds(
     changes: Mapping[str, float],
     enable_concat_quantize: bool = False,
 ) -> dict[str, float]:
-    """`thresholds` with some of them changed; a change reaches all values of its group.
+    """Change some of `thresholds`, in a copy; a change reaches all values of its group.
 
     Args:
         changes: by layer name, meaning the layer's first top, or by blob name or value.
@@ -157,13 +158,13 @@ class _Groups:
             self._group_of.update((top, source or top) for top in layer.tops)
 
     def follow_scales(self) -> None:
-        """Step 2."""
+        """Do step 2."""
         for name, scale in self._model.batch_norm_pairs.items():
             top = self._model.net.layer_by_name[name].tops[0]
             self._leader_of[self._group_of[top]] = self._group_of[scale.tops[0]]
 
     def follow_concats(self) -> None:
-        """Step 3. The order does not matter here: leaders are resolved at the end."""
+        """Do step 3. The order does not matter here: leaders are resolved at the end."""
         outside = self._outside_readers()
         for layer, op in self._layers:
             if isinstance(op, Concat):
@@ -180,9 +181,10 @@ class _Groups:
         return readers
 
     def made(self) -> tuple[FoldGroup, ...]:
-        """All groups, those that follow another one merged into it."""
+        """Return all groups, those that follow another one merged into it."""
         members: dict[str, list[str]] = {}
         for value, group in self._group_of.items():
+            # Who is followed may follow another one in turn: a Concat into a Concat, a Scale into one.
             root = group
             while root in self._leader_of:
                 root = self._leader_of[root]
@@ -191,6 +193,7 @@ class _Groups:
 
     def _group(self, source: str, members: tuple[str, ...]) -> FoldGroup:
         net = self._model.net
+        # The last version of the source's blob, behind all layers in place.
         name = [v for v, g in self._group_of.items() if g == source and net.blob_of[v] == net.blob_of[source]][-1]
         readers = net.consumers[name]
         alone = len(readers) == 1 and isinstance(self._model.op_of[readers[0].name], ReLU)

@@ -10,7 +10,7 @@ from calib8.lowering import Model
 
 
 def is_idle(layer: Layer, op: Op, coded: Collection[str]) -> bool:
-    """Whether a layer hands on what only FP32 layers gave.
+    """Tell whether a layer hands on what only FP32 layers gave.
 
     Args:
         coded: the values that are codes, of all that come before the layer.

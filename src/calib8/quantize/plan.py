@@ -112,7 +112,7 @@ def _switches(model: Model, thresholds: Mapping[str, float], in_integers: set[st
 
 
 def fp32_reasons(model: Model, thresholds: Mapping[str, float] | None = None) -> dict[str, str | None]:
-    """Why each layer runs in FP32 when all that can run in INT8; None for those that do. Inputs are left out.
+    """Say why each layer runs in FP32 when all that can run in INT8; None for those that do. Inputs are left out.
 
     Args:
         thresholds: of every value, folded; None where there are none yet, and then values have different ones unless

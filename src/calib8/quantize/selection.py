@@ -12,7 +12,7 @@ from calib8.quantize.plan import QuantPlan
 
 
 def parse_layer_list(text: str) -> tuple[str, ...]:
-    """Names between commas, without the spaces around them; empty ones are left out.
+    """Read names between commas, without the spaces around them; empty ones are left out.
 
     Raises:
         OptionError: no text.
@@ -23,7 +23,7 @@ def parse_layer_list(text: str) -> tuple[str, ...]:
 
 
 def integer_setup(model: Model, plan: QuantPlan, int8_layer: str = "", *, accumulator_bits: int = 16) -> IntegerSetup:
-    """What of the network runs in integers.
+    """Say what of the network runs in integers.
 
     Layers that are named and have no integer rule run in FP32 (`fp32_layers` says which); those of another phase do
     nothing, as the guide's loop names every layer of the file. An input that an INT8 layer reads comes quantised
@@ -50,7 +50,7 @@ def integer_setup(model: Model, plan: QuantPlan, int8_layer: str = "", *, accumu
 
 
 def fp32_layers(model: Model, setup: IntegerSetup) -> tuple[str, ...]:
-    """Layers of the network, data layers left out, that run in FP32."""
+    """List the layers of the network, data layers left out, that run in FP32."""
     return tuple(layer.name for layer, op in model.pairs if op.kind != "source" and layer.name not in setup.int8_layers)
 
 
@@ -70,10 +70,10 @@ def _check(model: Model, names: Sequence[str]) -> None:
 
 
 def _quantized_inputs(model: Model, chosen: frozenset[str]) -> frozenset[str]:
-    found = set()
+    quantized = set()
     for value in model.inputs:
         op = model.op_of[model.net.producer[value].name]
         real = isinstance(op, Input) and op.enable_quantize
         if not real and any(reader.name in chosen for reader in model.net.consumers[value]):
-            found.add(value)
-    return frozenset(found)
+            quantized.add(value)
+    return frozenset(quantized)

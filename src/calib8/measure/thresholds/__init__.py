@@ -107,7 +107,7 @@ METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method
 
 
 def method_named(name: str) -> Method:
-    """The method of that name.
+    """Return the method of that name.
 
     Raises:
         OptionError: there is none.
@@ -122,7 +122,7 @@ def find_threshold(
     method: str = DEFAULT_METHOD,
     options: ThresholdOptions = ThresholdOptions(),
 ) -> float:
-    """The blob's threshold in real units: a positive finite float32 value.
+    """Find the blob's threshold in real units: a positive finite float32 value.
 
     Raises:
         OptionError: no method of that name, or a number of bins that `kl` cannot search.
@@ -131,5 +131,4 @@ def find_threshold(
     if histogram.dead:
         return DEAD_THRESHOLD
     counted = histogram.without_zeros() if own.without_zeros or options.ignore_zeros else histogram
-    found = own.threshold(counted, options)
-    return float(np.float32(min(found, _LARGEST)))
+    return float(np.float32(min(own.threshold(counted, options), _LARGEST)))

@@ -35,7 +35,7 @@ _CALL_TERMS = 1 << 11
 
 
 def first_minimum(counts: NDArray[np.int64], candidates: NDArray[np.intp]) -> int:
-    """The candidate with the smallest KL, the first of equals, as if each had been evaluated by the formula.
+    """Find the candidate with the smallest KL, the first of equals, as if the formula had evaluated each.
 
     Where more finalists are left than can be evaluated in some 0.1 s (2000 over few non-empty bins, 20 over 200,000),
     they are equals in every sense that counts, and the later ones drop out.
@@ -55,12 +55,12 @@ def first_minimum(counts: NDArray[np.int64], candidates: NDArray[np.intp]) -> in
 
 
 def divergence(counts: NDArray[np.int64], end: int) -> float:
-    """KL of one candidate, term by term in the order of the bins; infinite if its bins are empty."""
+    """Compute KL of one candidate, term by term in the order of the bins; infinite if its bins are empty."""
     return _FilledBins(counts).divergence(end)
 
 
 def divergences(counts: NDArray[np.int64], candidates: NDArray[np.intp]) -> NDArray[np.float64]:
-    """KL of every candidate from prefix sums, to within rounding; infinite where its bins are empty."""
+    """Compute KL of every candidate from prefix sums, to within rounding; infinite where its bins are empty."""
     prefixes = _Prefixes(counts)
     parts = [prefixes.divergences(candidates[at : at + _CHUNK]) for at in range(0, candidates.size, _CHUNK)]
     return np.concatenate(parts)
@@ -81,6 +81,7 @@ class _FilledBins:
 
     def divergence(self, end: int) -> float:
         """See `divergence`."""
+        # From edges in bins to edges among the filled bins: bins that are empty take no part from here on.
         edges = np.searchsorted(self._places, _group_edges(np.array([end]))[0])
         inside, mass = int(edges[-1]), int(self._mass[edges[-1]])
         if mass == 0:
@@ -90,6 +91,7 @@ class _FilledBins:
         q = np.repeat(spread, sizes) / mass
         p = self._values[:inside].astype(np.float64)
         tail = int(self._mass[-1]) - mass
+        # The tail joins the last bin of P. Where that one is empty it becomes a bin of P alone: Q has nothing there.
         if self._places[inside - 1] == end - 1:
             p[-1] += tail
         elif tail:
@@ -110,6 +112,7 @@ class _Prefixes:
         self._total = float(self._mass[-1])
 
     def divergences(self, ends: NDArray[np.intp]) -> NDArray[np.float64]:
+        # The sum over `h'` is the one over h with the last bin taken out and put back, grown by the tail.
         edges = _group_edges(ends)
         mass = np.diff(self._mass[edges], axis=1).astype(np.float64)
         filled = np.maximum(np.diff(self._filled[edges], axis=1), 1)
@@ -118,6 +121,7 @@ class _Prefixes:
         last = self._counts[ends - 1].astype(np.float64)
         tail = self._total - inside
         p_log_p = self._entropy[ends - 1] + _x_log_x(last + tail) - _x_log_x(np.array(self._total))
+        # Q spreads a group over its filled bins only, so an empty last bin has 0, and the tail meets the epsilon.
         q_last = np.where(last > 0, spread[:, -1] / np.maximum(inside, 1), 0.0)
         p_log_q = (mass * _log10(spread)).sum(axis=1) - _x_log_x(inside)
         p_log_q += tail * np.log10(q_last + _EPSILON)

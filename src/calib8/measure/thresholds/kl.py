@@ -9,7 +9,7 @@ from calib8.measure.thresholds.divergence import LEVELS, first_minimum
 
 
 def threshold(histogram: BlobHistogram) -> float:
-    """`width * i` for the i = 128, 256, .. bins with the smallest KL (see `divergence`); the first of equals.
+    """Find `width * i` for the i = 128, 256, .. bins with the smallest KL (see `divergence`); the first of equals.
 
     Gives the thresholds of the vendor's compiled library, whatever the number of bins. It can exceed the
     largest |x|: the last candidate is `maximum * bins / (bins - 1)`. 2048 bins leave 16 candidates; that is

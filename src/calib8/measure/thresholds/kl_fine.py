@@ -10,7 +10,7 @@ from calib8.measure.thresholds.divergence import LEVELS, first_minimum
 
 
 def threshold(histogram: BlobHistogram) -> float:
-    """`width * i` for the i = 128, 129, .. bins with the smallest KL (see `divergence`); the first of equals.
+    """Find `width * i` for the i = 128, 129, .. bins with the smallest KL (see `divergence`); the first of equals.
 
     The groups of a candidate that is no multiple of 128 differ in width by one bin. Candidates of `kl` have the same
     KL here.

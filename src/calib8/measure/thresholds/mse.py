@@ -13,7 +13,7 @@ _CHUNK = 1 << 10
 
 
 def threshold(histogram: BlobHistogram) -> float:
-    """`width * i` for the i = 1, 2, .. bins with the smallest squared error; the first of equals wins.
+    """Find `width * i` for the i = 1, 2, .. bins with the smallest squared error; the first of equals wins.
 
     With the values of bin j at `j * width`, a candidate `t = width * i` and the contract's rounding and
     saturation:
@@ -45,8 +45,9 @@ class _Moments:
         self._m2 = float((h * j * j).sum())
 
     def errors(self, ends: NDArray[np.intp]) -> NDArray[np.float64]:
-        """Squared error, in squared bins, of candidates of so many bins."""
+        """Compute the squared error, in squared bins, of candidates of so many bins."""
         odd = 2 * np.arange(1, _TOP_CODE + 1) - 1
+        # Codes that a candidate reaches beyond the last bin read the trailing 0 of the sums.
         reach = np.minimum(-(-ends[:, None] * odd // (2 * _CODES)), self._m0.size - 1)
         step = ends / _CODES
         errors: NDArray[np.float64] = (

@@ -11,7 +11,7 @@ from calib8.measure.histogram import BlobHistogram
 
 
 def threshold(histogram: BlobHistogram, percent: float) -> float:
-    """The upper edge `(j + 0.5) * width` of the first bin j up to which `percent` % of the values lie.
+    """Find the upper edge `(j + 0.5) * width` of the first bin j up to which `percent` % of the values lie.
 
     Never more than the largest |x|, which is what 100 gives.
 
