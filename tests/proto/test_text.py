@@ -62,8 +62,8 @@ def test_lines_are_counted_with_any_line_end(tmp_path):
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"", "no `layer`"),
-        (b"name: 'n'", "no `layer`"),
+        (b"", "no 'layer'"),
+        (b"name: 'n'", "no 'layer'"),
         (b"\xff\xfen\0a\0m\0e\0", "UTF-16"),
         (b"name: 'x'\n\n\x0a\x05\0\0", "net.prototxt:4: a binary file"),
         (b"<html><body>404</body></html>", "net.prototxt:1: expected a field name"),
@@ -135,7 +135,7 @@ def test_sizes_without_input_are_noted():
 
 
 def test_layer_beside_layers_is_refused():
-    with pytest.raises(PrototxtError, match=r"<text>:1: `layer` stands beside `layers` \(line 2\)"):
+    with pytest.raises(PrototxtError, match=r"<text>:1: 'layer' stands beside 'layers' \(line 2\)"):
         parse_prototxt(_LAYER + "layers { type: RELU }")
 
 
@@ -206,7 +206,7 @@ def test_v1_layers_have_the_parameters_of_forks():
 
 def test_v1_types_in_quotes_are_told_apart():
     text = 'layers { name: "a" type: RELU }\nlayers { name: "b" type: "Convolution" }'
-    with pytest.raises(PrototxtError, match=r'<text>:2: layers .b. has its type in quotes, "Convolution": .* `layer`'):
+    with pytest.raises(PrototxtError, match=r'<text>:2: layers .b. has its type in quotes, "Convolution": .* .layer.'):
         parse_prototxt(text)
 
 

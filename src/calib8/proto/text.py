@@ -54,7 +54,7 @@ def parse_prototxt(text: str, source: str = "<text>") -> Prototxt:
     net = caffe_pb2.NetParameter()
     report = read_text(text.replace("\r\n", "\n").replace("\r", "\n"), net, source)
     if not (net.layer or net.layers or net.input):
-        raise PrototxtError(f"{source}:1: not a network definition: it has no `layer` and no `input`")
+        raise PrototxtError(f"{source}:1: not a network definition: it has no 'layer' and no 'input'")
     if net.layer and not any(x.type for x in net.layer) and any("layer.blob_param" in x for x in report.unknown_fields):
         raise PrototxtError(f"{source}:1: a calibration table, where a network definition is expected")
     upgraded = upgrade_net(net, report.places, source)

@@ -65,7 +65,7 @@ def upgrade_net(net: caffe_pb2.NetParameter, places: Mapping[str, Sequence[Place
     old = [Placed(place, x) for place, x in zip(_places(places, "layers", net.layers), net.layers, strict=True)]
     current = list(zip(_places(places, "layer", net.layer), net.layer, strict=True))
     if old and current:
-        where = f"`layer` stands beside `layers` (line {old[0].place.line}); a network has one form or the other"
+        where = f"'layer' stands beside 'layers' (line {old[0].place.line}); a network has one form or the other"
         findings.problems.append((current[0][0], where))
     elif old:
         current = _upgrade_old(old, list(net.input), findings)
@@ -114,8 +114,8 @@ def _upgrade_old(
         findings.notes.append("upgraded from V1 (`layers`)")
     for place, layer in layers:
         if layer.type_word.startswith(("'", '"')):
-            what = f"layers {layer.name!r} has its type in quotes, {layer.type_word}: that is the current form, `layer`"
-            findings.problems.append((place, f"{what}; in `layers` types are words in capitals, such as INNER_PRODUCT"))
+            what = f"layers {layer.name!r} has its type in quotes, {layer.type_word}: that is the current form, 'layer'"
+            findings.problems.append((place, f"{what}; in 'layers' types are words in capitals, such as INNER_PRODUCT"))
         elif not (layer.HasField("type") or layer.type_word):
             findings.problems.append((place, f"layers {layer.name!r} has no type"))
     return [(place, upgrade_v1_layer(layer)) for place, layer in layers]

@@ -84,7 +84,7 @@ def upgrade_v0_layers(layers: Sequence[Placed], inputs: Sequence[str], findings:
     for place, layer in _fuse_padding(layers, inputs, findings):
         if not layer.HasField("layer"):
             findings.problems.append(
-                (place, f"layers {layer.name!r} has V1's form in a network of V0's (`layer` inside)")
+                (place, f"layers {layer.name!r} has V1's form in a network of V0's ('layer' inside)")
             )
         elif layer.layer.type not in V0_TYPES:
             known = ", ".join(V0_TYPES)
