@@ -32,7 +32,7 @@ _FEW_CLASSES = 5
 """Fewer numbers without a Softmax may be anything: the corners of a box, an angle."""
 _MOST_CLASSES_OF_A_MAP = 512
 _YOLO_STRIDES = (8, 16, 32, 64)
-_YOLO_LEAST, _YOLO_OVERLAP = 0.05, 0.45
+_YOLO_LEAST, _YOLO_OVERLAP = 0.005, 0.45
 SHOWN_SCORE = 0.3
 """Boxes below this score are no answers: detectors give hundreds of them."""
 _KNOWN_SCORE = 0.2

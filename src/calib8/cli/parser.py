@@ -20,6 +20,7 @@ SUMMARIES: Mapping[str, str] = {
     "check": "say what is in a network, and what is wrong with it",
     "doctor": "say whether images and preprocessing are right",
     "calibrate": "quantise a network to INT8",
+    "evaluate": "say how much accuracy INT8 costs, on labelled data",
     "report": "write one page that shows what INT8 does",
     "sensitivity": "say which layer costs the accuracy",
     "tune": "tune thresholds, and choose layers that stay in FP32",

@@ -14,9 +14,9 @@ from calib8.errors import OptionError
 from calib8.export import write_files
 from calib8.reading import read_file
 from calib8.report import report_html
-from calib8.report.gather import ReportOptions, gather
+from calib8.report.gather import FewSamples, ReportOptions, gather
 from calib8.report.shown_samples import names_of_classes
-from calib8.workflow import DiagnoseOptions, SensitivityOptions
+from calib8.workflow import DiagnoseOptions
 
 _MOST_CLASSES_BYTES = 1 << 20
 
@@ -48,7 +48,7 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.set_defaults(run=run)
-    add_start_options(parser, samples=8, output="PATH")
+    add_start_options(parser, samples=FewSamples.usual_samples, output="PATH")
     add_judge_options(parser)
     group = parser.add_argument_group("the page")
     group.add_argument("--classes", metavar="FILE", type=Path, help="names of the network's classes, one a line")
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     calibrated = calibrate_options(options)
     wanted = ReportOptions(
         diagnosis=DiagnoseOptions(**{**vars(calibrated), "iteration": options.examined}),
-        sensitivity=SensitivityOptions(options.samples, metric, options.threads, options.budget),
+        sensitivity=FewSamples(options.samples, metric, options.threads, options.budget),
         calibrated=options.iteration, shown=options.shown, classes=_classes(options.classes),
     )  # fmt: skip
     with ProgressLines() as progress:

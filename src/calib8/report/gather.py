@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import ClassVar
 
 from calib8 import __version__
 from calib8.analyze.answers import answers_of
@@ -37,6 +38,13 @@ _PACKAGES = ("numpy", "onnx", "onnxruntime", "opencv-python-headless", "protobuf
 
 
 @dataclass(frozen=True)
+class FewSamples(SensitivityOptions):
+    """How layers are judged, on fewer samples than `sensitivity` takes by itself."""
+
+    usual_samples: ClassVar[int] = 8
+
+
+@dataclass(frozen=True)
 class ReportOptions:
     """What a report rests on.
 
@@ -53,7 +61,7 @@ class ReportOptions:
     """
 
     diagnosis: DiagnoseOptions = DiagnoseOptions()
-    sensitivity: SensitivityOptions = SensitivityOptions(samples=8)
+    sensitivity: SensitivityOptions = FewSamples()
     calibrated: int = 0
     judged: int = 32
     shown: int = 4
@@ -97,7 +105,7 @@ def gather(
         samples=_samples(network, calibration, options),
         recipe=given_recipe(network),
         classes=options.classes,
-        record=_record(network, calibration, options),
+        record=_record(network, calibration, options, found.samples),
     )
 
 
@@ -128,7 +136,7 @@ def _samples(network: Network, calibration: CalibrationResult, options: ReportOp
     return tuple(shown)
 
 
-def _record(network: Network, calibration: CalibrationResult, options: ReportOptions) -> dict[str, str]:
+def _record(network: Network, calibration: CalibrationResult, options: ReportOptions, judged: int) -> dict[str, str]:
     recipe = given_recipe(network)
     prototxt = Path(network.model.net.source)
     found = {
@@ -136,7 +144,7 @@ def _record(network: Network, calibration: CalibrationResult, options: ReportOpt
         "thresholds": calibration.origin,
         "preprocessing": "unknown" if recipe is None else recipe.text,
         "images looked at": str(options.diagnosis.at_most(network.samples).iteration),
-        "samples for sensitivity": str(options.sensitivity.samples),
+        "samples for sensitivity": str(judged),
         "calib8": __version__,
         "Python": platform.python_version(),
     }

@@ -10,6 +10,7 @@ Nothing here reads a command line or prints. Options are frozen dataclasses, res
 - `calibrating`: thresholds from samples, integers from thresholds
 - `judging`: what counts as a good result, and the samples that it is judged on (`samples`)
 - `diagnosing`: whether the images, and what is done to them, are right
+- `measuring`: what INT8 costs on labelled samples (`truth`), with intervals
 - `verdicts`: how well INT8 follows FP32, from a few samples and without labels
 - `sensitivities`, `tuning`: which layer costs the accuracy, and how to get it back
 - `evaluating`: what INT8 is worth against FP32
@@ -38,6 +39,7 @@ from calib8.workflow.diagnosing import DiagnoseOptions, Diagnosis, diagnose, qui
 from calib8.workflow.evaluating import EvaluateOptions, Evaluation, evaluate
 from calib8.workflow.images import Images
 from calib8.workflow.judging import JudgeOptions, Metric
+from calib8.workflow.measuring import QualityOptions, QualityReport, TableQuality, Truth, measure_quality
 from calib8.workflow.network import Network, data_layer, open_network
 from calib8.workflow.progress import Progress, ProgressCallback
 from calib8.workflow.reports import (
@@ -79,7 +81,11 @@ __all__ = [
     "Network",
     "Progress",
     "ProgressCallback",
+    "QualityOptions",
+    "QualityReport",
     "SensitivityOptions",
+    "TableQuality",
+    "Truth",
     "TuneOptions",
     "TuneResult",
     "Tuner",
@@ -93,6 +99,7 @@ __all__ = [
     "draw_sensitivity",
     "evaluate",
     "measure_histograms",
+    "measure_quality",
     "needed_histograms",
     "open_network",
     "quick_check",

@@ -1,0 +1,209 @@
+"""`calib8 evaluate NAME PATH`: how much accuracy INT8 costs, on labelled data."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from calib8.analyze.quality import Difference
+from calib8.cli.judging import add_judge_options, metrics_of
+from calib8.cli.progress import ProgressLines
+from calib8.cli.start import add_start_options, open_start
+from calib8.cli.table import aligned
+from calib8.errors import OptionError
+from calib8.reading import read_file
+from calib8.report.shown_samples import names_of_classes
+from calib8.workflow import (
+    CalibrationResult,
+    EvaluateOptions,
+    QualityOptions,
+    QualityReport,
+    Truth,
+    change_thresholds,
+    evaluate,
+    measure_quality,
+    read_calibration,
+    read_thresholds,
+)
+
+_MOST_BYTES = 1 << 20
+
+_DESCRIPTION = """\
+Say how much accuracy INT8 costs, on labelled samples: FP32 and INT8 side by side, with an interval for the difference.
+
+What is measured follows from the outputs:
+  classes          top-1 and top-5, against --labels or the labels of the network's data layer
+  boxes            mAP at an overlap of 0.5 and over 0.5 to 0.95, as COCO's, against --boxes; of SSD's DetectionOutput,
+                   and of YOLO's maps with --anchors
+  maps of classes  mean intersection over union, against --maps
+  pictures         PSNR and SSIM, against --pictures
+  anything         a function of yours: --metric module:function
+
+The interval is that of a paired bootstrap over the samples: where it holds 0, so few images cannot tell INT8 from FP32.
+Take other samples than those of the calibration."""
+
+_EPILOG = """\
+examples:
+  calib8 evaluate squeezenet models/squeezenet --images val/ --mean 104,117,123 --labels val.txt --samples 1000
+  calib8 evaluate ssd models/ssd --images val/ --mean 127.5 --scale 0.00784 --boxes annotations.json --classes voc.txt
+  calib8 evaluate yolo models/yolo --images val/ --color rgb --scale 0.00392 --anchors '10,13 16,30 ..' --boxes labels/
+  calib8 evaluate lenet models/lenet --table a.pb2 --table b.pb2
+
+what --json prints, one object (keys are added, never renamed or removed):
+  network, samples, kind   the name, how many images, what the outputs say
+  tables                   [{"table", "measures", "outputs"}]; measures are [{"measure", "unit", "fp32", "int8",
+                           "difference", "low", "high", "sentence"}], outputs {"snr_db", "cosine", "top1"}"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add this command."""
+    parser = commands.add_parser(
+        "evaluate", help="say how much accuracy INT8 costs, on labelled data", description=_DESCRIPTION,
+        epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.set_defaults(run=run)
+    add_start_options(parser, samples=QualityOptions.usual_samples, output="nowhere")
+    group = add_judge_options(parser)
+    group.add_argument("--boxes", metavar="PATH", help="COCO's JSON, or a folder with YOLO's .txt or VOC's .xml files")
+    group.add_argument("--maps", metavar="FOLDER", help="a PNG for each image, whose pixels are classes; 255 for none")
+    group.add_argument("--pictures", metavar="FOLDER", help="the wanted picture for each image")
+    group.add_argument(
+        "--peak", type=float, default=255.0, metavar="V", help="largest value of a picture (default: 255)"
+    )
+    group.add_argument("--classes", metavar="FILE", type=Path, help="names of the network's classes, one a line")
+    group.add_argument(
+        "--own-classes", metavar="FILE", type=Path,
+        help="names of the classes of --boxes, where YOLO's numbers are not the network's",
+    )  # fmt: skip
+    group = parser.add_argument_group("what runs in INT8")
+    group.add_argument(
+        "--table", metavar="FILE", type=Path, action="append", default=[], dest="tables",
+        help="a calibration table, in the place of the files in PATH; several are measured side by side",
+    )  # fmt: skip
+    group.add_argument("--int8-layers", metavar="LAYER[,..]", help="only these layers (default: all that can)")
+    parser.add_argument("--json", action="store_true", help="for programs: one JSON object")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure and print.
+
+    Returns:
+        The exit code.
+    """
+    if options.output is not None:
+        raise OptionError("--output has no meaning here: evaluate writes no files")
+    if options.metric not in ("difference", "top1"):
+        return _by_metric(options)
+    layers = None if options.int8_layers is None else tuple(options.int8_layers.split(","))
+    truth = Truth(
+        options.labels, options.boxes, options.maps, options.pictures, _classes(options.classes),
+        _classes(options.own_classes), options.peak,
+    )  # fmt: skip
+    wanted = QualityOptions(
+        samples=options.samples, threads=options.threads, budget=options.budget, truth=truth, int8_layers=layers,
+        anchors=options.anchors,
+    )  # fmt: skip
+    with ProgressLines() as progress:
+        network, calibration = open_start(options, progress)
+        tables: dict[str, CalibrationResult] = {}
+        for path in options.tables:
+            tables[str(path)] = _read(network, path)
+        found = measure_quality(network, tables or {calibration.origin: calibration}, wanted, progress)
+    print(json.dumps(as_json(options.name, found), indent=1) if options.json else as_text(found))
+    return 0
+
+
+def _read(network: Any, path: Path) -> CalibrationResult:
+    if path.suffix in (".pb2", ".prototxt"):
+        return read_calibration(network, path)
+    return change_thresholds(network, read_thresholds(network, path), origin=str(path))
+
+
+def _by_metric(options: argparse.Namespace) -> int:
+    """A function of the user's, or the difference of YOLO's boxes, over one table."""
+    (metric,) = metrics_of(options, options.metric)
+    with ProgressLines() as progress:
+        network, calibration = open_start(options, progress)
+        judged = EvaluateOptions(options.samples, metric, options.threads, options.budget)
+        found = evaluate(network, calibration, judged, progress)
+    figures = {"network": options.name, "samples": found.samples, "metric": found.metric, "loss": found.loss}
+    figures |= {"fp32": found.fp32, "int8": found.int8}
+    if options.json:
+        print(json.dumps(figures, indent=1))
+    else:
+        print(
+            aligned(
+                [("metric", "FP32", "INT8", "loss"), (found.metric, *map(_plain, (found.fp32, found.int8, found.loss)))]
+            )
+        )
+    return 0
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def _classes(path: Path | None) -> tuple[str, ...]:
+    if path is None:
+        return ()
+    return names_of_classes(read_file(path, _MOST_BYTES, OptionError).decode("utf-8", "replace"))
+
+
+def as_text(found: QualityReport) -> str:
+    """A table for each calibration table, and what its figures mean."""
+    parts = []
+    for table in found.tables:
+        rows = [("", "FP32", "INT8", "difference", "95 of 100 lie in"), *map(_row, table.differences)]
+        snr, sentence = table.outputs.snr_db, table.differences[0].sentence
+        near = f"outputs {snr:.1f} dB, cosine {table.outputs.cosine:.4f}" if math.isfinite(snr) else "outputs are equal"
+        figures = aligned(rows, right=range(1, 5))
+        parts.append(f"{table.name}, {found.images} images\n{figures}\n{near}; {sentence}")
+    return "\n\n".join(parts)
+
+
+def _row(one: Difference) -> tuple[str, ...]:
+    return (
+        one.measure, _figure(one, one.fp32), _figure(one, one.int8), _signed(one, one.difference),
+        f"{_signed(one, one.low)} to {_signed(one, one.high)}",
+    )  # fmt: skip
+
+
+def _figure(one: Difference, value: float) -> str:
+    if math.isnan(value):
+        return ""
+    return f"{value:.2%}" if one.unit == "%" else f"{value:.4f} {one.unit}".strip()
+
+
+def _signed(one: Difference, value: float) -> str:
+    if math.isnan(value):
+        return ""
+    return f"{100 * value:+.2f}" if one.unit == "%" else f"{value:+.4f}"
+
+
+def as_json(name: str, found: QualityReport) -> dict[str, Any]:
+    """The object that the module's text documents."""
+    return {
+        "network": name,
+        "samples": found.images,
+        "kind": found.kind,
+        "tables": [
+            {
+                "table": table.name,
+                "measures": [_difference_json(one) for one in table.differences],
+                "outputs": {key: _finite(getattr(table.outputs, key)) for key in ("snr_db", "cosine", "top1")},
+            }
+            for table in found.tables
+        ],
+    }
+
+
+def _difference_json(one: Difference) -> dict[str, Any]:
+    figures = {key: _finite(getattr(one, key)) for key in ("fp32", "int8", "difference", "low", "high")}
+    return {"measure": one.measure, "unit": one.unit, **figures, "sentence": one.sentence}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
