@@ -78,7 +78,7 @@ def test_truth_that_does_not_fit(folder, capsys, tmp_path):
 
 
 def test_a_metric_of_the_users(folder, capsys, tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text("def best(fp32, int8, labels): return float((int8['prob'].argmax(1) == 1).mean())\n")
+    (tmp_path / "mine.py").write_text("def best(x, y, labels): return float((y['prob'].argmax(1) == 1).mean())\n")
     monkeypatch.chdir(tmp_path)
     assert evaluate(folder, "--samples", "10", "-n", "20", "--metric", "mine:best", "--json") == 0
     found = json.loads(capsys.readouterr().out)
