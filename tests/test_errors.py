@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 
 from calib8 import errors
-from calib8.errors import Calib8Error, ModelError
+from calib8.errors import Calib8Error, ModelError, UserLayerError
 
 CLASSES = [x for x in vars(errors).values() if isinstance(x, type) and issubclass(x, Exception)]
-PARENTS = {"PrototxtError": ModelError, "CaffemodelError": ModelError, "UnsupportedError": ModelError}
+PARENTS = {
+    "PrototxtError": ModelError, "CaffemodelError": ModelError, "UnsupportedError": ModelError,
+    "NotRunError": UserLayerError,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("error", CLASSES)

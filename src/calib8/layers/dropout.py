@@ -30,7 +30,8 @@ class Dropout(Neuron):
     def __init__(self, fields: Fields) -> None:
         group, spatial = fields.group("dropout_param"), fields.group("spatial_dropout_param")
         self.by_channel: bool = fields.param.type == "SpatialDropout"
-        self.ratio: float = spatial.dropout_ratio if self.by_channel else group.dropout_ratio
+        ratio, ratio_of_channels = group.dropout_ratio, spatial.dropout_ratio  # either message is known to both types
+        self.ratio: float = ratio_of_channels if spatial.has("dropout_ratio") else ratio
         self.trains = fields.phase == Phase.TRAIN
         self.kind = "host" if self.trains else "onnx"
         # Either TRAIN divides or TEST multiplies, so that both have the same mean.
