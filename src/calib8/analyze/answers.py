@@ -14,19 +14,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calib8.analyze.yolo import YOLOV3_ANCHORS, Anchors, decode
-from calib8.graph import Shape
+from calib8.graph import Array, Shape
 from calib8.layers.arg_max import ArgMax
 from calib8.layers.detection_output import DetectionOutput
 from calib8.layers.softmax import Softmax
 from calib8.lowering import Model
 
-Array = NDArray[Any]
 Outputs = Mapping[str, Array]
 _FEW_CLASSES = 5
 """Fewer numbers without a Softmax may be anything: the corners of a box, an angle."""
@@ -62,7 +59,7 @@ class Answer(ABC):
 
     @abstractmethod
     def agreement(self, reference: Outputs, result: Outputs) -> tuple[int, int]:
-        """How many answers of one run agree, and of how many; (0, 0) where the question makes no sense."""
+        """Count how many answers of one run agree, and of how many; (0, 0) where the question makes no sense."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +70,12 @@ class Classes(Answer):
     kind = "classes"
 
     def agreement(self, reference: Outputs, result: Outputs) -> tuple[int, int]:
-        """The best class is the same."""
+        """Count images whose best class is the same."""
         best = [self.scores(outputs).argmax(axis=1) for outputs in (reference, result)]
         return int(np.count_nonzero(best[0] == best[1])), len(best[0])
 
     def scores(self, outputs: Outputs) -> Array:
-        """(N, C)"""
+        """Return the scores, (N, C)."""
         array = outputs[self.values[0]]
         return array.reshape(len(array), -1)
 
@@ -92,12 +89,12 @@ class ClassMap(Answer):
     kind = "map"
 
     def agreement(self, reference: Outputs, result: Outputs) -> tuple[int, int]:
-        """Pixels with the same class."""
+        """Count the pixels with the same class."""
         x, y = self.classes(reference), self.classes(result)
         return int(np.count_nonzero(x == y)), x.size
 
     def classes(self, outputs: Outputs) -> Array:
-        """(N, H, W), whole numbers; `chosen` where the output holds classes already."""
+        """Return (N, H, W), whole numbers; `chosen` where the output holds classes already."""
         array = outputs[self.values[0]]
         return array[:, 0].astype(np.int64) if self.chosen else array.argmax(axis=1)
 
@@ -110,7 +107,7 @@ class Picture(Answer):
     kind = "picture"
 
     def agreement(self, reference: Outputs, result: Outputs) -> tuple[int, int]:
-        """Pictures do not agree or disagree."""
+        """Count nothing: pictures do not agree or disagree."""
         return 0, 0
 
 
@@ -122,7 +119,7 @@ class Numbers(Answer):
     kind = "numbers"
 
     def agreement(self, reference: Outputs, result: Outputs) -> tuple[int, int]:
-        """Nothing to agree on."""
+        """Count nothing: there is nothing to agree on."""
         return 0, 0
 
 
@@ -133,17 +130,17 @@ class Boxes(Answer):
 
     @abstractmethod
     def detections(self, outputs: Outputs, least: float) -> list[Detection]:
-        """Those of one run with a score of at least `least`, the best first."""
+        """Return those of one run with a score of at least `least`, the best first."""
 
     def agreement(self, reference: Outputs, result: Outputs) -> tuple[int, int]:
-        """The boxes of either that the other one has, too, perhaps with a somewhat lower score; of all boxes of both.
+        """Count the boxes of either that the other has, too, if with a slightly lower score, and all boxes of both.
 
         Their ratio is an F1 score that no box leaves because its score was just above the limit.
         """
         sides = [self.detections(outputs, _KNOWN_SCORE) for outputs in (reference, result)]
         shown = [[one for one in side if one.score >= SHOWN_SCORE] for side in sides]
-        found = len(matched(shown[0], sides[1])) + len(matched(shown[1], sides[0]))
-        return found, len(shown[0]) + len(shown[1])
+        both = len(matched(shown[0], sides[1])) + len(matched(shown[1], sides[0]))
+        return both, len(shown[0]) + len(shown[1])
 
 
 @dataclass(frozen=True)
@@ -153,10 +150,10 @@ class DetectionRows(Boxes):
     values: tuple[str, ...]
 
     def detections(self, outputs: Outputs, least: float) -> list[Detection]:
-        """All images of a run together; there is one in each."""
+        """Return those of all images of a run together; there is one in each."""
         rows = outputs[self.values[0]].reshape(-1, 7)
-        found = [_of_row(row) for row in rows if row[0] >= 0 and row[1] >= 0 and row[2] >= least]
-        return sorted(found, key=lambda d: -d.score)
+        boxes = [_of_row(row) for row in rows if row[0] >= 0 and row[1] >= 0 and row[2] >= least]
+        return sorted(boxes, key=lambda d: -d.score)
 
 
 @dataclass(frozen=True)
@@ -168,35 +165,35 @@ class YoloMaps(Boxes):
     input_size: tuple[int, int]
 
     def detections(self, outputs: Outputs, least: float) -> list[Detection]:
-        """Of the first image."""
-        found: list[Detection] = []
+        """Return those of the first image."""
+        detections: list[Detection] = []
         for value, own in zip(self.values, self.anchors, strict=True):
             maps = decode(outputs[value][:1], own, self.input_size)
             boxes, scores = maps.boxes.reshape(-1, 4), maps.scores.reshape(-1, maps.scores.shape[-1])
             for place, label in np.argwhere(scores >= max(least, _YOLO_LEAST)):
                 x, y, w, h = boxes[place]
                 corners = (float(x - w / 2), float(y - h / 2), float(x + w / 2), float(y + h / 2))
-                found.append(Detection(int(label), float(scores[place, label]), corners))
-        return _suppressed(sorted(found, key=lambda d: -d.score))
+                detections.append(Detection(int(label), float(scores[place, label]), corners))
+        return _suppressed(sorted(detections, key=lambda d: -d.score))
 
 
 def _of_row(row: Array) -> Detection:
     return Detection(int(row[1]), float(row[2]), (float(row[3]), float(row[4]), float(row[5]), float(row[6])))
 
 
-def _suppressed(found: Sequence[Detection]) -> list[Detection]:
+def _suppressed(ranked: Sequence[Detection]) -> list[Detection]:
     kept: list[Detection] = []
-    for one in found:
+    for one in ranked:
         if not any(one.label == other.label and overlap(one.box, other.box) > _YOLO_OVERLAP for other in kept):
             kept.append(one)
     return kept
 
 
-def matched(found: Sequence[Detection], wanted: Sequence[Detection]) -> list[tuple[int, int]]:
-    """Pairs of indices of boxes that match, the best found one choosing first, each wanted one taken once."""
+def matched(detections: Sequence[Detection], wanted: Sequence[Detection]) -> list[tuple[int, int]]:
+    """Pair boxes that match, by their indices: the first detection chooses first, each wanted one is taken once."""
     pairs: list[tuple[int, int]] = []
     free = set(range(len(wanted)))
-    for index, one in enumerate(found):
+    for index, one in enumerate(detections):
         near = [(overlap(one.box, wanted[w].box), w) for w in free if wanted[w].label == one.label]
         if near and max(near)[0] >= MATCHED:
             pairs.append((index, max(near)[1]))
@@ -205,7 +202,7 @@ def matched(found: Sequence[Detection], wanted: Sequence[Detection]) -> list[tup
 
 
 def overlap(one: Sequence[float], other: Sequence[float]) -> float:
-    """Intersection over union of two boxes (x0, y0, x1, y1)."""
+    """Compute intersection over union of two boxes (x0, y0, x1, y1)."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
     if width <= 0 or height <= 0:
@@ -215,7 +212,7 @@ def overlap(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def answers_of(model: Model, anchors: Anchors = ()) -> tuple[Answer, ...]:
-    """What the outputs of a network say; every output is in one of them.
+    """Tell what the outputs of a network say; every output is in one answer.
 
     Args:
         anchors: of YOLO maps, from the finest to the coarsest; () for those of YOLOv3.
@@ -231,6 +228,7 @@ def _answer(model: Model, value: str, *, alone: bool) -> Answer:
     op, shape = model.op_of[model.net.producer[value].name], model.shapes[value]
     pixels = int(np.prod(shape[2:])) if len(shape) > 2 else 1
     classes = shape[1] if len(shape) > 1 else 0
+    # Detectors in Python write the rows of a DetectionOutput, too: 7 numbers.
     if isinstance(op, DetectionOutput) or (op.kind == "host" and shape[-1:] == (7,)):
         return DetectionRows((value,))
     is_softmax = isinstance(op, Softmax) and op.axis % len(shape) == 1
@@ -265,6 +263,7 @@ def _yolo(model: Model, outputs: Sequence[str], anchors: Anchors) -> YoloMaps | 
     if not inputs or not shapes or any(len(s) != 4 for s in shapes.values()):
         return None
     maps = sorted(outputs, key=lambda v: -shapes[v][2] * shapes[v][3])
+    # A network with fewer maps than YOLOv3 has the coarser ones, whose anchors come last.
     own = anchors or YOLOV3_ANCHORS[-3 * len(maps) :]
     each, rest = divmod(len(own), len(maps))
     height, width = inputs[0][2:]

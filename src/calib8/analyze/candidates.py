@@ -36,7 +36,7 @@ _WAYS = {
 def method_thresholds(
     trials: Trials, histograms: Mapping[str, BlobHistogram], ignored: Collection[str] = ()
 ) -> dict[str, dict[str, float]]:
-    """By method, what it finds for each group that is alive and that a layer outside of `ignored` writes.
+    """Find thresholds by every method, for each group that is alive and that a layer outside of `ignored` writes.
 
     Args:
         histograms: by value, of what groups are measured on either way; others are left out.
@@ -59,13 +59,13 @@ def method_thresholds(
 
 
 def candidates_of(methods: Mapping[str, Mapping[str, float]]) -> dict[str, tuple[float, ...]]:
-    """By group what the methods find, each threshold once, in ascending order."""
-    groups = dict.fromkeys(group for found in methods.values() for group in found)
-    return {group: tuple(sorted({found[group] for found in methods.values()})) for group in groups}
+    """Collect by group what the methods find, each threshold once, in ascending order."""
+    groups = dict.fromkeys(group for thresholds in methods.values() for group in thresholds)
+    return {group: tuple(sorted({thresholds[group] for thresholds in methods.values()})) for group in groups}
 
 
 def original_targets(trials: Trials, ignored: Collection[str] = ()) -> list[tuple[str, str]]:
-    """The layers that the original's search goes through, each with the group of its top.
+    """List the layers that the original's search goes through, each with the group of its top.
 
     Layers without arithmetic have nothing to tune: those that only move elements, and a BatchNorm, whose Scale stands
     for both.

@@ -13,22 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calib8.analyze.kept_values import KeptValues, Samples
 from calib8.arithmetic import dequantize
 from calib8.engine import Crew, EngineOptions, Executor, ExecutorCache
 from calib8.errors import DataError
-from calib8.graph import Layer, Shape
+from calib8.graph import Array, Layer, Shape
 from calib8.lowering import Model
 from calib8.lowering.cuts import needed_layers
 from calib8.lowering.integer import IntegerSetup, lower_stretch
 from calib8.lowering.readings import Codes, Reading, value_of
 
-Array = NDArray[Any]
 Values = Mapping[Reading, Array]
 T = TypeVar("T")
 R = TypeVar("R", bound=Reading)
@@ -69,16 +67,17 @@ class Variant:
         self._fitting: tuple[int, list[tuple[int, Samples]]] = (-1, [])
 
     def longest(self, kept: KeptValues, sample: int, last: int) -> tuple[int, Values]:
-        """The latest position up to `last` at which values of this sample are kept, and those; (0, {}) for none."""
+        """Find the last position up to `last` at which values of this sample are kept, and these; (0, {}) for none."""
         changes, fitting = self._fitting
         if changes != kept.changes:
             changes, fitting = self._fitting = kept.changes, kept.fitting(self.entries)
         return next(((at, samples[sample]) for at, samples in fitting if at <= last and sample in samples), (0, {}))
 
 
-def _entry(setup: IntegerSetup, layer: Layer, writers: Sequence[Layer]) -> tuple[Any, ...]:
+def _entry(setup: IntegerSetup, layer: Layer, writers: Sequence[Layer]) -> tuple[object, ...]:
     """The layer's integers, and the steps of bottoms that are quantised or dequantised for it."""
     in_int8 = layer.name in setup.int8_layers
+    # A conversion rounds by the bottom's threshold, so the layer's result depends on it, whoever wrote the bottom.
     converted = [b for b, w in zip(layer.bottoms, writers, strict=True) if in_int8 != (w.name in setup.int8_layers)]
     steps = ((setup.thresholds[b], _bytes(setup.channel_units.get(b))) for b in converted)
     return (setup.forms[layer.name] if in_int8 else None, *steps)
@@ -126,11 +125,11 @@ class Experiment:
         self.references = self.each(lambda lane, sample: lasting(lane.run(sample, self.fp32, self.outputs)), run)
 
     def variant(self, setup: IntegerSetup) -> Variant:
-        """A setup, ready to be run."""
+        """Make a setup ready to be run."""
         return Variant(self.model, setup)
 
     def position(self, layer: str) -> int:
-        """The place of a layer in the network, as `keep` and `split` of a run count it."""
+        """Return the place of a layer in the network, as `keep` and `split` of a run count it."""
         return self._reach.position[layer]
 
     @property
@@ -139,7 +138,7 @@ class Experiment:
         return self._reach.needed
 
     def each(self, work: Callable[[Lane, Item], T], items: Sequence[Item]) -> list[T]:
-        """`work` done for every item, a sample's number or another one, on all threads; the results in that order."""
+        """Do `work` for every item, a sample's number or another one, on all threads; the results in that order."""
         return self._crew.each(lambda lane, item: work(self._lanes[lane], item), items)
 
     def executor(
@@ -151,7 +150,7 @@ class Experiment:
         available: Mapping[Reading, Shape],
         wanted: Sequence[Reading],
     ) -> Executor:
-        """The executor of a lane for the layers from `start` to before `stop`.
+        """Return the executor of a lane for the layers from `start` to before `stop`.
 
         Args:
             available: the shapes of the values that they begin with, by name. Behind a layer in Python they may be
@@ -169,7 +168,7 @@ class Experiment:
         return self._executors.get(key, opened, lane)
 
     def frontier(self, variant: Variant, position: int) -> tuple[Reading, ...]:
-        """What layers from `position` on, or a caller, take from those before it."""
+        """Return what layers from `position` on, or a caller, take from those before it."""
         return self._reach.frontier(variant.setup.int8_layers, position)
 
     @property
@@ -205,19 +204,22 @@ class Lane:
         x = self._experiment
         born = {name: x._reach.born(name) for name in names}
         stop = max(born.values()) + 1
+        # Outputs are carried along to every later position. Other values are only there while their layers run: a run
+        # that is asked for one begins before it.
         inner = [at for name, at in born.items() if value_of(name) not in x.outputs]
         position, values = variant.longest(x.kept, sample, min([stop - 1, *inner]))
-        found = {name: self._known(name, values, variant) for name in names if born[name] < position}
+        arrays = {name: self._known(name, values, variant) for name in names if born[name] < position}
         for end in sorted({p for p in (*keep, *split) if position < p < stop} | {stop}):
+            # At the very end nobody reads on, unless what is there is to be kept.
             carried = x.frontier(variant, end) if end < stop or end in keep else ()
             asked = [name for name in names if position <= born[name] < end]
             made = self._stretch(sample, variant, position, end, values, dict.fromkeys((*carried, *asked)))
-            found.update((name, made[name]) for name in asked)
+            arrays.update((name, made[name]) for name in asked)
             values = {name: made[name] if name in made else values[name] for name in carried}
             if end in keep:
                 values = x.kept.keep(variant.entries[:end], sample, values)
             position = end
-        return found
+        return arrays
 
     def _stretch(
         self, sample: int, variant: Variant, start: int, stop: int, values: Values, wanted: Collection[Reading]
@@ -238,12 +240,12 @@ class Lane:
 
 
 def lasting(values: Mapping[R, Array]) -> dict[R, Array]:
-    """Copies."""
+    """Copy values, so that later runs do not change them."""
     return {name: array.copy() for name, array in values.items()}
 
 
 def real_values(codes: Array, threshold: float, units: Array | None = None) -> Array:
-    """Codes (uint8, `code + 128`) in real units, float32.
+    """Turn codes (uint8, `code + 128`) into real units, float32.
 
     Args:
         units: of channels that have units of their own, (C); None for one unit.
@@ -270,7 +272,7 @@ class _Reach:
         self._frontiers: dict[tuple[int, frozenset[str]], tuple[Reading, ...]] = {}
 
     def born(self, name: Reading) -> int:
-        """The position of the layer that writes a value."""
+        """Return the position of the layer that writes a value."""
         return self.position[self._writer[value_of(name)].name]
 
     def frontier(self, int8_layers: frozenset[str], position: int) -> tuple[Reading, ...]:

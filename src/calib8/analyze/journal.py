@@ -23,6 +23,7 @@ import numpy as np
 
 from calib8.atomic import note_write
 from calib8.errors import OptionError
+from calib8.graph import Array
 from calib8.lowering import Model
 
 _FORMAT = 1
@@ -70,8 +71,8 @@ class Journal:
         if self._file is not None:
             self._file.close()
 
-    def recall(self, asked: Sequence[Mapping[str, Any]]) -> list[float]:
-        """The recorded losses of what is asked now, as far as the record goes.
+    def recall(self, asked: Sequence[Mapping[str, object]]) -> list[float]:
+        """Return the recorded losses of what is asked now, as far as the record goes.
 
         Raises:
             OptionError: the record tells another story.
@@ -86,11 +87,11 @@ class Journal:
         self._next += len(lines)
         return [math.inf if line["loss"] is None else float(line["loss"]) for line in lines]
 
-    def record(self, asked: Mapping[str, Any], loss: float, seconds: float) -> None:
+    def record(self, asked: Mapping[str, object], loss: float, seconds: float) -> None:
         """Add a loss. It is in the file when this returns."""
         self._append({**asked, "loss": loss if math.isfinite(loss) else None, "seconds": round(seconds, 3)})
 
-    def _append(self, line: Mapping[str, Any]) -> None:
+    def _append(self, line: Mapping[str, object]) -> None:
         if self._file is None:
             raise AssertionError("a journal is used in a `with` block")
         with self._said():
@@ -135,7 +136,7 @@ def _is_trial(line: Mapping[str, Any]) -> bool:
     return _is_number(line.get("seconds")) and ("loss" in line and (line["loss"] is None or _is_number(line["loss"])))
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     try:
         return isinstance(value, int | float) and math.isfinite(value)
     except OverflowError:  # an integer of hundreds of digits
@@ -152,18 +153,18 @@ def _parsed(data: bytes) -> dict[str, Any] | None:
     return line if isinstance(line, dict) else None
 
 
-def digest_of(model: Model, samples: Iterable[Mapping[str, Any]], *facts: Any) -> str:
-    """A name for everything that losses depend on: the network, its weights, the samples, and what can be printed."""
-    found = hashlib.blake2b(digest_size=16)
+def digest_of(model: Model, samples: Iterable[Mapping[str, Array]], *facts: object) -> str:
+    """Name everything that losses depend on: the network, its weights, the samples, and what can be printed."""
+    digest = hashlib.blake2b(digest_size=16)
     for layer in model.net.layers:
-        found.update(repr((layer.name, layer.type, layer.bottoms, layer.tops)).encode())
-        found.update(layer.param.SerializeToString(deterministic=True))
+        digest.update(repr((layer.name, layer.type, layer.bottoms, layer.tops)).encode())
+        digest.update(layer.param.SerializeToString(deterministic=True))
         for blob in layer.blobs:
-            found.update(repr(blob.shape).encode())
-            found.update(np.ascontiguousarray(blob).data)
+            digest.update(repr(blob.shape).encode())
+            digest.update(np.ascontiguousarray(blob).data)
     for sample in samples:
         for value, array in sample.items():
-            found.update(repr((value, array.shape)).encode())
-            found.update(np.ascontiguousarray(array).data)
-    found.update(repr(facts).encode())
-    return found.hexdigest()
+            digest.update(repr((value, array.shape)).encode())
+            digest.update(np.ascontiguousarray(array).data)
+    digest.update(repr(facts).encode())
+    return digest.hexdigest()

@@ -46,18 +46,18 @@ class Judge(ABC):
 
     @abstractmethod
     def part(self, reference: Outputs, result: Outputs) -> Any:
-        """What one sample contributes: its outputs in FP32 and in INT8. Later runs change the arrays of `result`."""
+        """Compute what one sample contributes, from its FP32 and INT8 outputs. Later runs change `result`'s arrays."""
 
     @abstractmethod
     def loss(self, samples: Sequence[int], parts: Sequence[Any]) -> float:
-        """The loss over some samples, by their numbers, from their parts."""
+        """Compute the loss over some samples, by their numbers, from their parts."""
 
 
 class MeanJudge(Judge):
     """The mean of what the samples contribute."""
 
     def loss(self, samples: Sequence[int], parts: Sequence[float]) -> float:
-        """Parts are numbers."""
+        """Take the mean; parts are numbers."""
         return math.fsum(parts) / len(samples)
 
 
@@ -70,7 +70,7 @@ class SquaredDifference(MeanJudge):
         self.values = tuple(values)
 
     def part(self, reference: Outputs, result: Outputs) -> float:
-        """In squared real units."""
+        """Sum the outputs' differences, in squared real units."""
         return sum(mean_squared_error(reference[value], result[value]) for value in self.values)
 
 
@@ -95,7 +95,7 @@ class ScoreDifference(SquaredDifference):
         return repr((self.name, self.values, self._axes))
 
     def part(self, reference: Outputs, result: Outputs) -> float:
-        """In squared real units."""
+        """Sum the values' differences, in squared real units."""
         return sum(self._difference(value, reference[value], result[value]) for value in self.values)
 
     def _difference(self, value: str, x: Array, y: Array) -> float:
@@ -112,7 +112,7 @@ _TEMPERATURE = 2.0
 
 
 def score_difference(model: Model) -> ScoreDifference:
-    """The judge for a network's outputs, before their Softmax where they have one."""
+    """Make the judge for a network's outputs, before their Softmax where they have one."""
     values = compared_values(model, before_softmax=True)
     readers = {value: [model.op_of[x.name] for x in model.net.consumers[value]] for value in values}
     axes = {value: op.axis for value, ops in readers.items() for op in ops if isinstance(op, Softmax)}
@@ -145,11 +145,11 @@ class QualityDrop(Judge):
         return repr((self.name, self._code, self.values, labels))
 
     def part(self, reference: Outputs, result: Outputs) -> tuple[Outputs, Outputs]:
-        """The outputs themselves: a quality may look at all of them together."""
+        """Return the outputs themselves: a quality may look at all of them together."""
         return {v: reference[v] for v in self.values}, {v: result[v].copy() for v in self.values}
 
     def loss(self, samples: Sequence[int], parts: Sequence[tuple[Outputs, Outputs]]) -> float:
-        """May be negative, where INT8 happens to be better."""
+        """Return the drop of quality; it may be negative, where INT8 happens to be better."""
         chosen = tuple(samples)
         reference = _joined([part[0] for part in parts])
         if chosen not in self._of_fp32:
@@ -157,7 +157,7 @@ class QualityDrop(Judge):
         return self._of_fp32[chosen] - self._measure(chosen, reference, _joined([part[1] for part in parts]))
 
     def reference(self, samples: Sequence[int]) -> float:
-        """The quality in FP32 over samples that were judged before."""
+        """Return the quality in FP32 over samples that were judged before."""
         return self._of_fp32[tuple(samples)]
 
     def _measure(self, samples: tuple[int, ...], reference: Outputs, result: Outputs) -> float:
@@ -169,7 +169,7 @@ class QualityDrop(Judge):
 
 
 def top1(reference: Outputs, result: Outputs, labels: Any) -> float:
-    """Share of samples whose largest channel (axis 1) is the label or, without labels, that of FP32.
+    """Return the share of samples whose largest channel (axis 1) is the label or, without labels, that of FP32.
 
     Of several outputs, the first counts. A map (N, C, H, W) counts pixel by pixel, with labels (N) for whole images
     only if it is one pixel large.
@@ -196,7 +196,7 @@ def top1(reference: Outputs, result: Outputs, labels: Any) -> float:
 
 
 def compared_values(model: Model, *, before_softmax: bool = False) -> tuple[str, ...]:
-    """The values that stand for the network's outputs when INT8 is compared with FP32.
+    """List the values that stand for the network's outputs when INT8 is compared with FP32.
 
     An output that a layer in Python gives, such as detections, has as many rows as there are finds: what goes into
     such a layer is compared in its place.

@@ -5,14 +5,11 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
 
-from numpy.typing import NDArray
-
+from calib8.graph import Array
 from calib8.lowering import Reading
 
-Array = NDArray[Any]
-Entries = tuple[Any, ...]
+Entries = tuple[object, ...]
 """One entry a layer; runs whose entries are equal up to a position have equal values there."""
 Samples = dict[int, Mapping[Reading, Array]]
 """Values, or their codes, by sample."""
@@ -37,10 +34,10 @@ class KeptValues:
         self.changes = 0
 
     def fitting(self, entries: Entries) -> list[tuple[int, Samples]]:
-        """Positions at which there may be values for a run, the latest first, each with its samples."""
+        """Return positions at which there may be values for a run, the latest first, each with its samples."""
         with self._lock:
-            found = [(len(b), samples) for b, samples in self._kept.items() if entries[: len(b)] == b]
-            return sorted(found, key=lambda at: -at[0])
+            beginnings = [(len(b), samples) for b, samples in self._kept.items() if entries[: len(b)] == b]
+            return sorted(beginnings, key=lambda at: -at[0])
 
     def keep(self, beginning: Entries, sample: int, values: Mapping[Reading, Array]) -> Mapping[Reading, Array]:
         """Keep copies of a sample's values behind its first layers, where there is room; returns what to go on with.
@@ -70,6 +67,7 @@ class KeptValues:
             return False
         del self._kept[oldest]
         self.changes += 1
+        # Counted anew, each array once: later positions share arrays with those before them.
         alive = (array for samples in self._kept.values() for values in samples.values() for array in values.values())
         self._bytes = sum({id(array): array.nbytes for array in alive}.values())
         return True

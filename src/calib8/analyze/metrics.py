@@ -20,13 +20,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from calib8.graph import Array
+
 CODES = 256
 _CHUNK = 1 << 16  # elements at a time in double precision
 
@@ -82,7 +83,7 @@ class Comparison:
 
 
 def compare(reference: Array, result: Array) -> Comparison:
-    """The sums for one pair of arrays of the same shape (N, C, ...).
+    """Compute the sums for one pair of arrays of the same shape (N, C, ...).
 
     Raises:
         ValueError: the shapes differ.
@@ -95,7 +96,7 @@ def compare(reference: Array, result: Array) -> Comparison:
 
 
 def mean_squared_error(reference: Array, result: Array) -> float:
-    """The mean of (x - y)^2 over all elements; 0 for none."""
+    """Compute the mean of (x - y)^2 over all elements; 0 for none."""
     return _squares(reference, result) / max(reference.size, 1)
 
 
@@ -156,7 +157,7 @@ class OutputComparison:
 def compare_outputs(
     reference: Mapping[str, Array], result: Mapping[str, Array], values: Sequence[str]
 ) -> OutputComparison:
-    """The comparison of each of these values."""
+    """Compare each of these values."""
     return OutputComparison({value: compare(reference[value], result[value]) for value in values})
 
 
@@ -182,10 +183,13 @@ class CodeUsage:
 
 
 def code_usage(codes: Array) -> CodeUsage:
-    """Of a tensor of codes, uint8, `code + 128`."""
+    """Count the codes of a tensor of codes, uint8, `code + 128`."""
     return CodeUsage(np.bincount(codes.reshape(-1), minlength=CODES).astype(np.int64))
 
 
-def total(parts: Iterable[Any], start: Any) -> Any:
-    """The sum of comparisons or usages, in their order."""
+Sums = TypeVar("Sums", Comparison, OutputComparison, CodeUsage)
+
+
+def total(parts: Iterable[Sums], start: Sums) -> Sums:
+    """Add comparisons or usages in their order."""
     return reduce(lambda a, b: a + b, parts, start)

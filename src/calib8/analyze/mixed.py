@@ -74,7 +74,7 @@ def propose_mixed_precision(
     compared: Sequence[str],
     progress: Progress = lambda done, steps, what: None,
 ) -> MixedPrecision:
-    """A small set of units to keep in FP32 with which the judge's loss over all samples is at most `max_drop`.
+    """Find a small set of units to keep in FP32 so that the judge's loss over all samples is at most `max_drop`.
 
     Args:
         compared: the values whose squared difference decides where drops are equal; they and the judge's are outputs
@@ -130,6 +130,7 @@ class _Proposal:
     def _grown(self) -> list[Unit]:
         kept: list[Unit] = []
         ranking = list(self._units)
+        # The first round tries all; later ones only the best of it, since trying all again would take the square.
         while self._result(kept)[0] > self._max_drop and ranking:
             tried = ranking if not kept else ranking[:_REVISITED]
             results = {unit: self._result([*kept, unit]) for unit in tried}
@@ -162,8 +163,8 @@ class _Proposal:
 
         def part(lane: Lane, sample: int) -> tuple[Any, float]:
             reference = experiment.references[sample]
-            found = lane.run(sample, variant, experiment.outputs, starts)
-            return self._judge.part(reference, found), self._difference.part(reference, found)
+            outputs = lane.run(sample, variant, experiment.outputs, starts)
+            return self._judge.part(reference, outputs), self._difference.part(reference, outputs)
 
         samples = range(len(experiment.samples))
         parts = experiment.each(part, samples)

@@ -73,12 +73,12 @@ class Overview:
         return sum(row.multiply_adds or 0 for row in self.rows)
 
     def rows_in(self, precision: str) -> tuple[LayerRow, ...]:
-        """The layers that run in INT8, or in FP32."""
+        """List the layers that run in INT8, or in FP32."""
         return tuple(row for row in self.rows if row.precision == precision)
 
 
 def overview_of(examination: Examination) -> Overview:
-    """What there is to say about a network, whether it can be used or not."""
+    """Collect what there is to say about a network, whether it can be used or not."""
     net = examination.net
     reasons = {} if examination.problems else fp32_reasons(examination.model())
     rows = tuple(_row(examination, layer, op, reasons) for layer, op in zip(net.layers, examination.ops, strict=True))

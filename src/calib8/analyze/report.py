@@ -11,7 +11,6 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from calib8.analyze.metrics import Comparison, OutputComparison
 from calib8.analyze.mixed import MixedPrecision
@@ -27,12 +26,12 @@ SENSITIVITY_HEADER = (
 )  # fmt: skip
 
 
-def sensitivity_rows(found: Sensitivity) -> list[tuple[str, ...]]:
-    """The units, the most harmful first, as rows of text under `SENSITIVITY_HEADER`.
+def sensitivity_rows(sensitivity: Sensitivity) -> list[tuple[str, ...]]:
+    """Write the units, the most harmful first, as rows of text under `SENSITIVITY_HEADER`.
 
     Loss, SNR, cosine and top-1 are those of the unit alone at the outputs; "own SNR" is at its own top.
     """
-    return [_sensitivity_row(row) for row in found.ranked()]
+    return [_sensitivity_row(row) for row in sensitivity.ranked()]
 
 
 def _sensitivity_row(row: UnitSensitivity) -> tuple[str, ...]:
@@ -45,8 +44,8 @@ def _sensitivity_row(row: UnitSensitivity) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def sensitivity_json(network: str, origin: str, found: Sensitivity) -> bytes:
-    """Everything that was measured, the units in the order of the network.
+def sensitivity_json(network: str, origin: str, sensitivity: Sensitivity) -> bytes:
+    """Write everything that was measured, the units in the order of the network.
 
     Args:
         network: its name.
@@ -64,19 +63,19 @@ def sensitivity_json(network: str, origin: str, found: Sensitivity) -> bytes:
                 for mode, damage in row.damage.items()
             },
         }
-        for row in found.units
+        for row in sensitivity.units
     ]
-    whole = {"loss": found.whole_loss, "outputs": _figures(found.whole)}
-    head = {"network": network, "thresholds": origin, "samples": found.samples, "metric": found.judge}
+    whole = {"loss": sensitivity.whole_loss, "outputs": _figures(sensitivity.whole)}
+    head = {"network": network, "thresholds": origin, "samples": sensitivity.samples, "metric": sensitivity.judge}
     return _json({**head, "int8": whole, "units": units})
 
 
-def sensitivity_csv(found: Sensitivity) -> bytes:
-    """One line a unit, the most harmful first."""
+def sensitivity_csv(sensitivity: Sensitivity) -> bytes:
+    """Write one line a unit, the most harmful first."""
     columns = [f"{mode}_{what}" for mode in MODES for what in ("loss", *_columns("outputs"), *_columns("own_top"))]
     lines = [["layers", "type", "threshold", "saturation", "codes_in_use", *columns]]
-    for row in found.ranked():
-        cells: list[Any] = [row.unit.name, row.type, row.threshold, row.usage.saturation, row.usage.in_use]
+    for row in sensitivity.ranked():
+        cells: list[object] = [row.unit.name, row.type, row.threshold, row.usage.saturation, row.usage.in_use]
         for damage in row.damage.values():
             cells += [damage.loss, *_figures(damage.outputs).values(), *_figures(damage.own).values()]
         lines.append([_cell(cell) for cell in cells])
@@ -86,9 +85,15 @@ def sensitivity_csv(found: Sensitivity) -> bytes:
 
 
 def tuning_json(
-    network: str, search: str, judge: str, samples: tuple[int, int], start: QuantPlan, found: TuningResult, model: Model
+    network: str,
+    search: str,
+    judge: str,
+    samples: tuple[int, int],
+    start: QuantPlan,
+    result: TuningResult,
+    model: Model,
 ) -> bytes:
-    """What a search began with, what it accepted and where it ended.
+    """Write what a search began with, what it accepted and where it ended.
 
     Args:
         search, judge: their names.
@@ -100,11 +105,11 @@ def tuning_json(
             "layer": layer.name,
             "blob": blob,
             "before": start.thresholds[top],
-            "after": found.plan.thresholds[top],
+            "after": result.plan.thresholds[top],
         }
         for layer in model.net.layers
         for top, blob in zip(layer.tops, layer.top_blobs, strict=True)
-        if start.thresholds[top] != found.plan.thresholds[top]
+        if start.thresholds[top] != result.plan.thresholds[top]
     ]
     accepted = [
         {
@@ -115,40 +120,40 @@ def tuning_json(
             "held_out_before": step.held_out_before,
             "held_out_after": step.held_out_after,
         }
-        for step in found.accepted
+        for step in result.accepted
     ]
     return _json(
         {
-            "network": network, "search": search, "metric": judge, "finished": found.finished, "trials": found.trials,
+            "network": network, "search": search, "metric": judge, "finished": result.finished, "trials": result.trials,
             "samples": dict(zip(("tuned", "held_out"), samples, strict=True)),
-            "loss": {"before": _losses(found.before), "after": _losses(found.after)},
+            "loss": {"before": _losses(result.before), "after": _losses(result.after)},
             "accepted": accepted, "thresholds": changed,
         }
     )  # fmt: skip
 
 
-def mixed_json(network: str, judge: str, samples: int, max_drop: float, found: MixedPrecision) -> bytes:
-    """A proposal, and what each layer that it keeps in FP32 buys."""
-    kept = [{"layers": one.unit.layers, "buys": one.buys} for one in found.kept]
-    drop = {"all_in_int8": found.drop_before, "proposed": found.drop_after, "allowed": max_drop}
+def mixed_json(network: str, judge: str, samples: int, max_drop: float, proposal: MixedPrecision) -> bytes:
+    """Write a proposal, and what each layer that it keeps in FP32 buys."""
+    kept = [{"layers": one.unit.layers, "buys": one.buys} for one in proposal.kept]
+    drop = {"all_in_int8": proposal.drop_before, "proposed": proposal.drop_after, "allowed": max_drop}
     return _json(
         {
             "network": network, "metric": judge, "samples": samples, "drop": drop, "kept": kept,
-            "fp32_layers": found.fp32_layers, "int8_layer": found.int8_layer,
+            "fp32_layers": proposal.fp32_layers, "int8_layer": proposal.int8_layer,
         }
     )  # fmt: skip
 
 
 def difference_log(differences: Mapping[str, float]) -> bytes:
-    """The original tool's report.log: a line `layer difference` for each layer."""
+    """Write the original tool's report.log: a line `layer difference` for each layer."""
     return "".join(f"{layer} {difference:.9g}\n" for layer, difference in differences.items()).encode()
 
 
-def _json(value: Mapping[str, Any]) -> bytes:
+def _json(value: Mapping[str, object]) -> bytes:
     return (json.dumps(_finite(value), indent=1, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -156,15 +161,15 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _figures(found: Comparison | OutputComparison) -> dict[str, float]:
-    return {figure: getattr(found, figure) for figure in _FIGURES}
+def _figures(comparison: Comparison | OutputComparison) -> dict[str, float]:
+    return {figure: getattr(comparison, figure) for figure in _FIGURES}
 
 
 def _columns(where: str) -> list[str]:
     return [f"{where}_{figure}" for figure in _FIGURES]
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if isinstance(value, float):
         return "" if math.isnan(value) else repr(value)
     return str(value)

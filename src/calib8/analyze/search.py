@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 Thresholds = Mapping[str, float]
 """By group."""
@@ -30,16 +30,16 @@ class LayerSets(Protocol):
     """Which layers of a network a group's threshold has to do with, for questions that run some layers in INT8 only."""
 
     def in_int8(self) -> frozenset[str]:
-        """All layers that run in INT8."""
+        """Return all layers that run in INT8."""
 
     def writing(self, group: str) -> frozenset[str]:
-        """Those that write the group's values."""
+        """Return those that write the group's values."""
 
     def touching(self, group: str) -> frozenset[str]:
-        """Those that read or write them."""
+        """Return those that read or write them."""
 
     def up_to(self, layer: str) -> frozenset[str]:
-        """All up to this one, in the order of the network."""
+        """Return all up to this one, in the order of the network."""
 
 
 class Question(ABC):
@@ -76,15 +76,15 @@ class Question(ABC):
         return False
 
     def layers(self, sets: LayerSets) -> frozenset[str] | None:
-        """The layers that run in INT8; None for all that can."""
+        """Return the layers that run in INT8; None for all that can."""
         return None
 
     def title(self, step: str) -> str:
-        """What is tried, for a progress line, in a step of the search of this name."""
+        """Say what is tried, for a progress line, in a step of the search of this name."""
         return step
 
-    def described(self) -> dict[str, Any]:
-        """As a journal has it; a method's thresholds follow from what the journal belongs to."""
+    def described(self) -> dict[str, object]:
+        """Describe it as a journal has it; a method's thresholds follow from what the journal belongs to."""
         return {"kind": type(self).__name__, **{key: v for key, v in vars(self).items() if key != "thresholds"}}
 
 
@@ -125,7 +125,7 @@ class Trial(Question):
         return self.target is not None and self.threshold is None
 
     def layers(self, sets: LayerSets) -> frozenset[str] | None:
-        """Up to the target."""
+        """Return those up to the target."""
         return None if self.target is None else sets.up_to(self.target)
 
 
@@ -141,7 +141,7 @@ class Damage(Question):
         return self.group
 
     def layers(self, sets: LayerSets) -> frozenset[str]:
-        """All but those that write."""
+        """Return all but those that write."""
         return sets.in_int8() - sets.writing(self.group)
 
 
@@ -176,7 +176,7 @@ class Alone(Question):
         return {**self.thresholds, self.group: self.threshold}
 
     def layers(self, sets: LayerSets) -> frozenset[str]:
-        """Those that read or write."""
+        """Return those that read or write."""
         return sets.touching(self.group)
 
 
@@ -205,7 +205,7 @@ class Together(Question):
         return self.thresholds
 
     def title(self, step: str) -> str:
-        """The method."""
+        """Name the method."""
         return f"all by {self.method}"
 
 
@@ -246,7 +246,7 @@ Search = Generator[Event, Losses, None]
 
 
 def original_search(targets: Sequence[tuple[str, str]], thresholds: Thresholds, before: float | None = None) -> Search:
-    """The original tool's: for every layer in order, `threshold * 1.01^n` until three trials in a row do not improve,
+    """Search as the original: for each layer in order, `threshold * 1.01^n` until three trials in a row do not improve,
     then `threshold * 0.99^n` the same way; the best is kept.
 
     Args:
@@ -268,13 +268,13 @@ def original_search(targets: Sequence[tuple[str, str]], thresholds: Thresholds, 
 
 
 def tune_one(layer: str, group: str, threshold: float, before: float) -> Generator[Event, Losses, tuple[float, float]]:
-    """The original's search for one layer; returns the best threshold and its loss.
+    """Do the original's search for one layer; return the best threshold and its loss.
 
     As many trials as could fail before it stops are wanted in any case, so these are asked for together.
     """
     best, least = threshold, before
     for factor in (STEP_UP, STEP_DOWN):
-        misses, n = 0, 0
+        misses, n = 0, 0  # always from the threshold at the beginning, wherever the best one is
         while misses < PATIENCE:
             candidates = [threshold * factor**i for i in range(n + 1, n + 1 + PATIENCE - misses)]
             losses = yield tuple(Trial(group, candidate, target=layer) for candidate in candidates)
@@ -320,7 +320,7 @@ def candidate_search(
     options: SearchOptions = SearchOptions(),
     methods: Mapping[str, Thresholds] = MappingProxyType({}),
 ) -> Search:
-    """Begins with the best of all methods; then tries the thresholds of every method for each group, and some around
+    """Begin with the best of all methods; then try the thresholds of every method for each group, and some around
     the best of them, the groups in the order of their damage: first each group alone, then in the whole network.
 
     Alone means that only the layers that the threshold touches run in INT8. The noise of the others would hide what
@@ -362,18 +362,19 @@ class _CandidateWalk:
         self._held_out: float | None = None
 
     def start(self) -> Search:
-        """The losses before anything is changed."""
+        """Ask for the losses before anything is changed."""
         if self.order:
             (self.loss,) = yield (Trial(self.order[0], None),)
             if self._options.held_out:
                 (self._held_out,) = yield (Trial(self.order[0], None, held_out=True),)
 
     def choose_method(self, methods: Mapping[str, Thresholds]) -> Search:
-        """One method for all groups, where that is better than what there is."""
+        """Take one method for all groups, where that is better than what there is."""
         if not methods or not self.order:
             return
         losses = yield tuple(Together(name, thresholds) for name, thresholds in methods.items())
-        ranked = sorted(zip(losses, methods, strict=True), key=lambda found: found[0])
+        # Another method moves everything at once: only the best few are worth asking those held out.
+        ranked = sorted(zip(losses, methods, strict=True), key=lambda judged: judged[0])
         for loss, name in ranked[:_MOST_CHECKS]:
             if loss < self.loss and (
                 yield from self._accepted(methods[name], loss, Together(name, methods[name], held_out=True), name)
@@ -381,7 +382,7 @@ class _CandidateWalk:
                 return
 
     def order_groups(self) -> Search:
-        """By what leaving them in FP32 would gain, the largest gain first."""
+        """Sort the groups by what leaving them in FP32 would gain, the largest gain first."""
         without: dict[str, float] = {}
         for group in self.order:
             yield self._step(group)
@@ -389,29 +390,31 @@ class _CandidateWalk:
         self.order.sort(key=lambda group: without[group])
 
     def improve_alone(self) -> Search:
-        """All groups, each alone, in as many sweeps as there are `LOCAL_AROUND`."""
-        found = dict(self._current)
+        """Improve all groups, each alone, in as many sweeps as there are `LOCAL_AROUND`."""
+        improved = dict(self._current)
         for sweep, factors in enumerate(LOCAL_AROUND):
             for group in self.order:
                 yield self._step(group)
-                new = [*(self._candidates[group] if sweep == 0 else ()), *(found[group] * f for f in factors)]
-                candidates = [found[group], *_distinct(new, [found[group]])]
-                losses = yield tuple(Alone(group, candidate, dict(found)) for candidate in candidates)
-                found[group] = candidates[losses.index(min(losses))]
-            changed = {group: t for group, t in found.items() if t != self._current[group]}
+                new = [*(self._candidates[group] if sweep == 0 else ()), *(improved[group] * f for f in factors)]
+                # What there is comes first, and so stays where another one is only as good.
+                candidates = [improved[group], *_distinct(new, [improved[group]])]
+                losses = yield tuple(Alone(group, candidate, dict(improved)) for candidate in candidates)
+                improved[group] = candidates[losses.index(min(losses))]
+            changed = {group: t for group, t in improved.items() if t != self._current[group]}
             if changed:
                 (loss,) = yield (Together(LOCAL, changed),)
                 if loss < self.loss:
                     yield from self._accepted(changed, loss, Together(LOCAL, changed, held_out=True), LOCAL)
 
     def improve(self, group: str, sweep: int) -> Search:
-        """One group in one sweep."""
+        """Improve one group in one sweep."""
         yield self._step(group)
         tried: dict[float, float] = {self._current[group]: self.loss}
         yield from self._try(group, self._candidates[group] if sweep == 0 else (), tried)
         centre = min(tried, key=lambda t: tried[t])
         around = AROUND[min(sweep, len(AROUND) - 1)]
         yield from self._try(group, [centre * factor for factor in around], tried)
+        # The best of many trials may be luck; the next one is tried where those held out do not agree.
         better = sorted((t for t in tried if tried[t] < self.loss), key=lambda t: tried[t])
         for candidate in better[:_MOST_CHECKS]:
             check = Trial(group, candidate, held_out=True)

@@ -20,6 +20,7 @@ from calib8.analyze.experiment import Experiment, Lane, lasting, real_values
 from calib8.analyze.judges import Judge
 from calib8.analyze.metrics import CodeUsage, Comparison, OutputComparison, code_usage, compare, compare_outputs, total
 from calib8.analyze.units import Unit, setup_of, units_of
+from calib8.graph import Array
 from calib8.lowering import Codes, Reading
 from calib8.quantize import QuantPlan
 
@@ -83,7 +84,7 @@ class Sensitivity:
     samples: int
 
     def ranked(self) -> tuple[UnitSensitivity, ...]:
-        """The units by the loss that they cause alone, the worst first; equal ones in the order of the network."""
+        """Sort the units by the loss that they cause alone, the worst first; equal ones in the order of the network."""
         return tuple(sorted(self.units, key=lambda u: -u.damage["alone"].loss))
 
 
@@ -141,18 +142,18 @@ class _Measurement:
 
     def run(self) -> UnitSensitivity:
         samples = range(len(self._experiment.samples))
-        found = self._experiment.each(self._sample, samples)
+        measured = self._experiment.each(self._sample, samples)
         damage = {
             mode: Damage(
-                total((parts[mode].outputs for parts, _ in found), OutputComparison()),
-                total((parts[mode].own for parts, _ in found), Comparison()),
-                self._judge.loss(samples, [parts[mode].judged for parts, _ in found]),
+                total((parts[mode].outputs for parts, _ in measured), OutputComparison()),
+                total((parts[mode].own for parts, _ in measured), Comparison()),
+                self._judge.loss(samples, [parts[mode].judged for parts, _ in measured]),
             )
             for mode in MODES
         }
         layers = self._experiment.model.net.layer_by_name
         types = ",".join(layers[name].type for name in self._unit.layers)
-        usage = total((usage for _, usage in found), CodeUsage())
+        usage = total((usage for _, usage in measured), CodeUsage())
         return UnitSensitivity(self._unit, types, self._plan.thresholds[self._unit.top], usage, damage)
 
     def _sample(self, lane: Lane, sample: int) -> tuple[dict[str, _Part], CodeUsage]:
@@ -163,21 +164,21 @@ class _Measurement:
         for mode in MODES:
             top: Reading = unit.top if mode == "without" else Codes(unit.top)
             names = tuple(dict.fromkeys([top, *experiment.outputs]))
-            found = lane.run(sample, self._variants[mode], names, self._kept(mode), [unit.stop])
+            values = lane.run(sample, self._variants[mode], names, self._kept(mode), [unit.stop])
             if mode == "cumulative":
-                usage = code_usage(found[Codes(unit.top)])
-            parts[mode] = self._part(sample, own, found)
+                usage = code_usage(values[Codes(unit.top)])
+            parts[mode] = self._part(sample, own, values)
         return parts, usage
 
     def _kept(self, mode: str) -> list[int]:
         return [self._unit.stop] if mode == "cumulative" else [self._unit.start]
 
-    def _part(self, sample: int, own: Any, found: Mapping[Reading, Any]) -> _Part:
+    def _part(self, sample: int, own: Array, values: Mapping[Reading, Array]) -> _Part:
         experiment, top = self._experiment, self._unit.top
-        codes = found.get(Codes(top))
+        codes = values.get(Codes(top))
         plan = self._plan
-        mine = found[top] if codes is None else real_values(codes, plan.thresholds[top], plan.channel_units.get(top))
+        mine = values[top] if codes is None else real_values(codes, plan.thresholds[top], plan.channel_units.get(top))
         reference = experiment.references[sample]
-        outputs = {name: found[name] for name in experiment.outputs}
+        outputs = {name: values[name] for name in experiment.outputs}
         compared = compare_outputs(reference, outputs, self._compared)
         return _Part(compared, compare(own, mine), self._judge.part(reference, outputs))

@@ -35,20 +35,20 @@ class Touched:
 
 
 def touched_of(model: Model, plan: QuantPlan, needed: frozenset[str]) -> dict[str, Touched]:
-    """By group name, for all groups that a needed layer with integers reads or writes."""
-    found: dict[str, Touched] = {}
+    """Find, by group name, what touches each group that a needed layer with integers reads or writes."""
+    touched: dict[str, Touched] = {}
     units = units_of(model, plan, needed)
     for group in fold_groups(model, plan.enable_concat_quantize):
         members = set(group.members)
         names = {x.name for x in model.net.layers if not members.isdisjoint((*x.bottoms, *x.tops))}
         neighbours = frozenset(n for u in units if not names.isdisjoint(u.layers) for n in u.layers)
-        names |= neighbours
+        names |= neighbours  # a BatchNorm and its Scale switch together, so one of them brings the other
         near = [at for at, layer in enumerate(model.net.layers) if layer.name in names & needed]
         if any(plan.forms.get(model.net.layers[index].name) is not None for index in near):
-            found[group.name] = Touched(
+            touched[group.name] = Touched(
                 group, _writers(model, units, members), neighbours, near[0], near[-1] + 1
             )  # fmt: skip
-    return found
+    return touched
 
 
 def _writers(model: Model, units: Sequence[Unit], members: set[str]) -> frozenset[str]:
@@ -100,14 +100,14 @@ class Trials:
         return bool(self._held_out)
 
     def losses(self, asked: Sequence[Question]) -> list[float]:
-        """One for each; infinite where the integer contract cannot express the threshold.
+        """Compute one for each; infinite where the integer contract cannot express the threshold.
 
         All are of the same kind, with the same group, target and kind of samples.
         """
         variants = self.experiment.each(lambda lane, one: self._variant(one), asked)
         possible = [variant for variant in variants if variant is not None]
-        found = iter(self._run(possible, asked[0]))
-        return [math.inf if variant is None else next(found) for variant in variants]
+        losses = iter(self._run(possible, asked[0]))
+        return [math.inf if variant is None else next(losses) for variant in variants]
 
     def _variant(self, asked: Question) -> Variant | None:
         layers = asked.layers(self)
@@ -118,19 +118,19 @@ class Trials:
         return self.experiment.variant(setup_of(plan, layers))
 
     def in_int8(self) -> frozenset[str]:
-        """All layers in INT8, as `search.LayerSets` wants it."""
+        """Return all layers in INT8, as `search.LayerSets` wants it."""
         return setup_of(self.plan).int8_layers
 
     def writing(self, group: str) -> frozenset[str]:
-        """The layers that write a group's values."""
+        """Return the layers that write a group's values."""
         return self.touched[group].writers
 
     def touching(self, group: str) -> frozenset[str]:
-        """The layers that read or write them."""
+        """Return the layers that read or write them."""
         return self.touched[group].neighbours
 
     def up_to(self, layer: str) -> frozenset[str]:
-        """All layers in INT8 up to this one."""
+        """Return all layers in INT8 up to this one."""
         stop = self.experiment.position(layer) + 1
         return frozenset(name for unit in self._units if unit.stop <= stop for name in unit.layers)
 
@@ -151,11 +151,12 @@ class Trials:
 
         def part(lane: Lane, item: tuple[int, Variant]) -> Any:
             sample, variant = item
-            found = lane.run(sample, variant, names, keep, split)
-            return judge.part(references[sample], found)
+            outputs = lane.run(sample, variant, names, keep, split)
+            return judge.part(references[sample], outputs)
 
         items = [(sample, variant) for sample in chosen for variant in variants]
         parts = self.experiment.each(part, items)
+        # Items go sample by sample, so the parts of one variant lie as far apart as there are variants.
         return [judge.loss(chosen, parts[i :: len(variants)]) for i in range(len(variants))]
 
     def _judge_of(self, asked: Question, chosen: Sequence[int]) -> tuple[Judge, Mapping[int, Outputs]]:
@@ -172,8 +173,8 @@ class Trials:
         """By sample; kept until there is another target."""
         if self._target != target:
             start = self.experiment.position(target)
-            found = self.experiment.each(
+            outputs = self.experiment.each(
                 lambda lane, i: lasting(lane.run(i, self.experiment.fp32, tops, [start])), chosen
             )
-            self._target, self._references = target, dict(zip(chosen, found, strict=True))
+            self._target, self._references = target, dict(zip(chosen, outputs, strict=True))
         return self._references

@@ -97,16 +97,16 @@ def losses_of(trials: Trials) -> Losses:
 def layer_differences(
     trials: Trials, targets: Sequence[tuple[str, str]], watch: Watch = lambda status: None
 ) -> dict[str, float]:
-    """For every layer the loss with all layers up to it in INT8, as trials with a target are judged.
+    """Measure, for every layer, the loss with all layers up to it in INT8, as trials with a target are judged.
 
     Args:
         targets: layers, each with the group of its top.
     """
-    found: dict[str, float] = {}
+    differences: dict[str, float] = {}
     for done, (layer, group) in enumerate(targets):
         watch(Status(done, len(targets), layer, None, None))
-        (found[layer],) = trials.losses((Trial(group, None, target=layer),))
-    return found
+        (differences[layer],) = trials.losses((Trial(group, None, target=layer),))
+    return differences
 
 
 class _OutOfTimeError(Exception):
@@ -132,7 +132,7 @@ class _Run:
         self._began = time.monotonic()
 
     def through(self, search: Search) -> bool:
-        """Whether the search came to its end."""
+        """Answer the search; tell whether it came to its end."""
         answer: Any = None
         try:
             while True:
@@ -144,7 +144,7 @@ class _Run:
             return False
 
     def losses(self, *, at_the_end: bool = False) -> Losses:
-        """Of the network as it is now, whether there is time or not."""
+        """Measure those of the network as it is now, whether there is time or not."""
         group = next(iter(self.trials.touched), None)
         if group is None:
             return Losses(0.0, None)
@@ -189,11 +189,11 @@ class _Run:
             raise _OutOfTimeError
         first = new[0]
         self._show(first)
-        found = self.trials.losses(new)
+        losses = self.trials.losses(new)
         if self.journal is not None and record:
-            for one, loss in zip(new, found, strict=True):
+            for one, loss in zip(new, losses, strict=True):
                 self.journal.record(one.described(), loss, self._elapsed())
-        return known + found
+        return known + losses
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._began + (self.journal.seconds if self.journal is not None else 0.0)

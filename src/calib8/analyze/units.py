@@ -32,7 +32,7 @@ class Unit:
 
 
 def units_of(model: Model, plan: QuantPlan, needed: Collection[str]) -> tuple[Unit, ...]:
-    """All units of `needed` layers that have integers, in the order of the network."""
+    """List all units of `needed` layers that have integers, in the order of the network."""
     place = {layer.name: index for index, layer in enumerate(model.net.layers)}
     scale_of = {name: scale.name for name, scale in model.batch_norm_pairs.items()}
     scales = set(scale_of.values())
@@ -47,7 +47,7 @@ def units_of(model: Model, plan: QuantPlan, needed: Collection[str]) -> tuple[Un
 
 
 def setup_of(plan: QuantPlan, int8_layers: Iterable[str] | None = None) -> IntegerSetup:
-    """A plan with some of its layers in INT8, as far as they have integers; None for all. Inputs are real numbers."""
+    """Put some of a plan's layers into INT8, as far as they have integers; None for all. Inputs are real numbers."""
     forms = {name: own for name, own in plan.forms.items() if own is not None}
     chosen = frozenset(forms) if int8_layers is None else frozenset(forms).intersection(int8_layers)
     return IntegerSetup(chosen, forms, plan.thresholds, channel_units=plan.channel_units)

@@ -114,7 +114,7 @@ _SENTENCES = {
 def output_verdict(
     answer: Answer, blobs: Sequence[str], comparisons: Mapping[str, Comparison], counts: Sequence[tuple[int, int]]
 ) -> OutputVerdict:
-    """One answer over all runs.
+    """Judge one answer over all runs.
 
     Args:
         comparisons: of the values that stand for its outputs; the worst counts.

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calib8.analyze.judges import MeanJudge, Outputs
 from calib8.errors import OptionError
-from calib8.graph import Shape
+from calib8.graph import Array, Shape
 from calib8.lowering import Model
 
 Doubles = NDArray[np.float64]
@@ -43,7 +42,7 @@ class Decoded:
     scores: Doubles
 
 
-def decode(output: NDArray[Any], anchors: Anchors, input_size: tuple[int, int]) -> Decoded:
+def decode(output: Array, anchors: Anchors, input_size: tuple[int, int]) -> Decoded:
     """See the module's text; `input_size` is (height, width)."""
     images, channels, height, width = output.shape
     maps = output.astype(np.float64).reshape(images, len(anchors), channels // len(anchors), height, width)
@@ -78,10 +77,10 @@ class YoloDifference(MeanJudge):
         return repr((self.name, self._anchors, self._input_size))
 
     def part(self, reference: Outputs, result: Outputs) -> float:
-        """Over all outputs that have anchors."""
+        """Sum over all outputs that have anchors."""
         return sum(self._difference(reference[name], result[name], own) for name, own in self._anchors.items())
 
-    def _difference(self, reference: NDArray[Any], result: NDArray[Any], anchors: Anchors) -> float:
+    def _difference(self, reference: Array, result: Array, anchors: Anchors) -> float:
         x, y = (decode(output, anchors, self._input_size) for output in (reference, result))
         weights = x.scores.max(axis=-1)
         boxes = (weights * ((x.boxes - y.boxes) ** 2).sum(axis=-1)).sum()
@@ -90,7 +89,7 @@ class YoloDifference(MeanJudge):
 
 
 def yolo_difference(model: Model, values: Sequence[str], anchors: Anchors = ()) -> YoloDifference:
-    """The judge for a network's YOLO outputs.
+    """Make the judge for a network's YOLO outputs.
 
     Args:
         values: the outputs that are compared.
@@ -123,5 +122,5 @@ def _fits(shape: Shape, anchors: int) -> bool:
 
 def _sigmoid(x: Doubles) -> Doubles:
     with np.errstate(over="ignore"):
-        found: Doubles = 1 / (1 + np.exp(-x))
-    return found
+        share: Doubles = 1 / (1 + np.exp(-x))
+    return share

@@ -308,7 +308,7 @@ def _rebin(fine: NDArray[np.int64], total: int, width: float, bins: int) -> NDAr
     counts = np.empty(bins, dtype=np.int64)
     counts[:-1] = _sums_before(fine, across) + np.floor(share * fine[across] + 0.5).astype(np.int64)
     counts[-1] = total
-    counts[1:] -= counts[:-1].copy()  # from cumulative counts to counts; without the copy it would read its own results
+    counts[1:] -= counts[:-1].copy()  # from cumulative counts to the counts themselves
     return counts
 
 
