@@ -121,3 +121,18 @@ def test_what_has_no_onnx_form_is_said(tmp_path, capsys):
     assert main(["export", "net", str(tmp_path), "--format", "onnx"]) == 0
     assert "left out, since they have no ONNX form: 'own' (Python)" in capsys.readouterr().err
     assert [x.name for x in onnx.load(tmp_path / "net_float.onnx").graph.output] == ["abs"]
+
+
+def test_ncnn(calibrated, folder, capsys):
+    names = ["digits_float.param", "digits_float.bin", "digits.param", "digits.bin", "digits.table"]
+    capsys.readouterr()
+    assert main(["export", "digits", str(calibrated), "--format", "ncnn"]) == 0
+    assert capsys.readouterr().out.split() == [str(folder / name) for name in names]
+    assert all((folder / name).stat().st_size for name in names)
+
+
+def test_ncnn_of_a_network_that_is_not_calibrated(folder, capsys):
+    assert main(["export", "digits", str(folder), "--format", "ncnn"]) == 0
+    out, err = capsys.readouterr()
+    assert [Path(line).name for line in out.split()] == ["digits_float.param", "digits_float.bin"]
+    assert "only the network in FP32" in err

@@ -22,7 +22,10 @@ The formats:
   tpu-mlir   NAME_cali_table: the calibration table for model_deploy.py of the vendor's current toolchain
              NAME_qtable: a quantize table for it; only if parts of the network cannot run in INT8
   onnx       NAME_float.onnx: the network in FP32, weights inside
-             NAME_qdq.onnx: the network in INT8, with QuantizeLinear and DequantizeLinear; if it is calibrated"""
+             NAME_qdq.onnx: the network in INT8, with QuantizeLinear and DequantizeLinear; if it is calibrated
+  ncnn       NAME_float.param, NAME_float.bin: the network in FP32, BatchNorm and Scale folded
+             NAME.param, NAME.bin: the network in INT8, weights per channel; if it is calibrated
+             NAME.table: the scales for ncnn2int8; if it is calibrated"""
 
 _EPILOG = """\
 examples:

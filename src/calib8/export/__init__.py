@@ -5,7 +5,8 @@
 - `plain_table`: names, thresholds and shifts, a line each
 - `tpu_mlir`: the tables of the vendor's current toolchain
 - `onnx_model`: the network as an ONNX file, in FP32 or quantised
-- `formats`: the last two by name, for whoever writes them
+- `ncnn`: the network as ncnn's runtime reads it
+- `formats`: the last three by name, for whoever writes them
 - `record`: which files are of one run, in a small file beside them
 - `files`: all of the first three under the guide's names, whole or not at all; and back into a `QuantPlan`
 """
@@ -21,6 +22,7 @@ from calib8.export.files import (
 )
 from calib8.export.formats import FORMATS, Format, write_format
 from calib8.export.int8_caffemodel import read_int8_model, write_int8_model
+from calib8.export.ncnn import NcnnFiles, ncnn_export
 from calib8.export.onnx_model import OnnxExport, onnx_export
 from calib8.export.plain_table import plain_table, read_plain_table
 from calib8.export.tpu_mlir import TpuMlirFiles, tpu_mlir_files, tpu_mlir_names
@@ -28,8 +30,10 @@ from calib8.export.tpu_mlir import TpuMlirFiles, tpu_mlir_files, tpu_mlir_names
 __all__ = [
     "FORMATS",
     "Format",
+    "NcnnFiles",
     "OnnxExport",
     "TpuMlirFiles",
+    "ncnn_export",
     "onnx_export",
     "plain_table",
     "read_int8_model",

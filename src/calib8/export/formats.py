@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from calib8.errors import OptionError
 from calib8.export.files import write_files
+from calib8.export.ncnn import ncnn_export
 from calib8.export.onnx_model import onnx_export
 from calib8.export.tpu_mlir import tpu_mlir_files
 from calib8.lowering import Model
@@ -54,8 +55,22 @@ def _onnx(name: str, model: Model, plan: QuantPlan | None) -> Files:
         yield f"{name}_qdq.onnx", onnx_export(name, model, plan).data
 
 
+def _ncnn(name: str, model: Model, plan: QuantPlan | None) -> Files:
+    in_float = ncnn_export(model)
+    yield f"{name}_float.param", in_float.param
+    yield f"{name}_float.bin", in_float.bin
+    if plan is not None:
+        files = ncnn_export(model, plan.thresholds)
+        yield f"{name}.param", files.param
+        yield f"{name}.bin", files.bin
+        yield f"{name}.table", files.table
+
+
 FORMATS: Mapping[str, Format] = MappingProxyType(
-    {one.name: one for one in (Format("tpu-mlir", _tpu_mlir, needs_plan=True), Format("onnx", _onnx))}
+    {
+        one.name: one
+        for one in (Format("tpu-mlir", _tpu_mlir, needs_plan=True), Format("onnx", _onnx), Format("ncnn", _ncnn))
+    }
 )
 """The formats by name."""
 

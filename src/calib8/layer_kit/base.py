@@ -81,6 +81,14 @@ class QuantizeCall:
         return any(unit is not None for unit in (*self.bottom_units, *self.top_units))
 
 
+@dataclass(frozen=True, eq=False)
+class ChannelAffine:
+    """y = factor[c] * x + offset[c]; (C) each."""
+
+    factor: NDArray[np.float64]
+    offset: NDArray[np.float64]
+
+
 class Op(ABC):
     """A Caffe layer with its parameters read.
 
@@ -200,6 +208,18 @@ class Op(ABC):
             blobs: the follower's weights.
         """
         raise AssertionError(f"{type(self).__name__} takes over no other layer")
+
+    def channel_affine(self, call: Call) -> ChannelAffine | None:
+        """Factor and offset, where the layer is y = factor[c] * x + offset[c] along axis 1 and nothing else."""
+        return None
+
+    def with_channel_affine(self, call: Call, affine: ChannelAffine) -> tuple[Op, Weights] | None:
+        """The layer with y = factor[c] * x + offset[c] behind it, in its own weights; None where they cannot hold it.
+
+        Args:
+            affine: one factor and one offset for each channel (axis 1) of the top.
+        """
+        return None
 
     def lower_int8(self, g: OnnxBuilder, call: Call, form: IntegerForm) -> list[str]:
         """Add the layer in integers. Bottoms and tops are uint8 and hold `code + 128`."""

@@ -104,6 +104,23 @@ def quantize_weighted_sum(
     return WeightedSum(integers, rounded.values, rshift, warnings)
 
 
+def fold_affine(
+    weights: Floats,
+    bias: Floats | None,
+    along: NDArray[np.float64],
+    factor: NDArray[np.float64],
+    offset: NDArray[np.float64],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Give the weights and the bias of factor * (W x + b) + offset.
+
+    Args:
+        along: the factors, in a shape that repeats each of them over the weights of its output.
+        factor, offset: of each output, (O).
+    """
+    moved = offset if bias is None else offset + factor * bias.reshape(-1)
+    return (weights * along).astype(np.float32), moved.astype(np.float32)
+
+
 def largest(values: Floats) -> float:
     """Give the largest |v| without an array of |v|; NaN if there is one; 0 for nothing."""
     return float(np.maximum(values.max(initial=0), -values.min(initial=0)))

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from calib8.graph import Shape
-from calib8.layer_kit.base import UNLIMITED, Call, Op, QuantizeCall, canonical_axis, count
+from calib8.layer_kit.base import UNLIMITED, Call, ChannelAffine, Op, QuantizeCall, Weights, canonical_axis, count
 from calib8.layer_kit.fields import Fields, Group, RefusedError
 from calib8.layer_kit.onnx_builder import OnnxBuilder
 from calib8.layer_kit.spatial import Window, read_window
-from calib8.layer_kit.weighted_sum import WeightedSum, quantize_weighted_sum
+from calib8.layer_kit.weighted_sum import WeightedSum, fold_affine, quantize_weighted_sum
 
 _POINT = Window(kernel=(1,), stride=(1,), pad=(0,), pad_end=(0,), dilation=(1,))
 
@@ -102,6 +104,21 @@ class WeightedWindow(Op):
         if unit is None:
             return q.call.blobs
         return tuple(b / unit.reshape(-1, *(1,) * (b.ndim - 1)) for b in q.call.blobs)
+
+    @abstractmethod
+    def over_weights(self, factor: NDArray[np.float64], weights: Shape, groups: int) -> NDArray[np.float64]:
+        """A number for each output (O), in a shape that repeats it over the weights of its output."""
+
+    def with_channel_affine(self, call: Call, affine: ChannelAffine) -> tuple[Op, Weights] | None:
+        bottom = call.bottom_shapes[0]
+        if len(call.bottom_shapes) > 1 or self.channel_axis(bottom) != 1:
+            return None
+        weights, *bias = call.blobs
+        along = self.over_weights(affine.factor, weights.shape, self.geometry(bottom)[1])
+        blobs = fold_affine(weights, bias[0] if bias else None, along, affine.factor, affine.offset)
+        op = copy(self)
+        op.bias_term = True
+        return op, blobs
 
     def folded(self, shape: Shape) -> Shape:
         """Return the shape of a bottom or top as `slide` sees it: (N, C, spatial...), one spatial axis at least."""

@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.arithmetic import batch_norm_affine, dead_channels
+from calib8.errors import QuantizationError
 from calib8.graph import Phase, Shape
-from calib8.layer_kit.base import Call, LiveBlob, Op, QuantizeCall, RandomNumbers, Weights, register
+from calib8.layer_kit.base import Call, ChannelAffine, LiveBlob, Op, QuantizeCall, RandomNumbers, Weights, register
 from calib8.layer_kit.batch_statistics import normalized, statistics_of_batch, unbiased
 from calib8.layer_kit.codes import affine_codes
 from calib8.layer_kit.fields import Fields, Group, RefusedError
@@ -195,6 +196,10 @@ class BatchNorm(Op):
         warnings = step.warnings + tuple(self.weight_notes(q.call.blobs))
         return AffineChannels(step.weights, step.bias, step.rshift, self.scale_bias, warnings)
 
+    def channel_affine(self, call: Call) -> ChannelAffine | None:
+        gamma, beta = self.gamma_and_beta(call.blobs)
+        return normalisation_affine(*self.statistics(call.blobs), self.eps, gamma, beta)
+
     def lower_int8(self, g: OnnxBuilder, call: Call, form: IntegerForm) -> list[str]:
         own, bottom = expect(form, AffineChannels), call.bottom_shapes[0]
         along = along_channels(len(bottom))
@@ -226,6 +231,23 @@ def normalisation(
     scale, shift = batch_norm_affine(mean, variance, eps, gamma, beta)
     dead = dead_channels(variance) if ZERO_DEAD_CHANNELS else np.zeros(variance.shape, dtype=np.bool_)
     return np.where(dead, 0.0, scale), np.where(dead, beta, shift), dead
+
+
+def normalisation_affine(
+    mean: NDArray[np.float64],
+    variance: NDArray[np.float64],
+    eps: float,
+    gamma: NDArray[np.float64],
+    beta: NDArray[np.float64],
+) -> ChannelAffine | None:
+    """Give gamma * (x - mean) / sqrt(variance + eps) + beta, (C) each, as one factor and one offset a channel.
+
+    None where they are not finite.
+    """
+    try:
+        return ChannelAffine(*batch_norm_affine(mean, variance, eps, gamma, beta))
+    except QuantizationError:
+        return None
 
 
 def quantize_normalisation(

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from calib8.graph import Shape
-from calib8.layer_kit.base import Call, Op, register
+from calib8.layer_kit.base import Call, ChannelAffine, Op, register
 from calib8.layer_kit.broadcast import read_span
 from calib8.layer_kit.fields import Fields
 from calib8.layer_kit.onnx_builder import OnnxBuilder
@@ -31,6 +33,13 @@ class Bias(Op):
 
     def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         return [self.span.operand(bottoms)] if len(bottoms) == 1 else []
+
+    def channel_affine(self, call: Call) -> ChannelAffine | None:
+        bottom, rank = call.bottom_shapes[0], len(call.bottom_shapes[0])
+        if not call.blobs or self.span.aligned(bottom, call.blobs[0].shape) != (*bottom[1:2], *(1,) * (rank - 2)):
+            return None
+        offset = call.blobs[0].reshape(-1).astype(np.float64)
+        return ChannelAffine(np.ones_like(offset), offset)
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
         shape = self.span.aligned(call.bottom_shapes[0], self.span.operand(call.bottom_shapes))

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.graph import Array, Phase, Shape
-from calib8.layer_kit.base import Call, LiveBlob, Op, QuantizeCall, RandomNumbers, register
+from calib8.layer_kit.base import Call, ChannelAffine, LiveBlob, Op, QuantizeCall, RandomNumbers, register
 from calib8.layer_kit.batch_statistics import normalized, statistics_of_batch
 from calib8.layer_kit.codes import affine_codes
 from calib8.layer_kit.fields import Fields, RefusedError
@@ -28,7 +28,7 @@ from calib8.layer_kit.form import IntegerForm, Integers, expect
 from calib8.layer_kit.onnx_builder import OnnxBuilder
 from calib8.layer_kit.real_scales import RealScales
 from calib8.layer_kit.weighted_sum import WeightedSum, quantize_weighted_sum
-from calib8.layers.batch_norm import along_channels, lower_affine, quantize_normalisation
+from calib8.layers.batch_norm import along_channels, lower_affine, normalisation_affine, quantize_normalisation
 
 _UNFILLED = ("", 0.0)
 
@@ -106,6 +106,13 @@ class BN(Op):
         step = quantize_normalisation(q, mean, variance, self.eps, first, second)
         bias = None if step.bias is None else step.bias.reshape(shape)
         return WithStatistics(step.weights.reshape(shape), bias, step.rshift, step.warnings)
+
+    def channel_affine(self, call: Call) -> ChannelAffine | None:
+        slope, bias, *statistics = _flat(call.blobs)
+        if not statistics:
+            return ChannelAffine(slope, bias)
+        mean, variance = statistics
+        return normalisation_affine(mean, variance, self.eps, slope, bias)
 
     def lower_int8(self, g: OnnxBuilder, call: Call, form: IntegerForm) -> list[str]:
         own, bottom = expect(form, WeightedSum), call.bottom_shapes[0]

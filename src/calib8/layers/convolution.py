@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 from calib8.graph import Shape
@@ -42,6 +43,9 @@ class Convolution(WeightedWindow, WindowProduct):
 
     def weight_shape(self, channels: int, outputs: int, groups: int, kernel: Shape) -> Shape:
         return (outputs, channels // groups, *kernel)
+
+    def over_weights(self, factor: NDArray[np.float64], weights: Shape, groups: int) -> NDArray[np.float64]:
+        return factor.reshape(-1, *(1,) * (len(weights) - 1))
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
         window, groups = self.geometry(call.bottom_shapes[0])

@@ -10,6 +10,9 @@ foss-for-synopsys-dwc-arc-processors/synopsys-caffe, src/caffe/layers/deconv_lay
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from calib8.graph import Shape
 from calib8.layer_kit.base import Call, count, register
 from calib8.layer_kit.fields import RefusedError
@@ -35,6 +38,11 @@ class Deconvolution(WeightedWindow):
 
     def weight_shape(self, channels: int, outputs: int, groups: int, kernel: Shape) -> Shape:
         return (channels, outputs // groups, *kernel)
+
+    def over_weights(self, factor: NDArray[np.float64], weights: Shape, groups: int) -> NDArray[np.float64]:
+        """The inputs of a group have the outputs of that group."""
+        by_input = np.repeat(factor.reshape(groups, -1), weights[0] // groups, axis=0)
+        return by_input.reshape(*weights[:2], *(1,) * (len(weights) - 2))
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
         window, groups = self.geometry(call.bottom_shapes[0])

@@ -8,17 +8,18 @@ Source: BVLC/caffe, src/caffe/layers/inner_product_layer.cpp, LayerSetUp, Reshap
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 from numpy.typing import NDArray
 
 from calib8.graph import Shape
-from calib8.layer_kit.base import Call, Op, QuantizeCall, canonical_axis, count, register
+from calib8.layer_kit.base import Call, ChannelAffine, Op, QuantizeCall, Weights, canonical_axis, count, register
 from calib8.layer_kit.codes import ConvGeometry, weighted_sum
 from calib8.layer_kit.fields import Fields, RefusedError
 from calib8.layer_kit.form import IntegerForm, expect
 from calib8.layer_kit.onnx_builder import OnnxBuilder
-from calib8.layer_kit.weighted_sum import WeightedSum, quantize_weighted_sum
+from calib8.layer_kit.weighted_sum import WeightedSum, fold_affine, quantize_weighted_sum
 from calib8.layer_kit.window_product import WindowProduct, evenly
 
 
@@ -52,6 +53,15 @@ class InnerProduct(Op, WindowProduct):
         columns = self.matrix(bottoms[0])[1]
         weights = (columns, self.num_output) if self.transpose else (self.num_output, columns)
         return [weights, (self.num_output,)] if self.bias_term else [weights]
+
+    def with_channel_affine(self, call: Call, affine: ChannelAffine) -> tuple[Op, Weights] | None:
+        if len(call.top_shapes[0]) != 2:
+            return None
+        weights, *bias = call.blobs
+        along = affine.factor if self.transpose else affine.factor[:, None]
+        op = copy(self)
+        op.bias_term = True
+        return op, fold_affine(weights, bias[0] if bias else None, along, affine.factor, affine.offset)
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
         x = g.node("Reshape", call.bottoms[0], g.ints(*self.matrix(call.bottom_shapes[0])))

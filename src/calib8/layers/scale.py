@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.graph import Shape
-from calib8.layer_kit.base import Call, Op, QuantizeCall, register
+from calib8.layer_kit.base import Call, ChannelAffine, Op, QuantizeCall, register
 from calib8.layer_kit.broadcast import read_span
 from calib8.layer_kit.codes import affine_codes
 from calib8.layer_kit.fields import Fields
@@ -105,6 +105,11 @@ class Scale(Op):
         """Return gamma and beta of a Scale with weights, one number each per element; beta is 0 without a bias."""
         gamma = blobs[0].reshape(-1)
         return gamma, blobs[1].reshape(-1) if self.bias_term else np.zeros_like(gamma)
+
+    def channel_affine(self, call: Call) -> ChannelAffine | None:
+        if len(call.bottom_shapes[0]) < 2 or not self.is_per_channel(call.bottom_shapes):
+            return None
+        return ChannelAffine(*(blob.astype(np.float64) for blob in self.affine(call.blobs)))
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
         shape = self.span.aligned(call.bottom_shapes[0], self.span.operand(call.bottom_shapes))
