@@ -161,3 +161,29 @@ def test_the_best_class_weighs_most():
 def test_scores_far_apart():
     x = np.array([[-1e4, 0.0, 1e4]], np.float32)
     assert ScoreDifference(["s"], {"s": 1}).part({"s": x}, {"s": x + 1}) == pytest.approx(1)
+
+
+def test_rows_of_finds_of_several_runs_are_one_array():
+    """Two images a run; the first number of a row is its image."""
+    seen = []
+
+    def quality(fp32, int8, labels):
+        seen.append(int8["d"])
+        return 0.0
+
+    judge = QualityDrop("q", quality, ["d", "s"], finds={"d": 2})
+    runs = [np.full((1, 1, n, 7), 0.5, np.float32) for n in (3, 1, 2)]
+    for run in runs:
+        run[0, 0, :, 0] = np.arange(run.shape[2]) % 2
+    outputs = [{"d": run, "s": np.zeros((2, 4), np.float32)} for run in runs]
+    judge.loss((0, 1, 2), [judge.part(o, o) for o in outputs])
+    assert seen[-1].shape == (1, 1, 6, 7)
+    assert seen[-1][0, 0, :, 0].tolist() == [0, 1, 0, 2, 4, 5]
+    assert runs[1][0, 0, 0, 0] == 0  # the samples' own arrays stay
+
+
+def test_outputs_that_fit_no_array_are_said():
+    judge = QualityDrop("q", lambda *_: 0.0, ["x"])
+    outputs = [{"x": np.zeros((1, n), np.float32)} for n in (2, 3)]
+    with pytest.raises(OptionError, match=r"output 'x' has the shapes \(2,\) and \(3,\) for different samples"):
+        judge.loss((0, 1), [judge.part(o, o) for o in outputs])

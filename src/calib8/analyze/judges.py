@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -128,14 +129,17 @@ class QualityDrop(Judge):
 
     Args:
         labels: one for each sample of the experiment, along axis 0; None for none.
+        finds: those of the values that have a row for each find, see `finds_of`. Rows of several runs stand one after
+            another, and the first number of a row, that of its image, counts the images of all runs.
         code: names the quality's own code, for a function of the user's.
     """
 
     def __init__(
-        self, name: str, quality: Quality, values: Sequence[str], labels: Array | None = None, code: str = ""
-    ) -> None:
+        self, name: str, quality: Quality, values: Sequence[str], labels: Array | None = None, code: str = "",
+        finds: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
         self.name, self._quality, self.values, self._labels = name, quality, tuple(values), labels
-        self._code = code
+        self._code, self._finds = code, finds
         self._of_fp32: dict[tuple[int, ...], float] = {}
 
     @property
@@ -151,10 +155,27 @@ class QualityDrop(Judge):
     def loss(self, samples: Sequence[int], parts: Sequence[tuple[Outputs, Outputs]]) -> float:
         """Return the drop of quality; it may be negative, where INT8 happens to be better."""
         chosen = tuple(samples)
-        reference = _joined([part[0] for part in parts])
+        reference = self._joined([part[0] for part in parts])
         if chosen not in self._of_fp32:
             self._of_fp32[chosen] = self._measure(chosen, reference, reference)
-        return self._of_fp32[chosen] - self._measure(chosen, reference, _joined([part[1] for part in parts]))
+        return self._of_fp32[chosen] - self._measure(chosen, reference, self._joined([part[1] for part in parts]))
+
+    def _joined(self, parts: Sequence[Outputs]) -> Outputs:
+        return {
+            value: _all_rows([part[value] for part in parts], self._finds[value])
+            if value in self._finds
+            else self._concatenated(value, [part[value] for part in parts])
+            for value in self.values
+        }
+
+    def _concatenated(self, value: str, arrays: Sequence[Array]) -> Array:
+        shapes = dict.fromkeys(a.shape[1:] for a in arrays)
+        if len(shapes) > 1:
+            raise OptionError(
+                f"metric {self.name}: output {value!r} has the shapes {' and '.join(map(str, list(shapes)[:2]))} for "
+                "different samples, which cannot be put into one array"
+            )
+        return np.concatenate([a.reshape(1) if a.ndim == 0 else a for a in arrays])
 
     def reference(self, samples: Sequence[int]) -> float:
         """Return the quality in FP32 over samples that were judged before."""
@@ -218,9 +239,20 @@ def compared_values(model: Model, *, before_softmax: bool = False) -> tuple[str,
     return tuple(found)
 
 
-def _joined(outputs: Sequence[Outputs]) -> dict[str, Array]:
-    return {name: _concatenated([o[name] for o in outputs]) for name in outputs[0]}
+def finds_of(model: Model) -> dict[str, int]:
+    """Find the outputs that have a row for each find, and how many images a run has.
+
+    Such as those of DetectionOutput, (1, 1, N, 7), and of Proposal, (N, 5): a row begins with the number of its image.
+    How many rows there are depends on the image.
+    """
+    images = max((model.shapes[value][0] for value in model.inputs if model.shapes[value]), default=1)
+    outputs = [v for v in model.net.outputs if model.op_of[model.net.producer[v].name].kind == "host"]
+    return {v: images for v in outputs if model.shapes[v][-1:] in ((7,), (5,)) and len(model.shapes[v]) in (2, 4)}
 
 
-def _concatenated(arrays: Sequence[Array]) -> Array:
-    return np.concatenate([a.reshape(1) if a.ndim == 0 else a for a in arrays])
+def _all_rows(arrays: Sequence[Array], images: int) -> Array:
+    """The rows of all runs, in the form that one run has."""
+    moved = [array.copy() for array in arrays]
+    for run, array in enumerate(moved):
+        array.reshape(-1, array.shape[-1])[:, 0] += run * images
+    return np.concatenate(moved, axis=moved[0].ndim - 2)

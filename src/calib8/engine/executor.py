@@ -12,7 +12,7 @@ from calib8.engine.cache import ExecutorCache
 from calib8.engine.gpu import device_failure
 from calib8.engine.options import EngineOptions
 from calib8.engine.session import open_session
-from calib8.errors import Calib8Error, DataError
+from calib8.errors import Calib8Error, DataError, UnsupportedError
 from calib8.graph import Array, Shape
 from calib8.lowering.readings import Reading, value_of
 from calib8.lowering.steps import HostStep, OnnxStep, Port, Step, last_readers
@@ -116,7 +116,12 @@ class _OnnxRunner:
     def __init__(self, step: OnnxStep, options: EngineOptions, *, alone: bool) -> None:
         self._step = step
         self._gpu, self._release = options.gpu, options.release_blobs
-        self._session = open_session(step, options, alone=alone)
+        try:
+            self._session = open_session(step, options, alone=alone)
+        except Calib8Error:
+            raise
+        except Exception as why:  # noqa: BLE001 - ONNX Runtime's exceptions have no base of their own
+            raise UnsupportedError(self._failure(str(why), "cannot be computed by ONNX Runtime")) from None
         self._set_up()
 
     def sibling(self) -> _OnnxRunner:
@@ -149,12 +154,12 @@ class _OnnxRunner:
             self._buffers = outputs
         return outputs
 
-    def _failure(self, why: str) -> str:
+    def _failure(self, why: str, what: str = "cannot take the values of its bottoms") -> str:
         """A value that a layer cannot take, such as an index outside of what it counts."""
         layers = self._step.layers
         where = f"layer {layers[0]!r}" if len(layers) == 1 else f"one of the layers {layers[0]!r} to {layers[-1]!r}"
         reason = why.partition("Status Message: ")[2].partition("\x1b")[0].strip() or why
-        return f"{where} cannot take the values of its bottoms: {reason}"
+        return f"{where} {what}: {reason}"
 
     def _input(self, values: Mapping[Reading, Array], port: Port) -> Array:
         if port.reading not in values:

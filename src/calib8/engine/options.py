@@ -31,6 +31,10 @@ def gpu_in_use() -> int | None:
     return _process.gpu
 
 
+MAX_THREADS = 1024
+"""More are no machine's; making them takes minutes, or all memory."""
+
+
 @dataclass(frozen=True)
 class EngineOptions:
     """Options of execution.
@@ -50,8 +54,8 @@ class EngineOptions:
     repack_weights: bool = False
 
     def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise OptionError(f"`threads` is {self.threads}; it must be at least 1")
+        if self.threads is not None and not 1 <= self.threads <= MAX_THREADS:
+            raise OptionError(f"`threads` is {self.threads}; it must be 1 to {MAX_THREADS}")
         _check_number(self.gpu)
 
     @property

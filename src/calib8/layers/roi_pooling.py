@@ -11,6 +11,7 @@ Source: rbgirshick/caffe-fast-rcnn, src/caffe/layers/roi_pooling_layer.cpp, line
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from calib8.graph import Shape
@@ -32,6 +33,8 @@ class ROIPooling(Op):
         self.spatial_scale: float = group.spatial_scale
         if min(self.pooled) < 1:
             raise RefusedError(f"pools to {self.pooled[0]}x{self.pooled[1]} (pooled_h, pooled_w); expected at least 1")
+        if not (math.isfinite(self.spatial_scale) and self.spatial_scale > 0):
+            raise RefusedError(f"has the spatial_scale {self.spatial_scale:g}; expected a number above 0")
 
     def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         return [(region_count(bottoms), bottoms[0][1], *self.pooled)]

@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 
 from calib8.errors import CaffemodelError, UserLayerError
 from calib8.graph import Array, Layer, Shape
+from calib8.graph.build import located
 from calib8.layers import RefusedError
 from calib8.lowering.problems import Failure
 from calib8.lowering.shapes import InputShapes, MaybePair, infer_shapes
+
+_BLOCK = 1 << 20
 
 
 def with_shared_blobs(layers: Sequence[Layer], stored: Mapping[str, Sequence[Array]]) -> dict[str, Sequence[Array]]:
@@ -72,6 +75,24 @@ def fit_layers(pairs: Sequence[MaybePair], inputs: InputShapes, stored: Mapping[
         except (RefusedError, UserLayerError, CaffemodelError) as why:
             failures[index] = why
     return Fitted(tuple(layers), inferred.shapes, failures)
+
+
+def weights_that_are_no_numbers(source: str, layers: Sequence[Layer]) -> list[str]:
+    """Say of which layers weights are NaN or infinite: no threshold and no integer follows from them."""
+    return [
+        f"{located(source, layer.place.line)}: layer {layer.name!r} ({layer.type}): {count} of {blob.size} weights in "
+        f"blob {index} are NaN or infinite"
+        for layer in layers
+        for index, blob in enumerate(layer.blobs)
+        if (count := _not_finite(blob))
+    ]
+
+
+def _not_finite(blob: Array) -> int:
+    """Block by block: a mask of a large blob would take a quarter of its memory."""
+    flat = blob.reshape(-1)
+    blocks = (flat[at : at + _BLOCK] for at in range(0, flat.size, _BLOCK))
+    return sum(block.size - int(np.count_nonzero(np.isfinite(block))) for block in blocks)
 
 
 def bind_blobs(wanted: Sequence[Shape], stored: Sequence[Array] | None) -> tuple[NDArray[np.float32], ...]:

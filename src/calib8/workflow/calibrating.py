@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from calib8.data import SampleSource, takes
 from calib8.engine import EngineOptions
-from calib8.errors import OptionError
+from calib8.errors import DataError, OptionError
 from calib8.export import read_plain_table, read_plan
 from calib8.lowering import Model
 from calib8.measure.collect import CollectOptions, collect_histograms
@@ -36,6 +36,7 @@ from calib8.workflow.network import Network
 from calib8.workflow.progress import Progress, ProgressCallback, quiet
 
 _CHANNELS = re.compile(r"channels? \d+(, \d+)*( and \d+ more)?")
+_MOST_PROBLEMS = 20
 _FEW = 3  # layers that have a line each
 _log = logging.getLogger(__name__)
 Options = TypeVar("Options", bound="MeasureOptions")
@@ -149,6 +150,7 @@ def needed_histograms(
         return known
     two_pass = options.two_pass or method_named(options.method).like_the_original
     found = measure_histograms(network, missing, replace(options, two_pass=two_pass), progress)
+    _refuse_no_numbers(network.model, found)
     for value, histogram in found.items():
         _tell_oddities(network.model, value, histogram)
     return {**known, **found}
@@ -311,6 +313,16 @@ def together(warnings: Sequence[str]) -> list[str]:
 
 def _without_numbers(text: str) -> str:
     return _CHANNELS.sub("some channels", text)
+
+
+def _refuse_no_numbers(model: Model, histograms: Mapping[str, BlobHistogram]) -> None:
+    """Raise DataError where not a single value of a blob was a number: nothing follows from such samples."""
+    found = {v: h.nans + h.infs for v, h in histograms.items() if h.samples == 0 and h.nans + h.infs}
+    if found:
+        problems = [
+            f"blob {model.net.blob_of[v]!r}: all {count} values are NaN or infinite" for v, count in found.items()
+        ]
+        raise DataError(f"{model.net.source}: the samples cannot be used", problems[:_MOST_PROBLEMS])
 
 
 def _tell_oddities(model: Model, value: str, histogram: BlobHistogram) -> None:

@@ -14,6 +14,7 @@ from calib8.errors import CaffemodelError, Calib8Error, DataError, NotRunError, 
 from calib8.graph import Phase, Shape
 from calib8.layers.data import SHAPES_ADVICE
 from calib8.lowering.examine import examine_model
+from calib8.lowering.weights import weights_that_are_no_numbers
 from calib8.proto.caffemodel import Caffemodel, read_caffemodel
 from calib8.proto.text import Prototxt, read_prototxt
 from calib8.python_layers import without_running
@@ -77,6 +78,7 @@ def _examined(prototxt: Prototxt, weights: Caffemodel | None, shapes: dict[str, 
     problems = [
         _with_cause(p.text, causes) for p, is_hidden in zip(found.problems, hidden, strict=True) if not is_hidden
     ]
+    problems += weights_that_are_no_numbers(prototxt.source, found.net.layers)
     not_run += tuple(p.text for p in found.problems if p.kind is NotRunError)
     return replace(overview, problems=tuple(problems), notes=(*overview.notes, *notes), not_run=not_run)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from calib8.analyze.experiment import DEFAULT_BUDGET, ExperimentOptions
-from calib8.analyze.judges import Judge, QualityDrop, SquaredDifference, top1
+from calib8.analyze.judges import Judge, QualityDrop, SquaredDifference, finds_of, top1
 from calib8.analyze.user_metric import function_metric, user_metric
 from calib8.analyze.yolo import Anchors, yolo_difference
 from calib8.errors import OptionError, QuantizationError
@@ -180,7 +180,7 @@ def make_judge(metric: Metric, model: Model, values: Sequence[str], labels: Arra
         name, (quality, code) = metric.name, user_metric(metric.name, model)
     else:
         name, (quality, code) = metric.function.__qualname__, function_metric(metric.function, model)
-    return QualityDrop(name, quality, model.net.outputs, labels, code)
+    return QualityDrop(name, quality, model.net.outputs, labels, code, finds_of(model))
 
 
 def given_labels(metric: Metric, names: Sequence[str], images: int) -> Array | None:

@@ -11,10 +11,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 from calib8.data import DATA_TYPES, SampleSource, open_source
-from calib8.errors import DataError, OptionError
+from calib8.errors import CaffemodelError, DataError, OptionError
 from calib8.graph import Shape
 from calib8.graph.phase import Phase, layers_taking_part
 from calib8.lowering import Model, build_model
+from calib8.lowering.weights import weights_that_are_no_numbers
 from calib8.proto.caffe_pb2 import LayerParameter
 from calib8.proto.caffemodel import read_caffemodel
 from calib8.proto.text import Prototxt, read_prototxt
@@ -99,6 +100,9 @@ def open_network(
         source = samples if samples is not None else _own_source(definition, shapes)
     found = {} if source is None else source.shapes
     model = build_model(definition, read_caffemodel(caffemodel), {**found, **shapes})
+    wrong = weights_that_are_no_numbers(definition.source, model.net.layers)
+    if wrong:
+        raise CaffemodelError(f"{os.fspath(caffemodel)}: weights that are no numbers", wrong)
     _tell(definition, model, source)
     return Network(model, source)
 

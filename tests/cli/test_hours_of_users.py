@@ -1,0 +1,101 @@
+"""Results are refused where they would mean nothing; detection networks go through all commands."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from calib8.cli.main import main
+from calib8.proto import caffe_pb2
+
+ROOT = Path(__file__).resolve().parents[2]
+METRIC = """
+def boxes(fp32, int8):
+    '''Share of FP32's finds whose class INT8 finds in the same image, both as (1, 1, N, 7).'''
+    (name,) = fp32
+    rows = [a[name].reshape(-1, 7) for a in (fp32, int8)]
+    assert all(a[name].shape[:2] == (1, 1) for a in (fp32, int8))
+    images = {int(r[0]) for r in rows[0]}
+    assert images == set(range(len(images)))
+    finds = [{(int(r[0]), int(r[1])) for r in x if r[2] > 0.3} for x in rows]
+    return len(finds[0] & finds[1]) / max(1, len(finds[0]))
+"""
+
+
+@pytest.fixture
+def detector(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "examples" / "shapes", tmp_path / "shapes", ignore=shutil.ignore_patterns("bmnet_*"))
+    (tmp_path / "my_metric.py").write_text(METRIC)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "shapes" / "ssd"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["sensitivity", "--samples", "3", "--no-picture"],
+        ["tune", "--samples", "3", "--held-out", "2", "--minutes", "0.05"],
+        ["tune", "--samples", "3", "--held-out", "2", "--search", "none", "--max-drop", "1"],
+    ],
+    ids=lambda c: " ".join(c[:6]),
+)
+def test_a_users_metric_of_a_detection_network(detector, capsys, command):
+    options = ["-n", "3", "--metric", "my_metric:boxes", *command[1:]]
+    assert main([command[0], "ssd", str(detector), *options]) == 0, capsys.readouterr().err
+
+
+@pytest.fixture
+def digits(tmp_path):
+    return Path(
+        shutil.copytree(ROOT / "examples" / "digits", tmp_path / "net", ignore=shutil.ignore_patterns("bmnet_*"))
+    )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_no_numbers(digits, capsys, value):
+    path = digits / "custom.caffemodel"
+    net = caffe_pb2.NetParameter.FromString(path.read_bytes())
+    layer = next(x for x in net.layer if x.name == "conv1")
+    layer.blobs[0].data[3] = value
+    path.write_bytes(net.SerializeToString())
+    assert main(["check", str(digits)]) == 1
+    out = capsys.readouterr().out
+    assert "layer 'conv1' (Convolution): 1 of " in out and "weights in blob 0 are NaN or infinite" in out
+    assert main(["calibrate", "digits", str(digits), "-n", "3"]) == 1
+    assert "weights in blob 0 are NaN or infinite" in capsys.readouterr().err
+    assert not list(digits.glob("bmnet_*"))
+
+
+def test_samples_that_are_no_numbers(digits, capsys):
+    (digits / "nan_layer.py").write_text(
+        "import caffe\n"
+        "class L(caffe.Layer):\n"
+        "    def setup(self, bottom, top):\n"
+        "        top[0].reshape(1, 1, 8, 8)\n"
+        "    def forward(self, bottom, top):\n"
+        "        top[0].data[...] = float('nan')\n"
+    )
+    path = digits / "deploy.prototxt"
+    text = path.read_text()
+    begin, end = text.index('layer {\n  name: "data"'), text.index('layer {\n  name: "conv1"')
+    own = 'layer { name: "data" type: "Python" top: "data" python_param { module: "nan_layer" layer: "L" } }\n'
+    path.write_text(text[:begin] + own + text[end:])
+    assert main(["calibrate", "digits", str(digits), "-n", "3"]) == 1
+    err = capsys.readouterr().err
+    assert "blob 'data': all 192 values are NaN or infinite" in err
+    assert not list(digits.glob("bmnet_*"))
+
+
+@pytest.mark.parametrize("threads", ["0", "100000", "4294967295"])
+def test_numbers_of_threads_that_no_machine_has(digits, capsys, threads):
+    assert main(["calibrate", "digits", str(digits), "--threads", threads]) == 1
+    assert f"--threads is {threads}; it must be 1 to 1024" in capsys.readouterr().err
+
+
+@pytest.mark.shared
+def test_a_roi_pooling_of_scale_0(shared, capsys):
+    assert main(["check", str(shared / "cases" / "hostile" / "15_roi_pooling_scale_zero.prototxt")]) == 1
+    assert "has the spatial_scale 0; expected a number above 0" in capsys.readouterr().out
