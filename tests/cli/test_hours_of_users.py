@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -99,3 +100,40 @@ def test_numbers_of_threads_that_no_machine_has(digits, capsys, threads):
 def test_a_roi_pooling_of_scale_0(shared, capsys):
     assert main(["check", str(shared / "cases" / "hostile" / "15_roi_pooling_scale_zero.prototxt")]) == 1
     assert "has the spatial_scale 0; expected a number above 0" in capsys.readouterr().out
+
+
+def test_two_commands_in_one_folder(digits, capsys):
+    """The second one is refused at once, not when its work is done."""
+    from calib8.atomic import lock  # noqa: PLC0415
+
+    held = os.open(digits, os.O_RDONLY)
+    assert lock.try_lock(held)  # as another process would
+    try:
+        for command in (["calibrate", "digits", str(digits)], ["tune", "digits", str(digits), "--output", str(digits)]):
+            assert main([*command, "-n", "3"]) == 1
+            err = capsys.readouterr().err
+            assert "another calib8 command is writing there; wait for its end, or choose another folder" in err
+    finally:
+        os.close(held)
+    assert main(["calibrate", "digits", str(digits), "-n", "3"]) == 0
+
+
+def test_a_folder_for_results_that_is_a_link_is_not_followed(digits, tmp_path, capsys):
+    (tmp_path / "elsewhere").mkdir()
+    (digits / "tuned").symlink_to(tmp_path / "elsewhere")
+    assert main(["tune", "digits", str(digits), "-n", "3"]) == 1
+    assert "tuned: is a link, which is not followed; name the folder for the results with --output" in (
+        capsys.readouterr().err
+    )
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize(
+    "option", ["--labels", "--thresholds", "--calibration_proto", "--ignore_layer_list", "--images"]
+)
+def test_pipes_and_devices_are_no_files(digits, capsys, option):
+    os.mkfifo(digits / "pipe")
+    for path in (digits / "pipe", "/dev/zero"):
+        assert main(["tune", "digits", str(digits), "-n", "3", "--metric", "top1", option, str(path)]) == 1
+        err = capsys.readouterr().err
+        assert "regular file" in err or "no file" in err or "there is no layer" in err or "takes the images" in err

@@ -220,7 +220,7 @@ def test_a_drop_of_labels(folder, tmp_path):
         (["--ignore_layer_list", "conv1,nobody"], "there is no layer 'nobody'"),
         (["--labels", "l.txt"], "--labels are not read by --metric difference"),
         (["--metric", "top1", "--anchors", "1,2"], "--anchors are not read by --metric top1"),
-        (["--metric", "top1", "--labels", "nowhere.txt"], "nowhere.txt: cannot be read as labels"),
+        (["--metric", "top1", "--labels", "nowhere.txt"], "nowhere.txt: cannot be read"),
         (["--metric", "nomodule:f"], "no module 'nomodule'"),
         (["--metric", "best"], "metric 'best' has no built-in meaning"),
         (["--metric", "yolo"], "metric yolo needs outputs"),

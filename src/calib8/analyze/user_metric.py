@@ -17,6 +17,9 @@ from calib8.errors import OptionError
 from calib8.lowering import Model
 from calib8.python_layers.failures import run_failure
 from calib8.python_layers.isolation import World
+from calib8.reading import is_file, read_file
+
+_MAX_CODE_BYTES = 16 * 2**20
 
 
 def user_metric(name: str, model: Model) -> tuple[Quality, str]:
@@ -58,7 +61,7 @@ def function_metric(function: Callable[..., float], model: Model) -> tuple[Quali
 
 def _digest(function: Callable[..., Any]) -> str:
     file = getattr(getattr(function, "__code__", None), "co_filename", "")
-    data = Path(file).read_bytes() if file and Path(file).is_file() else b""
+    data = read_file(file, _MAX_CODE_BYTES, OptionError, "metric") if file and is_file(file) else b""
     return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 

@@ -9,12 +9,13 @@
 docs/decisions/0014-a-set-is-a-set.md says why it is done like this.
 """
 
-from calib8.atomic.folders import write_folder
+from calib8.atomic.folders import make_folder, write_folder
 from calib8.atomic.lock import claim_folder
 from calib8.atomic.sets import note_write, record_writes, write_atomically, write_together, written_files
 
 __all__ = [
     "claim_folder",
+    "make_folder",
     "note_write",
     "record_writes",
     "write_atomically",

@@ -14,6 +14,19 @@ from calib8.atomic.staging import Staging, names_in, sync_folder
 from calib8.errors import OptionError
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder for results, with those above it, where it is not there yet.
+
+    Raises:
+        OptionError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as why:
+        reason = getattr(why, "strerror", None) or why
+        raise OptionError(f"{path}: cannot be made a folder for the results: {reason}") from None
+
+
 @contextlib.contextmanager
 def write_folder(path: Path, *, replace: bool) -> Iterator[Path]:
     """Yield an empty folder; the one file that is in it at the end of the block is then in the folder `path`.

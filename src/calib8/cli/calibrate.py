@@ -12,6 +12,7 @@ from typing import Any
 
 from calib8.analyze.doctor import Finding
 from calib8.analyze.verdict import Verdict
+from calib8.atomic import claim_folder
 from calib8.cli.flags import Flags, with_flags
 from calib8.cli.images import add_image_options, images_of
 from calib8.cli.options import add_common_options, add_gpu_option, network_name
@@ -22,6 +23,7 @@ from calib8.errors import Calib8Error, OptionError
 from calib8.export import write_calibration_files
 from calib8.lowering import Model
 from calib8.measure.thresholds import DEFAULT_METHOD
+from calib8.reading import require_folder
 from calib8.terminal import printable
 from calib8.workflow import (
     CalibrationResult,
@@ -104,16 +106,14 @@ def run(options: argparse.Namespace) -> int:
     Returns:
         The exit code.
     """
-    if not options.path.is_dir():
-        raise OptionError(f"{options.path}: no such folder; it holds deploy.prototxt and custom.caffemodel")
+    require_folder(options.path, OptionError, "it holds deploy.prototxt and custom.caffemodel")
     output = options.output or options.path
-    if not output.is_dir():
-        raise OptionError(f"{output}: no such folder; the results would go there")
+    require_folder(output, OptionError, "the results would go there")
     if not os.access(output, os.W_OK):
         raise OptionError(
             f"{output}: you may not write there, where the results would go; --output names another folder"
         )
-    with ProgressLines() as progress:
+    with claim_folder(output), ProgressLines() as progress:
         network = open_network(options.path / "deploy.prototxt", options.path / "custom.caffemodel", images_of(options))
         if options.thresholds is None:
             wanted = replace(

@@ -13,6 +13,7 @@ from calib8.cli.flags import Flags, with_flags
 from calib8.cli.options import add_shape_option
 from calib8.cli.table import aligned
 from calib8.graph import Phase, Shape
+from calib8.reading import exists, is_folder
 from calib8.terminal import printable
 from calib8.workflow import check
 
@@ -104,10 +105,10 @@ def _in_flags(overview: Overview, flags: Flags) -> Overview:
 
 
 def _files(prototxt: Path, caffemodel: Path | None) -> tuple[Path, Path | None]:
-    if not prototxt.is_dir():
+    if not is_folder(prototxt):
         return prototxt, caffemodel
     own = prototxt / "custom.caffemodel"
-    return prototxt / "deploy.prototxt", caffemodel or (own if own.exists() else None)
+    return prototxt / "deploy.prototxt", caffemodel or (own if exists(own) else None)
 
 
 def as_text(overview: Overview, prototxt: Path, caffemodel: Path | None) -> str:

@@ -19,6 +19,7 @@ from calib8.cli.table import aligned
 from calib8.cli.thresholds import add_threshold_options, calibrate_options
 from calib8.errors import OptionError
 from calib8.measure.thresholds import DEFAULT_METHOD
+from calib8.reading import require_folder
 from calib8.terminal import printable
 from calib8.workflow import DiagnoseOptions, Diagnosis, diagnose, open_network
 
@@ -81,8 +82,7 @@ def run(options: argparse.Namespace) -> int:
     Returns:
         The exit code.
     """
-    if not options.path.is_dir():
-        raise OptionError(f"{options.path}: no such folder; it holds deploy.prototxt and custom.caffemodel")
+    require_folder(options.path, OptionError, "it holds deploy.prototxt and custom.caffemodel")
     if options.thresholds is not None:
         raise OptionError("--thresholds are of no use here: the doctor measures how sure thresholds are")
     wanted = DiagnoseOptions(**vars(calibrate_options(options)))

@@ -10,6 +10,7 @@ from typing import Any
 from calib8.cli.options import add_shape_option, network_name
 from calib8.errors import OptionError
 from calib8.export import FORMATS, write_format
+from calib8.reading import exists, require_folder
 from calib8.workflow import open_network, read_calibration
 
 _log = logging.getLogger(__name__)
@@ -58,14 +59,13 @@ def run(options: argparse.Namespace) -> int:
         The exit code.
     """
     path, name, output = options.path, options.name, options.output or options.path
-    for folder in (path, output):
-        if not folder.is_dir():
-            raise OptionError(f"{folder}: no such folder")
+    require_folder(path, OptionError, "it holds deploy.prototxt and custom.caffemodel")
+    require_folder(output, OptionError, "the results would go there")
     network = open_network(path / "deploy.prototxt", path / "custom.caffemodel", shapes=dict(options.shapes))
     if options.batch is not None:
         network = network.with_batch(options.batch)
     plan, table = None, path / f"bmnet_{name}_calibration_table.pb2"
-    if table.exists():
+    if exists(table):
         plan = read_calibration(network, table, path / f"bmnet_{name}_int8.caffemodel").plan
     missing = f"{table}: no such file; calibrate first: calib8 calibrate {name} {path}"
     if plan is None and FORMATS[options.format].needs_plan:

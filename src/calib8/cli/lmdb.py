@@ -27,6 +27,7 @@ from calib8.data.mean import mean_bytes
 from calib8.data.preprocess import Preprocess
 from calib8.errors import DataError, OptionError
 from calib8.graph import Shape
+from calib8.reading import is_folder
 from calib8.terminal import printable
 
 _CREATE = """\
@@ -107,7 +108,7 @@ def create(options: argparse.Namespace) -> int:
     found = labelled_images(options.source, classes)
     if options.shuffle is not None:
         found = found.shuffled(options.shuffle)
-    root = options.source if options.source.is_dir() else options.source.parent
+    root = options.source if is_folder(options.source) else options.source.parent
     wanted = RecordOptions(_preprocess(options), options.gray, options.encoded)
     with ProgressLine("writing", len(found.images)) as progress:
         write_lmdb(options.output, image_records(found.images, root, wanted, progress), force=options.force)

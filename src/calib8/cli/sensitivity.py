@@ -15,6 +15,7 @@ from calib8.cli.start import add_start_options, open_start
 from calib8.cli.table import aligned
 from calib8.cli.thresholds import measure_options
 from calib8.errors import OptionError
+from calib8.reading import require_folder
 from calib8.workflow import SensitivityOptions, draw_sensitivity, sensitivity, write_sensitivity
 
 _log = logging.getLogger(__name__)
@@ -74,8 +75,8 @@ def run(options: argparse.Namespace) -> int:
     Returns:
         The exit code.
     """
-    if options.output is not None and not options.output.is_dir():
-        raise OptionError(f"{options.output}: no such folder; the results would go there")
+    if options.output is not None:
+        require_folder(options.output, OptionError, "the results would go there")
     (metric,) = metrics_of(options, options.metric)
     judged = SensitivityOptions(options.samples, metric, options.threads, options.budget)
     with ProgressLines() as progress:

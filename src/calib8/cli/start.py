@@ -10,6 +10,7 @@ from calib8.cli.options import add_common_options, add_gpu_option, network_name
 from calib8.cli.thresholds import add_threshold_options, calibrate_options
 from calib8.data import read_image_params
 from calib8.errors import OptionError
+from calib8.reading import exists, require_folder
 from calib8.workflow import (
     Arrays,
     CalibrationResult,
@@ -84,8 +85,7 @@ def open_start(options: argparse.Namespace, progress: ProgressCallback) -> tuple
     Raises:
         Calib8Error: whatever is wrong with any of them.
     """
-    if not options.path.is_dir():
-        raise OptionError(f"{options.path}: no such folder; it holds deploy.prototxt and custom.caffemodel")
+    require_folder(options.path, OptionError, "it holds deploy.prototxt and custom.caffemodel")
     network = open_network(
         options.proto or options.path / "deploy.prototxt", options.model or options.path / "custom.caffemodel",
         _images(options),
@@ -101,7 +101,7 @@ def _calibration(options: argparse.Namespace, network: Network, progress: Progre
     table = options.calibration_proto or options.path / f"bmnet_{options.name}_calibration_table.pb2"
     weights = options.calibration_model or options.path / f"bmnet_{options.name}_int8.caffemodel"
     asked_for = options.calibration_proto is not None or options.calibration_model is not None
-    if asked_for or (options.method is None and not options.original and table.exists()):
+    if asked_for or (options.method is None and not options.original and exists(table)):
         return read_calibration(network, table, weights)
     return calibrate(network, calibrate_options(options).at_most(network.samples), progress)
 

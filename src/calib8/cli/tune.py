@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from calib8.analyze.report import difference_log
+from calib8.atomic import claim_folder, make_folder
 from calib8.cli.judging import METRICS, add_judge_options, metrics_of
 from calib8.cli.progress import ProgressLines
 from calib8.cli.start import add_start_options, open_start, spellings
@@ -17,6 +19,7 @@ from calib8.cli.table import aligned
 from calib8.errors import OptionError
 from calib8.lowering import Model
 from calib8.quantize import QuantPlan
+from calib8.reading import exists, is_file, is_folder, read_file
 from calib8.workflow import (
     SEARCHES,
     DropOptions,
@@ -68,6 +71,7 @@ examples:
   calib8 tune lenet models/lenet --search original --samples 10
   calib8 tune mine models/mine --samples 100 --labels labels.txt --max-drop 0.01"""
 
+_MAX_LIST_BYTES = 2**24
 PARTS = ("all", "test", "tune")
 
 
@@ -126,12 +130,15 @@ def run(options: argparse.Namespace) -> int:
     """
     wanted, drop = _checked(options)
     output = options.output or options.path / "tuned"
-    if output.exists() and not output.is_dir():
+    if exists(output) and not is_folder(output):
         raise OptionError(f"{output}: cannot be made a folder for the results: it is a file")
-    with ProgressLines() as progress:
+    if options.output is None and output.is_symlink():  # in a folder from elsewhere it may lead anywhere
+        raise OptionError(f"{output}: is a link, which is not followed; name the folder for the results with --output")
+    with ExitStack() as stack, ProgressLines() as progress:
         network, calibration = open_start(options, progress)
         tuner = Tuner(network, calibration, wanted, drop)
-        _make_folder(output)
+        make_folder(output)
+        stack.enter_context(claim_folder(output))
         if options.part == "test":
             _print_damage(output, tuner.layer_damage(progress))
             return 0
@@ -207,18 +214,11 @@ def _drop_metric(options: argparse.Namespace) -> str:
 def _ignored(options: argparse.Namespace) -> frozenset[str]:
     text = options.ignore_layer_list
     try:
-        if text and Path(text).is_file():
-            text = Path(text).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as why:
+        if text and is_file(text):
+            text = read_file(text, _MAX_LIST_BYTES, OptionError, "--ignore_layer_list").decode("utf-8")
+    except UnicodeDecodeError as why:
         raise OptionError(f"--ignore_layer_list {options.ignore_layer_list}: cannot be read: {why}") from None
     return frozenset(name for line in text.splitlines() for part in line.split(",") if (name := part.strip()))
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as why:
-        raise OptionError(f"{path}: cannot be made a folder for the results: {why.strerror or why}") from None
 
 
 def _print_damage(output: Path, damage: LayerDamage) -> None:

@@ -19,6 +19,7 @@ from calib8.data.files import find_path, read_lines
 from calib8.errors import DataError
 from calib8.graph import Shape
 from calib8.proto import caffe_pb2
+from calib8.reading import is_file
 
 
 class Hdf5Source(SampleSource):
@@ -83,7 +84,7 @@ def _listed_files(source: str, model_folder: Path, what: str) -> list[Path]:
     files = [find_path(line, [model_folder]) for line in lines if line]
     if not files:
         raise DataError(f"{what}: the list {source} names no files")
-    missing = [f"no file {path}" for path in files if not path.is_file()]
+    missing = [f"no file {path}" for path in files if not is_file(path)]
     if missing:
         raise DataError(f"{what}: {len(missing)} of {len(files)} files in {source} are missing", missing[:20])
     return files

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import mmap
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
@@ -26,6 +24,7 @@ from calib8.proto.textformat import read_text
 from calib8.proto.upgrade import V1_TYPES, type_of_v1_word
 from calib8.proto.upgrade_v0 import V0_TYPES
 from calib8.proto.wire import LENGTH, VARINT, Field, Reader, WireError, expect
+from calib8.reading import open_file
 
 __all__ = [
     "Caffemodel", "LayerWeights", "blob_from_proto", "blob_to_proto", "read_caffemodel", "write_caffemodel",
@@ -115,10 +114,7 @@ def read_caffemodel(path: str | os.PathLike[str]) -> Caffemodel:
 
 def _map(path: str | os.PathLike[str]) -> memoryview:
     try:
-        # A pipe or a device would block, or never end.
-        if not stat.S_ISREG(Path(path).stat().st_mode):
-            raise CaffemodelError(f"{path}: not a regular file")
-        with Path(path).open("rb") as file:
+        with open_file(path, CaffemodelError) as file:
             if file.seek(0, os.SEEK_END) == 0:
                 raise CaffemodelError(f"{path}: the file is empty (0 bytes), a caffemodel is expected")
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

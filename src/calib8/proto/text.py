@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import stat
 from dataclasses import dataclass
-from pathlib import Path
 
 from calib8.errors import ModelError, PrototxtError
 from calib8.proto import caffe_pb2
 from calib8.proto.textformat import Place, read_text
 from calib8.proto.upgrade import upgrade_net
+from calib8.reading import read_file
 
 MAX_PROTOTXT_BYTES = 16 * 2**20
 """Largest prototxt that is read: ten times the largest that is known (1.5 MB, with 1001 layers)."""
@@ -66,17 +65,7 @@ def read_text_file(path: str | os.PathLike[str], max_bytes: int, error: type[Mod
 
     UTF-8 with or without a byte order mark, or any 8-bit code: names in Caffe are ASCII, and comments may be anything.
     """
-    try:
-        # A pipe or a device would block, or never end.
-        if not stat.S_ISREG(Path(path).stat().st_mode):
-            raise error(f"{path}: not a regular file")
-        with Path(path).open("rb") as file:
-            data = file.read(max_bytes + 1)
-    except (OSError, ValueError) as why:
-        raise error(f"{path}: cannot be read: {getattr(why, 'strerror', None) or why}") from None
-    if len(data) > max_bytes:
-        raise error(f"{path}: more than {max_bytes} bytes of text, the most that is read")
-    return decode_text(data, str(path), error)
+    return decode_text(read_file(path, max_bytes, error), str(path), error)
 
 
 def decode_text(data: bytes, source: str, error: type[ModelError]) -> str:

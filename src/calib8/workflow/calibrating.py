@@ -13,7 +13,6 @@ import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -21,6 +20,7 @@ from calib8.data import SampleSource, takes
 from calib8.engine import EngineOptions
 from calib8.errors import DataError, OptionError
 from calib8.export import read_plain_table, read_plan
+from calib8.export.files import MAX_TABLE_BYTES
 from calib8.lowering import Model
 from calib8.measure.collect import CollectOptions, collect_histograms
 from calib8.measure.histogram import DEFAULT_BINS, BlobHistogram, check_bins
@@ -32,6 +32,7 @@ from calib8.measure.thresholds import (
     method_named,
 )
 from calib8.quantize import QuantPlan, make_plan, observed_values, set_thresholds
+from calib8.reading import read_file
 from calib8.workflow.network import Network
 from calib8.workflow.progress import Progress, ProgressCallback, quiet
 
@@ -268,8 +269,8 @@ def read_thresholds(network: Network, table: str | os.PathLike[str]) -> dict[str
         TableError: it does not belong to the network.
     """
     try:
-        text = Path(table).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as why:
+        text = read_file(table, MAX_TABLE_BYTES, OptionError).decode("utf-8")
+    except UnicodeDecodeError as why:
         raise OptionError(f"{table}: cannot be read as a plain calibration table: {why}") from None
     producer = network.model.net.producer
     found = read_plain_table(text, network.model, str(table))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from calib8.data import ImagesSource, SampleSource, takes
 from calib8.errors import DataError
 from calib8.lowering import Model
+from calib8.reading import read_file
 
 Array = NDArray[Any]
 _MOST_PROBLEMS = 10
@@ -114,10 +115,8 @@ def read_labels(path: Path, names: Sequence[str], count: int) -> Array:
         DataError: the file cannot be read, has other lines, or lacks images.
     """
     try:
-        if path.stat().st_size > MAX_LABEL_BYTES:
-            raise DataError(f"{path}: more than {MAX_LABEL_BYTES} bytes, the most that is read of a label file")
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as why:
+        lines = read_file(path, MAX_LABEL_BYTES, DataError).decode("utf-8").splitlines()
+    except UnicodeDecodeError as why:
         raise DataError(f"{path}: cannot be read as labels: {why}") from None
     rows = [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip()]
     if rows and len(rows[0][1]) == 1:
@@ -139,5 +138,7 @@ def _number(path: Path, line: int, text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise DataError(f"{path}:{line}: {text!r} is no label; expected a number, or a name and a number") from None
+        raise DataError(
+            f"{path}:{line}: {text[:80]!r} is no label; expected a number, or a name and a number"
+        ) from None
     return int(value) if value.is_integer() else value

@@ -20,6 +20,7 @@ from calib8.analyze.mixed import MixedPrecision, propose_mixed_precision
 from calib8.analyze.search import Search, SearchOptions, candidate_search, original_search
 from calib8.analyze.trials import Trials
 from calib8.analyze.tuning import Status, TuningResult, Watch, layer_differences, losses_of, run_search
+from calib8.atomic import make_folder
 from calib8.data import SampleSource
 from calib8.errors import DataError, OptionError
 from calib8.lowering import Model
@@ -386,12 +387,7 @@ def _settled(model: Model, calibration: CalibrationResult) -> QuantPlan:
 
 def _in_a_folder(path: Path) -> Path:
     """The path, whose folder is there."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as why:
-        raise OptionError(
-            f"{path.parent}: cannot be made a folder for the results: {why.strerror or why}"
-        ) from None  # fmt: skip
+    make_folder(path.parent)
     return path
 
 
