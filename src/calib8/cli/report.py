@@ -12,7 +12,7 @@ from calib8.cli.start import add_start_options, open_start
 from calib8.cli.thresholds import calibrate_options
 from calib8.errors import OptionError
 from calib8.export import write_files
-from calib8.reading import read_file
+from calib8.reading import read_file, require_folder
 from calib8.report import report_html
 from calib8.report.gather import FewSamples, ReportOptions, gather
 from calib8.report.shown_samples import names_of_classes
@@ -71,8 +71,8 @@ def run(options: argparse.Namespace) -> int:
     Returns:
         The exit code.
     """
-    if options.output is not None and not options.output.is_dir():
-        raise OptionError(f"{options.output}: no such folder; the report would go there")
+    if options.output is not None:
+        require_folder(options.output, OptionError, "the report would go there")
     metric = _metric(options)
     calibrated = calibrate_options(options)
     wanted = ReportOptions(

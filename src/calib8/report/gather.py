@@ -13,9 +13,10 @@ from typing import ClassVar
 
 from calib8 import __version__
 from calib8.analyze.answers import answers_of
-from calib8.errors import OptionError
+from calib8.errors import DataError, OptionError
 from calib8.measure.histogram import BlobHistogram
 from calib8.measure.thresholds import METHODS, find_threshold
+from calib8.reading import open_file
 from calib8.report.contents import Report, ShownSample
 from calib8.workflow import (
     CalibrationResult,
@@ -161,9 +162,9 @@ def _version(package: str) -> str:
 def _sha256(path: str | os.PathLike[str]) -> str:
     digest = hashlib.sha256()
     try:
-        with Path(path).open("rb") as file:
+        with open_file(path, DataError) as file:
             while block := file.read(_BLOCK):
                 digest.update(block)
-    except OSError:
+    except (DataError, OSError):
         return "no file"
     return f"sha256 {digest.hexdigest()}"

@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.analyze.answers import Detection
+from calib8.data.datum import decode_image
+from calib8.data.image_list import MAX_IMAGE_BYTES
 from calib8.errors import DataError
-from calib8.reading import read_file
+from calib8.reading import is_file, read_file
 
 Array = NDArray[Any]
 _MOST_BYTES = 1 << 20
@@ -43,12 +45,12 @@ def read_boxes(
     if not names:
         raise DataError(f"{path}: boxes belong to images by name, and the samples come from no image files")
     place = Path(path)
-    if place.is_file():
+    if is_file(place):
         return _coco(place, names, {name: label for label, name in enumerate(classes)})
     found, problems = [], []
     for name in names:
         files = [place / f"{Path(name).stem}{ending}" for ending in (".txt", ".xml")]
-        file = next((f for f in files if f.is_file()), None)
+        file = next((f for f in files if is_file(f)), None)
         if file is None:
             problems.append(f"no {files[0].name} and no {files[1].name} for {name!r}")
         elif file.suffix == ".txt":
@@ -130,8 +132,8 @@ def read_maps(folder: str | os.PathLike[str], names: Sequence[str]) -> list[Arra
     maps = []
     for path in _files(folder, names, (".png",)):
         # Palettes are colours for people: OpenCV would give those, so the numbers are read as they stand.
-        image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if image is None or image.ndim != 2:
+        image = _pixels(path)
+        if image.ndim != 2:
             raise DataError(f"{path}: no map of classes; expected a PNG of one channel whose pixels are classes")
         maps.append(image)
     return maps
@@ -145,19 +147,26 @@ def read_pictures(folder: str | os.PathLike[str], names: Sequence[str]) -> list[
     """
     pictures = []
     for path in _files(folder, names, (".png", ".bmp", ".jpg", ".jpeg")):
-        image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if image is None:
-            raise DataError(f"{path}: cannot be read as a picture")
+        image = _pixels(path)
         planes = image[:, :, None] if image.ndim == 2 else image[:, :, :3]
         pictures.append(np.ascontiguousarray(planes.transpose(2, 0, 1)[None]).astype(np.float32))
     return pictures
+
+
+def _pixels(path: Path) -> Array:
+    """The pixels of an image file as they stand in it."""
+    try:
+        return decode_image(read_file(path, MAX_IMAGE_BYTES, DataError), cv2.IMREAD_UNCHANGED)
+    except DataError as why:
+        text = str(why)
+        raise DataError(text if str(path) in text else f"{path}: {text}") from None
 
 
 def _files(folder: str | os.PathLike[str], names: Sequence[str], endings: Sequence[str]) -> list[Path]:
     if not names:
         raise DataError(f"{folder}: files belong to images by name, and the samples come from no image files")
     place = Path(folder)
-    chosen = [next((f for e in endings if (f := place / f"{Path(n).stem}{e}").is_file()), None) for n in names]
+    chosen = [next((f for e in endings if is_file(f := place / f"{Path(n).stem}{e}")), None) for n in names]
     missing = [name for name, file in zip(names, chosen, strict=True) if file is None]
     if missing:
         raise DataError(f"{folder}: {len(missing)} of {len(names)} images have no file there", missing[:_MOST_PROBLEMS])
