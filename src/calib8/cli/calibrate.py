@@ -8,14 +8,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from calib8.analyze.doctor import Finding
 from calib8.analyze.verdict import Verdict
 from calib8.atomic import claim_folder
 from calib8.cli.flags import Flags, with_flags
 from calib8.cli.images import add_image_options, images_of
-from calib8.cli.options import add_common_options, add_gpu_option, network_name
+from calib8.cli.options import Commands, add_common_options, add_gpu_option, network_name
 from calib8.cli.progress import ProgressLines
 from calib8.cli.table import aligned
 from calib8.cli.thresholds import add_threshold_options, calibrate_options
@@ -61,7 +60,7 @@ examples:
   calib8 calibrate yolov3 custom -n 200 --method mse --memory_opt"""
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Commands) -> None:
     """Add this command."""
     parser = commands.add_parser(
         "calibrate", help="quantise a network to INT8", description=_DESCRIPTION, epilog=_EPILOG,
@@ -147,7 +146,7 @@ def _print_verdict(network: Network, result: CalibrationResult, options: argpars
 
 
 def verdict_text(judged: Verdict, flags: Flags) -> str:
-    """A line for each output, and a sentence."""
+    """Write a line for each output, and a sentence."""
     lines = [f"INT8 against FP32, {judged.samples}:"]
     lines += [f"  {printable(', '.join(one.blobs))}: {one.text}" for one in judged.outputs]
     return "\n".join([*lines, f"{judged.grade.value}: {with_flags(judged.sentence, flags)}"])
@@ -160,7 +159,7 @@ def _tell_findings(findings: Sequence[Finding]) -> None:
 
 
 def summary(model: Model, result: CalibrationResult) -> str:
-    """A table: every layer with its top's threshold, what it clips, the largest |x| seen, and the right shift.
+    """Write a table: every layer with its top's threshold, what it clips, the largest |x| seen, and the right shift.
 
     Where a layer has several tops, each row names its own: `layer: top`.
     """

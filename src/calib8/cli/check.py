@@ -6,11 +6,10 @@ import argparse
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from calib8.analyze.overview import FP32, INT8, LayerRow, Overview
 from calib8.cli.flags import Flags, with_flags
-from calib8.cli.options import add_shape_option
+from calib8.cli.options import Commands, add_shape_option
 from calib8.cli.table import aligned
 from calib8.graph import Phase, Shape
 from calib8.reading import exists, is_folder
@@ -58,7 +57,7 @@ _NAMES_WIDTH = 48
 _PHASES = {phase.name.lower(): phase for phase in Phase}
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Commands) -> None:
     """Add this command."""
     parser = commands.add_parser(
         "check", help="say what is in a network, and what is wrong with it", description=_DESCRIPTION, epilog=_EPILOG,
@@ -112,13 +111,13 @@ def _files(prototxt: Path, caffemodel: Path | None) -> tuple[Path, Path | None]:
 
 
 def as_text(overview: Overview, prototxt: Path, caffemodel: Path | None) -> str:
-    """The table, what there is to say about the network as a whole, and the verdict."""
+    """Write the table, what there is to say about the network as a whole, and the verdict."""
     parts = [_table(overview), _totals(overview)] if overview.rows else []
     parts += [_list(title, texts) for title, texts in _lists(overview)]
     checked = str(prototxt) if caffemodel is None else f"{prototxt} with {caffemodel}"
-    found = len(overview.problems)
-    if found:
-        verdict = f"cannot be used: {found} problem{'s' * (found > 1)}"
+    problems = len(overview.problems)
+    if problems:
+        verdict = f"cannot be used: {problems} problem{'s' * (problems > 1)}"
     elif overview.not_run:
         verdict = "no problem where it was measured; --run-python measures the rest"
     else:
@@ -187,8 +186,8 @@ def _list(title: str, texts: tuple[str, ...]) -> str:
     return "\n".join([f"{title}:", *(f"  - {printable(text)}" for text in texts)]) if texts else ""
 
 
-def as_json(overview: Overview, prototxt: Path, caffemodel: Path | None, phase: Phase) -> dict[str, Any]:
-    """The object that the module's text documents."""
+def as_json(overview: Overview, prototxt: Path, caffemodel: Path | None, phase: Phase) -> dict[str, object]:
+    """Make the object that the module's text documents."""
     return {
         "prototxt": str(prototxt),
         "caffemodel": None if caffemodel is None else str(caffemodel),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import shtab
+
+from calib8.cli.options import Commands
 
 _DESCRIPTION = """\
 Print a script that completes commands, options, their values and the names of files.
@@ -20,7 +21,7 @@ To have it in every new shell:
 _SHELLS = ("bash", "zsh", "fish")
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Commands) -> None:
     """Add this command."""
     parser = commands.add_parser(
         "completion", help="a script that completes what you type", description=_DESCRIPTION,
@@ -44,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def script(parser: argparse.ArgumentParser, shell: str) -> str:
-    """The script for a parser with commands."""
+    """Write the script for a parser with commands."""
     for action in _actions(parser):
         if action.nargs != 0 and action.choices is None and action.type in (None, Path):
             action.complete = shtab.FILE  # type: ignore[attr-defined]  # shtab reads it

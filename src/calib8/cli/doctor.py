@@ -7,13 +7,12 @@ import json
 import math
 import textwrap
 from pathlib import Path
-from typing import Any
 
 from calib8.analyze.doctor import Finding, Severity
 from calib8.analyze.doctor.preprocessing import Fit, PreprocessingCheck
 from calib8.cli.flags import with_flags
 from calib8.cli.images import add_image_options, images_of
-from calib8.cli.options import add_common_options, add_gpu_option, network_name
+from calib8.cli.options import Commands, add_common_options, add_gpu_option, network_name
 from calib8.cli.progress import ProgressLines
 from calib8.cli.table import aligned
 from calib8.cli.thresholds import add_threshold_options, calibrate_options
@@ -55,7 +54,7 @@ _OTHERS_SHOWN = 4
 _WIDTH = 110
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Commands) -> None:
     """Add this command."""
     parser = commands.add_parser(
         "doctor", help="say whether images and preprocessing are right", description=_DESCRIPTION, epilog=_EPILOG,
@@ -88,21 +87,21 @@ def run(options: argparse.Namespace) -> int:
     wanted = DiagnoseOptions(**vars(calibrate_options(options)))
     with ProgressLines() as progress:
         network = open_network(options.path / "deploy.prototxt", options.path / "custom.caffemodel", images_of(options))
-        found = diagnose(network, wanted, progress)
-    text = json.dumps(as_json(options.name, found), indent=1) if options.json else as_text(options.name, found)
+        diagnosis = diagnose(network, wanted, progress)
+    text = json.dumps(as_json(options.name, diagnosis), indent=1) if options.json else as_text(options.name, diagnosis)
     print(with_flags(text, options.flags))
     return 0
 
 
-def as_text(name: str, found: Diagnosis) -> str:
-    """The verdict of each part, then all findings."""
-    problems = sum(one.severity is Severity.PROBLEM for one in found.findings)
-    hints = len(found.findings) - problems
+def as_text(name: str, diagnosis: Diagnosis) -> str:
+    """Write the verdict of each part, then all findings."""
+    problems = sum(one.severity is Severity.PROBLEM for one in diagnosis.findings)
+    hints = len(diagnosis.findings) - problems
     counted = " and ".join(
         f"{number} {what}{'s' * (number != 1)}" for number, what in ((problems, "problem"), (hints, "hint")) if number
     )
-    parts = [_preprocessing(found.preprocessing), _convergence(found), *map(_finding, found.findings)]
-    return "\n\n".join([*parts, f"{name}, {found.survey.images} images: {counted or 'nothing to complain of'}"])
+    parts = [_preprocessing(diagnosis.preprocessing), _convergence(diagnosis), *map(_finding, diagnosis.findings)]
+    return "\n\n".join([*parts, f"{name}, {diagnosis.survey.images} images: {counted or 'nothing to complain of'}"])
 
 
 def _preprocessing(check: PreprocessingCheck) -> str:
@@ -117,8 +116,8 @@ def _row(fit: Fit, remark: str) -> tuple[str, str, str]:
     return (f"{fit.recipe.text}{f', {fit.what}' if fit.what else ''}", f"{fit.misfit:.3f}", remark)
 
 
-def _convergence(found: Diagnosis) -> str:
-    sure = found.convergence
+def _convergence(diagnosis: Diagnosis) -> str:
+    sure = diagnosis.convergence
     if math.isnan(sure.typical):
         return f"images: {sure.images}"
     word = "enough" if not sure.findings else "too few"
@@ -133,12 +132,12 @@ def _finding(one: Finding) -> str:
     return f"{wrapped}\n  -> {one.advice}" if one.advice else wrapped
 
 
-def as_json(name: str, found: Diagnosis) -> dict[str, Any]:
-    """The object that the module's text documents."""
-    check, sure = found.preprocessing, found.convergence
+def as_json(name: str, diagnosis: Diagnosis) -> dict[str, object]:
+    """Make the object that the module's text documents."""
+    check, sure = diagnosis.preprocessing, diagnosis.convergence
     return {
         "network": name,
-        "images": found.survey.images,
+        "images": diagnosis.survey.images,
         "preprocessing": {
             "evidence": check.evidence,
             "kind": check.kind,
@@ -151,19 +150,19 @@ def as_json(name: str, found: Diagnosis) -> dict[str, Any]:
             "enough": sure.enough,
             "errors": dict(sure.errors),
         },
-        "findings": [finding_json(one) for one in found.findings],
+        "findings": [finding_json(one) for one in diagnosis.findings],
     }
 
 
-def fit_json(fit: Fit) -> dict[str, Any]:
-    """A recipe and how well it fits; an infinite misfit is null."""
+def fit_json(fit: Fit) -> dict[str, object]:
+    """Make an object of a recipe and how well it fits; an infinite misfit is null."""
     recipe = {"order": fit.recipe.order, "mean": fit.recipe.mean, "scale": fit.recipe.scale}
     misfit = fit.misfit if math.isfinite(fit.misfit) else None
     return {"recipe": recipe, "what": fit.what, "misfit": misfit, "gain": fit.gain, "sure": fit.sure}
 
 
-def finding_json(one: Finding) -> dict[str, Any]:
-    """A finding, for programs."""
+def finding_json(one: Finding) -> dict[str, object]:
+    """Make an object of a finding, for programs."""
     return {
         "area": one.area, "severity": one.severity.value, "subject": one.subject,
         "text": one.text, "advice": one.advice,

@@ -10,6 +10,7 @@ from typing import Any
 
 from calib8.analyze.quality import Difference
 from calib8.cli.judging import add_judge_options, metrics_of
+from calib8.cli.options import Commands
 from calib8.cli.progress import ProgressLines
 from calib8.cli.start import add_start_options, open_start
 from calib8.cli.table import aligned
@@ -58,7 +59,7 @@ what --json prints, one object (keys are added, never renamed or removed):
                            "difference", "low", "high", "sentence"}], outputs {"snr_db", "cosine", "top1"}"""
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Commands) -> None:
     """Add this command."""
     parser = commands.add_parser(
         "evaluate", help="say how much accuracy INT8 costs, on labelled data", description=_DESCRIPTION,
@@ -111,8 +112,8 @@ def run(options: argparse.Namespace) -> int:
         tables: dict[str, CalibrationResult] = {}
         for path in options.tables:
             tables[str(path)] = _read(network, path)
-        found = measure_quality(network, tables or {calibration.origin: calibration}, wanted, progress)
-    print(json.dumps(as_json(options.name, found), indent=1) if options.json else as_text(found))
+        report = measure_quality(network, tables or {calibration.origin: calibration}, wanted, progress)
+    print(json.dumps(as_json(options.name, report), indent=1) if options.json else as_text(report))
     return 0
 
 
@@ -128,15 +129,18 @@ def _by_metric(options: argparse.Namespace) -> int:
     with ProgressLines() as progress:
         network, calibration = open_start(options, progress)
         judged = EvaluateOptions(options.samples, metric, options.threads, options.budget)
-        found = evaluate(network, calibration, judged, progress)
-    figures = {"network": options.name, "samples": found.samples, "metric": found.metric, "loss": found.loss}
-    figures |= {"fp32": found.fp32, "int8": found.int8}
+        result = evaluate(network, calibration, judged, progress)
+    figures = {"network": options.name, "samples": result.samples, "metric": result.metric, "loss": result.loss}
+    figures |= {"fp32": result.fp32, "int8": result.int8}
     if options.json:
         print(json.dumps(figures, indent=1))
     else:
         print(
             aligned(
-                [("metric", "FP32", "INT8", "loss"), (found.metric, *map(_plain, (found.fp32, found.int8, found.loss)))]
+                [
+                    ("metric", "FP32", "INT8", "loss"),
+                    (result.metric, *map(_plain, (result.fp32, result.int8, result.loss))),
+                ]
             )
         )
     return 0
@@ -152,15 +156,15 @@ def _classes(path: Path | None) -> tuple[str, ...]:
     return names_of_classes(read_file(path, _MOST_BYTES, OptionError).decode("utf-8", "replace"))
 
 
-def as_text(found: QualityReport) -> str:
+def as_text(report: QualityReport) -> str:
     """A table for each calibration table, and what its figures mean."""
     parts = []
-    for table in found.tables:
+    for table in report.tables:
         rows = [("", "FP32", "INT8", "difference", "95 of 100 lie in"), *map(_row, table.differences)]
         snr, sentence = table.outputs.snr_db, table.differences[0].sentence
         near = f"outputs {snr:.1f} dB, cosine {table.outputs.cosine:.4f}" if math.isfinite(snr) else "outputs are equal"
         figures = aligned(rows, right=range(1, 5))
-        parts.append(f"{table.name}, {found.images} images\n{figures}\n{near}; {sentence}")
+        parts.append(f"{table.name}, {report.images} images\n{figures}\n{near}; {sentence}")
     return "\n\n".join(parts)
 
 
@@ -183,24 +187,24 @@ def _signed(one: Difference, value: float) -> str:
     return f"{100 * value:+.2f}" if one.unit == "%" else f"{value:+.4f}"
 
 
-def as_json(name: str, found: QualityReport) -> dict[str, Any]:
+def as_json(name: str, report: QualityReport) -> dict[str, object]:
     """The object that the module's text documents."""
     return {
         "network": name,
-        "samples": found.images,
-        "kind": found.kind,
+        "samples": report.images,
+        "kind": report.kind,
         "tables": [
             {
                 "table": table.name,
                 "measures": [_difference_json(one) for one in table.differences],
                 "outputs": {key: _finite(getattr(table.outputs, key)) for key in ("snr_db", "cosine", "top1")},
             }
-            for table in found.tables
+            for table in report.tables
         ],
     }
 
 
-def _difference_json(one: Difference) -> dict[str, Any]:
+def _difference_json(one: Difference) -> dict[str, object]:
     figures = {key: _finite(getattr(one, key)) for key in ("fp32", "int8", "difference", "low", "high")}
     return {"measure": one.measure, "unit": one.unit, **figures, "sentence": one.sentence}
 

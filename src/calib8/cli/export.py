@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
-from typing import Any
 
-from calib8.cli.options import add_shape_option, network_name
+from calib8.cli.options import Commands, add_shape_option, network_name
 from calib8.errors import OptionError
 from calib8.export import FORMATS, write_format
 from calib8.reading import exists, require_folder
@@ -34,7 +33,7 @@ examples:
   calib8 export lenet models/lenet --format onnx --batch 1 --output build"""
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Commands) -> None:
     """Add this command."""
     parser = commands.add_parser(
         "export", help="write a network for other tools", description=_DESCRIPTION, epilog=_EPILOG,

@@ -14,13 +14,13 @@ _ANY = ".."
 
 
 def flags_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
-    """The options of a command, by the parameters that they fill."""
+    """Return the options of a command, by the parameters that they fill."""
     actions = parser._actions  # argparse has no public way to them
     return {action.dest: action for action in reversed(actions) if action.option_strings}
 
 
 def with_flags(text: str, flags: Flags) -> str:
-    """A message of the library, in the words of a command.
+    """Put a message of the library into the words of a command.
 
     `samples` becomes `--samples`, `images=..` becomes `--images LIST`, and `method=mse` becomes `--method mse`. What
     the command has no option for stays as it is.

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from calib8.cli.options import OptionHolder
 from calib8.data import Preprocess
 from calib8.data.preprocess import COLOR_FORMATS, RESIZE_MODES
 from calib8.errors import OptionError
@@ -40,7 +41,7 @@ def add_image_options(parser: argparse.ArgumentParser, *, with_samples: bool = T
     )
 
 
-def add_samples_option(parser: Any, count_help: str = "") -> None:
+def add_samples_option(parser: OptionHolder, count_help: str = "") -> None:
     """Add `--samples`: arrays in the place of images and, with `count_help`, the number of samples (`--data_limit`)."""
     files = "arrays of the inputs: an .npz, a folder with BLOB.npy or a folder BLOB of .npy files for each, or one .npy"
     names = ("--samples", "--data_limit", "--data-limit") if count_help else ("--samples",)
@@ -68,7 +69,7 @@ def _count_or_path(text: str) -> int | Path:
         return Path(text)
 
 
-def add_resize_options(parser: Any, size_help: str) -> None:
+def add_resize_options(parser: OptionHolder, size_help: str) -> None:
     """Add `--size`, `--resize` and `--short-side` to a parser or a group of one."""
     parser.add_argument("--size", metavar="HxW", type=_size, help=size_help)
     parser.add_argument(
@@ -82,7 +83,7 @@ def add_resize_options(parser: Any, size_help: str) -> None:
 
 
 def images_of(options: argparse.Namespace, preprocess: Preprocess | None = None) -> Images | Arrays | None:
-    """The images or arrays that the options name; None without `--images` and without a file in `--samples`.
+    """Return the images or arrays that the options name; None without `--images` and without a file in `--samples`.
 
     Args:
         preprocess: how images become samples, in the place of what the options say.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from calib8.analyze.yolo import Anchors
+from calib8.cli.options import OptionHolder
 from calib8.workflow import Metric
 
 METRICS = """\
@@ -19,7 +19,7 @@ metrics, all of them as a loss, 0 for outputs that are those of FP32:
                     all images along axis 0; more is better"""
 
 
-def add_judge_options(parser: argparse.ArgumentParser) -> Any:
+def add_judge_options(parser: argparse.ArgumentParser) -> OptionHolder:
     """Add `--metric` and what goes with it; returns their group."""
     group = parser.add_argument_group("what counts")
     group.add_argument(
@@ -39,7 +39,7 @@ def add_judge_options(parser: argparse.ArgumentParser) -> Any:
 
 
 def metrics_of(options: argparse.Namespace, *names: str) -> tuple[Metric, ...]:
-    """The metrics of these names, each with what it reads of the options.
+    """Return the metrics of these names, each with what it reads of the options.
 
     Raises:
         OptionError: options that none of them reads.

@@ -10,13 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
 from calib8.atomic import write_atomically
 from calib8.cli.images import add_resize_options
+from calib8.cli.options import Commands
 from calib8.cli.progress import ProgressLine
 from calib8.data.files import read_lines
 from calib8.data.image_records import RecordOptions, image_records, labelled_images
@@ -47,7 +47,7 @@ examples:
 _SHOWN = 20
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Commands) -> None:
     """Add this command, and its own commands."""
     parser = commands.add_parser("lmdb", help="make and look into LMDBs", description="Make and look into LMDBs.")
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -58,7 +58,7 @@ def add_parser(commands: Any) -> None:
         action.add_argument("-v", "--verbose", action="store_true", help="say also what is done")
 
 
-def _add_create(actions: Any) -> None:
+def _add_create(actions: Commands) -> None:
     parser = actions.add_parser(
         "create", help="from images", description=_CREATE, epilog=_CREATE_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -77,7 +77,7 @@ def _add_create(actions: Any) -> None:
     parser.add_argument("--force", action="store_true", help="replace an LMDB that is there")
 
 
-def _add_show(actions: Any) -> None:
+def _add_show(actions: Commands) -> None:
     parser = actions.add_parser("show", help="what is in one", description="Say what is in an LMDB of Caffe's.")
     parser.set_defaults(run=show)
     parser.add_argument("path", metavar="PATH", type=Path, help="the LMDB")
@@ -88,7 +88,7 @@ def _add_show(actions: Any) -> None:
     parser.add_argument("--json", action="store_true", help="for programs: one JSON object")
 
 
-def _add_mean(actions: Any) -> None:
+def _add_mean(actions: Commands) -> None:
     parser = actions.add_parser(
         "mean", help="the mean image", description="Write the mean of all images for transform_param.mean_file."
     )
@@ -105,16 +105,16 @@ def create(options: argparse.Namespace) -> int:
     """
     check_target(options.output, force=options.force)  # before hours of work
     classes = [x for line in read_lines(options.labels, "labels") if (x := line.strip())] if options.labels else []
-    found = labelled_images(options.source, classes)
+    labelled = labelled_images(options.source, classes)
     if options.shuffle is not None:
-        found = found.shuffled(options.shuffle)
+        labelled = labelled.shuffled(options.shuffle)
     root = options.source if is_folder(options.source) else options.source.parent
     wanted = RecordOptions(_preprocess(options), options.gray, options.encoded)
-    with ProgressLine("writing", len(found.images)) as progress:
-        write_lmdb(options.output, image_records(found.images, root, wanted, progress), force=options.force)
-    for label, name in enumerate(found.classes):
+    with ProgressLine("writing", len(labelled.images)) as progress:
+        write_lmdb(options.output, image_records(labelled.images, root, wanted, progress), force=options.force)
+    for label, name in enumerate(labelled.classes):
         print(f"{label} {printable(name)}")
-    print(f"{options.output}: {len(found.images)} records")
+    print(f"{options.output}: {len(labelled.images)} records")
     return 0
 
 
@@ -139,8 +139,8 @@ def show(options: argparse.Namespace) -> int:
     return 0
 
 
-def as_json(summary: LmdbSummary, path: Path) -> dict[str, Any]:
-    """The object that the module's text documents."""
+def as_json(summary: LmdbSummary, path: Path) -> dict[str, object]:
+    """Make the object that the module's text documents."""
     return {
         "path": str(path),
         "records": summary.records,
@@ -154,7 +154,7 @@ def as_json(summary: LmdbSummary, path: Path) -> dict[str, Any]:
 
 
 def as_text(summary: LmdbSummary, path: Path) -> str:
-    """The same for people."""
+    """Write the same for people."""
     counts = {"pixels": summary.records - summary.encoded, "image files": summary.encoded}
     shapes, labels = sorted(summary.shapes.items()), sorted(summary.labels.items())
     means = summary.channel_means
@@ -200,9 +200,9 @@ def mean(options: argparse.Namespace) -> int:
     """
     records = LmdbRecords(options.path, "lmdb")
     with ProgressLine("reading", records.count) as progress:
-        found = mean_image(records, progress)
+        mean = mean_image(records, progress)
     with write_atomically(options.output) as file:
-        file.write(mean_bytes(found))
-    channels = found.mean(axis=(1, 2), dtype=np.float64)
-    print(f"{options.output}: {_by_x(found.shape)}, mean of each channel {', '.join(f'{m:.4f}' for m in channels)}")
+        file.write(mean_bytes(mean))
+    channels = mean.mean(axis=(1, 2), dtype=np.float64)
+    print(f"{options.output}: {_by_x(mean.shape)}, mean of each channel {', '.join(f'{m:.4f}' for m in channels)}")
     return 0

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TypeAlias
 
 from calib8.graph import Shape
 
+# argparse has no public names for these two.
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+"""What commands are added to."""
+OptionHolder: TypeAlias = "argparse._ActionsContainer"
+"""What options are added to: a parser, or a group of one."""
 
-def add_common_options(parser: Any) -> None:
+
+def add_common_options(parser: OptionHolder) -> None:
     """Add `--threads` and `--verbose` to a parser or a group of one."""
     parser.add_argument("--threads", type=int, metavar="N", help="threads to use (default: all cores)")
     parser.add_argument("-v", "--verbose", action="store_true", help="say what is done, changed and left out")
 
 
-def add_gpu_option(parser: Any) -> None:
+def add_gpu_option(parser: OptionHolder) -> None:
     """Add `--gpu`; `calib8.cli.main` sees that the GPU is used."""
     parser.add_argument(
         "--gpu", metavar="ID", type=_gpu, nargs="?", const=0,
@@ -32,13 +38,13 @@ def _gpu(text: str) -> int:
 
 
 def network_name(text: str) -> str:
-    """A network's name as an argument: it becomes part of the files' names."""
+    """Take a network's name as an argument: it becomes part of the files' names."""
     if not text or "/" in text or "\0" in text:
         raise argparse.ArgumentTypeError(f"{text!r} cannot be part of a file's name")
     return text
 
 
-def add_shape_option(parser: Any) -> None:
+def add_shape_option(parser: OptionHolder) -> None:
     """Add `--shape`."""
     parser.add_argument(
         "--shape", metavar="BLOB=N,C,H,W", dest="shapes", type=_shape, action="append", default=[],

@@ -91,7 +91,7 @@ class ProgressLines:
 
 
 def progress_text(what: str, done: int, total: int | None, seconds: float) -> str:
-    """One line, for instance `calibrating: 40/100, 21.3/s, 3 s left`."""
+    """Write one line, for instance `calibrating: 40/100, 21.3/s, 3 s left`."""
     rate = done / seconds if seconds > 0 else 0.0
     if total is None:
         return f"{what}: {done}, {rate:.1f}/s"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from calib8.cli.judging import METRICS, add_judge_options, metrics_of
+from calib8.cli.options import Commands
 from calib8.cli.progress import ProgressLines
 from calib8.cli.start import add_start_options, open_start
 from calib8.cli.thresholds import calibrate_options
@@ -41,7 +42,7 @@ examples:
   calib8 report yolo models/yolo --images photos/ --color rgb --scale 0.00392 --anchors '26,48 67,84 72,175 ..'"""
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Commands) -> None:
     """Add this command."""
     parser = commands.add_parser(
         "report", help="write one page that shows what INT8 does", description=_DESCRIPTION, epilog=_EPILOG,
@@ -82,10 +83,10 @@ def run(options: argparse.Namespace) -> int:
     )  # fmt: skip
     with ProgressLines() as progress:
         network, calibration = open_start(options, progress)
-        found = gather(network, options.name, calibration, wanted, progress)
-    page = report_html(found)
+        gathered = gather(network, options.name, calibration, wanted, progress)
+    page = report_html(gathered)
     (path,) = write_files(options.output or options.path, [(f"bmnet_{options.name}_report.html", page)])
-    print(f"{found.verdict.grade.value}: {found.verdict.samples}")
+    print(f"{gathered.verdict.grade.value}: {gathered.verdict.samples}")
     print(path)
     return 0
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import logging
-from typing import Any
 
 from calib8.analyze.report import SENSITIVITY_HEADER, sensitivity_rows
 from calib8.analyze.sensitivity import Sensitivity
 from calib8.cli.judging import METRICS, add_judge_options, metrics_of
+from calib8.cli.options import Commands
 from calib8.cli.progress import ProgressLines
 from calib8.cli.start import add_start_options, open_start
 from calib8.cli.table import aligned
@@ -57,7 +57,7 @@ what the JSON file holds, one object (keys are added, never renamed or removed):
   several outputs the worst counts, but for mse, which is summed."""
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Commands) -> None:
     """Add this command."""
     parser = commands.add_parser(
         "sensitivity", help="say which layer costs the accuracy", description=_DESCRIPTION, epilog=_EPILOG,
@@ -81,23 +81,23 @@ def run(options: argparse.Namespace) -> int:
     judged = SensitivityOptions(options.samples, metric, options.threads, options.budget)
     with ProgressLines() as progress:
         network, calibration = open_start(options, progress)
-        found = sensitivity(network, calibration, judged, progress)
+        result = sensitivity(network, calibration, judged, progress)
         picture = None
         if not options.no_picture and _can_draw():
             measured = measure_options(options).at_most(network.samples)
-            picture = draw_sensitivity(network, options.name, found, measured, progress)
-    paths = write_sensitivity(options.output or options.path, options.name, found, calibration.origin, picture)
-    print(aligned([SENSITIVITY_HEADER, *sensitivity_rows(found)], right=range(2, len(SENSITIVITY_HEADER))))
-    print(f"\neverything in INT8, {found.samples} samples: {_whole(found)}; thresholds: {calibration.origin}")
+            picture = draw_sensitivity(network, options.name, result, measured, progress)
+    paths = write_sensitivity(options.output or options.path, options.name, result, calibration.origin, picture)
+    print(aligned([SENSITIVITY_HEADER, *sensitivity_rows(result)], right=range(2, len(SENSITIVITY_HEADER))))
+    print(f"\neverything in INT8, {result.samples} samples: {_whole(result)}; thresholds: {calibration.origin}")
     print("\n".join(map(str, paths)))
     return 0
 
 
-def _whole(found: Sensitivity) -> str:
-    figures = [f"{found.judge} {found.whole_loss:.3g}", f"{found.whole.snr_db:.1f} dB"]
-    figures.append(f"cosine {found.whole.cosine:.5f}")
-    if found.whole.top1 == found.whole.top1:  # there are channels
-        figures.append(f"top-1 as in FP32 {found.whole.top1:.2%}")
+def _whole(result: Sensitivity) -> str:
+    figures = [f"{result.judge} {result.whole_loss:.3g}", f"{result.whole.snr_db:.1f} dB"]
+    figures.append(f"cosine {result.whole.cosine:.5f}")
+    if result.whole.top1 == result.whole.top1:  # there are channels
+        figures.append(f"top-1 as in FP32 {result.whole.top1:.2%}")
     return ", ".join(figures)
 
 

@@ -75,7 +75,7 @@ def add_start_options(parser: argparse.ArgumentParser, samples: int, output: str
 
 
 def spellings(option: str) -> tuple[str, ...]:
-    """An option of the original, with its underscores and with dashes."""
+    """Spell an option of the original with its underscores and with dashes."""
     return tuple(dict.fromkeys((f"--{option}", f"--{option.replace('_', '-')}")))
 
 

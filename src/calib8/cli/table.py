@@ -11,7 +11,7 @@ _MOST = 100
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
-    """Rows of equally many cells as lines, the columns two blanks apart; the columns in `right` end flush."""
+    """Write rows of equally many cells as lines, columns two blanks apart; the columns in `right` end flush."""
     cells = [[shortened(printable(cell), _MOST) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(

@@ -44,15 +44,15 @@ def add_threshold_options(parser: argparse.ArgumentParser, method: str | None) -
 
 
 def measure_options(options: argparse.Namespace) -> MeasureOptions:
-    """How values are measured."""
+    """Read how values are measured."""
     return MeasureOptions(iteration=options.iteration, bins=options.bins, threads=options.threads)
 
 
 def calibrate_options(options: argparse.Namespace) -> CalibrateOptions:
-    """How values are measured, and thresholds found in them."""
-    found = CalibrateOptions(
+    """Read how values are measured, and thresholds found in them."""
+    wanted = CalibrateOptions(
         **vars(measure_options(options)), method=options.method or DEFAULT_METHOD,
         threshold=ThresholdOptions(percent=options.percent, ignore_zeros=options.ignore_zeros),
         concat_quantize=options.concat_quantize,
     )  # fmt: skip
-    return found.as_original() if options.original else found
+    return wanted.as_original() if options.original else wanted

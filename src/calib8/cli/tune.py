@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from calib8.analyze.report import difference_log
 from calib8.atomic import claim_folder, make_folder
 from calib8.cli.judging import METRICS, add_judge_options, metrics_of
+from calib8.cli.options import Commands
 from calib8.cli.progress import ProgressLines
 from calib8.cli.start import add_start_options, open_start, spellings
 from calib8.cli.table import aligned
@@ -75,7 +75,7 @@ _MAX_LIST_BYTES = 2**24
 PARTS = ("all", "test", "tune")
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Commands) -> None:
     """Add this command."""
     parser = commands.add_parser(
         "tune", help="tune thresholds, and choose layers that stay in FP32", description=_DESCRIPTION, epilog=_EPILOG,

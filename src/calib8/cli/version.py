@@ -12,13 +12,13 @@ _OPTIONAL = {"onnxruntime-gpu", "h5py"}
 
 
 def version_lines() -> Iterator[str]:
-    """calib8's version, then a line for everything that its results and its speed depend on."""
+    """List calib8's version, then a line for everything that its results and its speed depend on."""
     yield f"calib8 {_version('calib8')}"
     yield f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
     for name in _LIBRARIES:
-        found = _version(name)
-        if found or name not in _OPTIONAL:
-            yield f"{name} {found or 'is not installed'}"
+        number = _version(name)
+        if number or name not in _OPTIONAL:
+            yield f"{name} {number or 'is not installed'}"
     compiled = find_spec("calib8.measure._counting") is not None
     yield f"counting: {'compiled' if compiled else 'numpy (there was no C compiler at installation)'}"
 

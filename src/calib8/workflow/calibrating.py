@@ -69,7 +69,7 @@ class MeasureOptions:
         EngineOptions(threads=self.threads)
 
     def at_most(self: Options, source: SampleSource) -> Options:
-        """The same with fewer samples, if there are fewer."""
+        """Return the same with fewer samples, if there are fewer."""
         return self if source.size is None else replace(self, iteration=min(self.iteration, source.size))
 
 

@@ -53,8 +53,8 @@ def check(
     if network is None:
         return Overview("", {}, {}, (), tuple(problems), ())
     with contextlib.nullcontext() if run_python else without_running():
-        found = _examined(network, weights, dict(shapes or {}), phase)
-    return replace(found, problems=(*problems, *found.problems))
+        overview = _examined(network, weights, dict(shapes or {}), phase)
+    return replace(overview, problems=(*problems, *overview.problems))
 
 
 def _examined(prototxt: Prototxt, weights: Caffemodel | None, shapes: dict[str, Shape], phase: Phase) -> Overview:
@@ -72,14 +72,14 @@ def _examined(prototxt: Prototxt, weights: Caffemodel | None, shapes: dict[str, 
             not_run = why.problems
         except (DataError, UserLayerError) as why:
             causes = why.problems
-    found = examine_model(prototxt, weights, shapes, phase=phase)
-    overview = overview_of(found)
-    hidden = [p.kind is NotRunError or (bool(not_run) and SHAPES_ADVICE in p.text) for p in found.problems]
+    examination = examine_model(prototxt, weights, shapes, phase=phase)
+    overview = overview_of(examination)
+    hidden = [p.kind is NotRunError or (bool(not_run) and SHAPES_ADVICE in p.text) for p in examination.problems]
     problems = [
-        _with_cause(p.text, causes) for p, is_hidden in zip(found.problems, hidden, strict=True) if not is_hidden
+        _with_cause(p.text, causes) for p, is_hidden in zip(examination.problems, hidden, strict=True) if not is_hidden
     ]
-    problems += weights_that_are_no_numbers(prototxt.source, found.net.layers)
-    not_run += tuple(p.text for p in found.problems if p.kind is NotRunError)
+    problems += weights_that_are_no_numbers(prototxt.source, examination.net.layers)
+    not_run += tuple(p.text for p in examination.problems if p.kind is NotRunError)
     return replace(overview, problems=tuple(problems), notes=(*overview.notes, *notes), not_run=not_run)
 
 

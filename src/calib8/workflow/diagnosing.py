@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calib8.analyze.doctor import Finding, Severity
 from calib8.analyze.doctor.convergence import Convergence, check_convergence
@@ -25,6 +23,7 @@ from calib8.analyze.doctor.survey import Survey, survey_images
 from calib8.data import ImagesSource, Linear, Preprocess, SampleSource, takes
 from calib8.data.preprocess import RESIZE_MODES
 from calib8.errors import DataError, QuantizationError
+from calib8.graph import Array
 from calib8.lowering import Model
 from calib8.measure.thresholds import find_threshold, method_named
 from calib8.quantize import QuantPlan, make_plan, observed_values
@@ -32,7 +31,6 @@ from calib8.workflow.calibrating import CalibrateOptions
 from calib8.workflow.network import Network
 from calib8.workflow.progress import Progress, ProgressCallback, quiet
 
-Array = NDArray[Any]
 _PREPROCESSED = 16
 """Samples that the preprocessing is judged by."""
 _QUICK = 4
@@ -69,8 +67,8 @@ class Diagnosis:
     @property
     def findings(self) -> tuple[Finding, ...]:
         """All of them, problems first."""
-        found = (*self.preprocessing.findings, *self.convergence.findings, *self.samples, *self.network)
-        return tuple(sorted(found, key=lambda one: one.severity is not Severity.PROBLEM))
+        every = (*self.preprocessing.findings, *self.convergence.findings, *self.samples, *self.network)
+        return tuple(sorted(every, key=lambda one: one.severity is not Severity.PROBLEM))
 
 
 def diagnose(
@@ -145,13 +143,13 @@ def _plan(model: Model, survey: Survey, options: DiagnoseOptions) -> QuantPlan |
 
 
 def image_input(model: Model) -> str | None:
-    """The value among the inputs that holds images, (N, 1 or 3, H, W); None where there is none."""
+    """Find the value among the inputs that holds images, (N, 1 or 3, H, W); None where there is none."""
     shapes = {value: model.shapes[value] for value in model.inputs if model.net.is_read(value)}
     return next((v for v, s in shapes.items() if len(s) == _IMAGE_AXES and s[1] in (1, 3) and min(s[2:]) > 1), None)
 
 
 def runs_of(network: Network, count: int) -> Iterator[Mapping[str, Array]]:
-    """The inputs of one run of `network.of_one_sample` after another, over the first `count` images.
+    """Read the inputs of one run of `network.of_one_sample` after another, over the first `count` images.
 
     Raises:
         DataError, UserLayerError: the samples cannot be used, or do not fit the network.
@@ -174,7 +172,7 @@ def _check_shapes(model: Model, run: Mapping[str, Array]) -> None:
 
 
 def name_of_sample(source: SampleSource) -> Callable[[int], str]:
-    """What the samples of a source are called: by their files, where they come from files."""
+    """Say what the samples of a source are called: by their files, where they come from files."""
     names: tuple[str, ...] = getattr(source, "names", ())
     return lambda index: names[index] if index < len(names) else f"sample {index + 1}"
 
@@ -197,15 +195,17 @@ def _variations(network: Network, given: Recipe, count: int) -> list[Variation]:
     source = network.samples
     if not isinstance(source, ImagesSource):
         return []
-    found = []
+    variations = []
     for mode in RESIZE_MODES:
         if mode != source.preprocess.resize:
             other = source.prepared_by(replace(source.preprocess, resize=mode, short_side=None))
             try:
-                found.append(Variation(f"resize {mode}", given, list(runs_of(replace(network, source=other), count))))
+                variations.append(
+                    Variation(f"resize {mode}", given, list(runs_of(replace(network, source=other), count)))
+                )
             except DataError:  # an image that cannot be cut so
                 continue
-    return found
+    return variations
 
 
 def _adviser(source: SampleSource, given: Recipe) -> Callable[[Fit], str]:

@@ -111,9 +111,9 @@ class _Both:
 
 
 def _outputs(executor: Executor, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    found: dict[str, Array] = {}
-    executor.run(inputs, lambda reading, array: found.__setitem__(str(reading), array.copy()))
-    return found
+    outputs: dict[str, Array] = {}
+    executor.run(inputs, lambda reading, array: outputs.__setitem__(str(reading), array.copy()))
+    return outputs
 
 
 def _joined(labels: Sequence[Array | None]) -> Array | None:

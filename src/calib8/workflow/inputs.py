@@ -35,7 +35,7 @@ class NetInput:
 
 
 def inputs_of(prototxt: Prototxt) -> dict[str, NetInput]:
-    """The tops of layers that read nothing, by blob."""
+    """Return the tops of layers that read nothing, by blob."""
     net = build_net(prototxt)
     sources = [x for x in net.layers if not x.bottoms and x.type not in _MADE_BY_THE_NETWORK]
     return {
@@ -53,7 +53,7 @@ def _shapes(layer: Layer) -> Sequence[Shape | None]:
 
 
 def with_input(prototxt: Prototxt, layer: Layer, shapes: Mapping[str, Shape], batch: Shape) -> Prototxt:
-    """The network with an Input layer in the place of one whose tops are no inputs: a dummy, or an unknown type."""
+    """Put an Input layer in the place of a layer whose tops are no inputs: a dummy, or an unknown type."""
     op_type = registry().get(layer.type)
     if layer.type == "Python" or (op_type is not None and op_type.kind == "source"):
         return prototxt
@@ -70,7 +70,7 @@ def with_input(prototxt: Prototxt, layer: Layer, shapes: Mapping[str, Shape], ba
 def constant_of(
     prototxt: Prototxt, shapes: Mapping[str, Shape], blob: str, numbers: Sequence[float]
 ) -> NDArray[np.float32]:
-    """The numbers of one input, in its shape."""
+    """Read the numbers of one input, in its shape."""
     if blob not in shapes:
         raise DataError(
             f"{prototxt.source}: `values` {blob}: no input of this name takes values; "

@@ -110,7 +110,7 @@ class JudgeOptions:
         return problems
 
     def count_for(self, network: Network) -> int:
-        """How many images: what was asked for, or what is usual, as far as there are so many that fill whole runs."""
+        """Say how many images: as asked for, or as usual, as far as there are so many that fill whole runs."""
         if self.samples is not None:
             return self.samples
         model, size = network.of_one_sample, network.samples.size

@@ -44,7 +44,7 @@ class Network:
         return self.model.batch_of_one() or self.model
 
     def with_batch(self, images: int) -> Network:
-        """The same network with so many images in each of its inputs.
+        """Return the same network with so many images in each of its inputs.
 
         Raises:
             OptionError: a number below 1.
@@ -98,8 +98,8 @@ def open_network(
         definition, source = samples.placed_in(definition)
     else:
         source = samples if samples is not None else _own_source(definition, shapes)
-    found = {} if source is None else source.shapes
-    model = build_model(definition, read_caffemodel(caffemodel), {**found, **shapes})
+    of_data = {} if source is None else source.shapes
+    model = build_model(definition, read_caffemodel(caffemodel), {**of_data, **shapes})
     wrong = weights_that_are_no_numbers(definition.source, model.net.layers)
     if wrong:
         raise CaffemodelError(f"{os.fspath(caffemodel)}: weights that are no numbers", wrong)
@@ -110,9 +110,9 @@ def open_network(
 def data_layer(prototxt: Prototxt) -> LayerParameter | None:
     """Find the network's own data layer in the TEST phase: that named "data", or else the first that gives samples."""
     present = layers_taking_part(prototxt.net, Phase.TEST).values()
-    found = [p for p in present if p.type in DATA_TYPES and not p.bottom]
-    named = [p for p in found if p.name == DATA_LAYER]
-    return (named + found)[0] if found else None
+    sources = [p for p in present if p.type in DATA_TYPES and not p.bottom]
+    named = [p for p in sources if p.name == DATA_LAYER]
+    return (named + sources)[0] if sources else None
 
 
 def _own_source(prototxt: Prototxt, shapes: Mapping[str, Shape]) -> SampleSource | None:

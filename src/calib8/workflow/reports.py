@@ -19,7 +19,7 @@ Folder = str | os.PathLike[str]
 
 
 def write_sensitivity(
-    folder: Folder, name: str, found: Sensitivity, origin: str, picture: bytes | None = None
+    folder: Folder, name: str, measured: Sensitivity, origin: str, picture: bytes | None = None
 ) -> tuple[Path, ...]:
     """Write `bmnet_NAME_sensitivity.json`, `.csv` and, where there is a picture, `.png`; returns their paths.
 
@@ -31,7 +31,7 @@ def write_sensitivity(
         OptionError: the folder does not exist or cannot be written.
     """
     base = f"bmnet_{name}_sensitivity"
-    contents = {f"{base}.json": sensitivity_json(name, origin, found), f"{base}.csv": sensitivity_csv(found)}
+    contents = {f"{base}.json": sensitivity_json(name, origin, measured), f"{base}.csv": sensitivity_csv(measured)}
     if picture is not None:
         contents[f"{base}.png"] = picture
     return write_files(folder, contents.items())
@@ -40,7 +40,7 @@ def write_sensitivity(
 def draw_sensitivity(
     network: Network,
     name: str,
-    found: Sensitivity,
+    measured: Sensitivity,
     options: MeasureOptions = MeasureOptions(),
     progress: ProgressCallback = quiet,
 ) -> bytes:
@@ -49,8 +49,8 @@ def draw_sensitivity(
     Args:
         options: over which samples the values are counted.
     """
-    values = tuple(dict.fromkeys(shown_tops(found)))
-    return sensitivity_picture(name, found, measure_histograms(network, values, options, progress))
+    values = tuple(dict.fromkeys(shown_tops(measured)))
+    return sensitivity_picture(name, measured, measure_histograms(network, values, options, progress))
 
 
 def write_tuning(folder: Folder, name: str, network: Network, result: TuneResult) -> tuple[Path, ...]:
@@ -84,10 +84,10 @@ def write_mixed(folder: Folder, name: str, result: MixedResult) -> tuple[Path, .
     Raises:
         OptionError: the folder does not exist or cannot be written.
     """
-    base, found = f"bmnet_{name}", result.found
+    base, proposal = f"bmnet_{name}", result.found
     contents = {
-        f"{base}_mixed.json": mixed_json(name, result.metric, result.samples, result.max_drop, found),
-        f"{base}_int8_layer.txt": f"{found.int8_layer}\n".encode(),
-        f"{base}_fp32_layers.txt": "".join(f"{layer}\n" for layer in found.fp32_layers).encode(),
+        f"{base}_mixed.json": mixed_json(name, result.metric, result.samples, result.max_drop, proposal),
+        f"{base}_int8_layer.txt": f"{proposal.int8_layer}\n".encode(),
+        f"{base}_fp32_layers.txt": "".join(f"{layer}\n" for layer in proposal.fp32_layers).encode(),
     }
     return write_files(folder, contents.items())

@@ -41,8 +41,8 @@ def read_samples(model: Model, source: SampleSource, count: int) -> Samples:
     Raises:
         DataError: there are fewer, they lack an input, have another shape, or do not fill the last run.
     """
-    (found,) = sample_chunks(model, source, count, count)
-    return found
+    (samples,) = sample_chunks(model, source, count, count)
+    return samples
 
 
 def sample_chunks(model: Model, source: SampleSource, count: int, images: int) -> Iterator[Samples]:
@@ -58,8 +58,8 @@ def sample_chunks(model: Model, source: SampleSource, count: int, images: int) -
         batches.append(batch)
         waiting = sum(len(next(iter(b.values()))) for b in batches)
         if waiting >= images or done + waiting == count:
-            found = _joined(batches, model.net.source)
-            yield Samples(_runs(model, found, waiting), _own_labels(found, waiting), names[done : done + waiting])
+            joined = _joined(batches, model.net.source)
+            yield Samples(_runs(model, joined, waiting), _own_labels(joined, waiting), names[done : done + waiting])
             batches, done = [], done + waiting
 
 
@@ -68,9 +68,9 @@ def names_of(source: SampleSource) -> tuple[str, ...]:
     return source.names if isinstance(source, ImagesSource) else ()
 
 
-def _runs(model: Model, found: Mapping[str, Array], count: int) -> list[dict[str, Array]]:
+def _runs(model: Model, arrays: Mapping[str, Array], count: int) -> list[dict[str, Array]]:
     """The inputs of each run, of arrays that hold so many images."""
-    given = [value for blob, value in model.value_of_input.items() if blob in found]
+    given = [value for blob, value in model.value_of_input.items() if blob in arrays]
     per_run = max((model.shapes[value][0] for value in given), default=1)
     if count % per_run:
         raise DataError(
@@ -78,7 +78,7 @@ def _runs(model: Model, found: Mapping[str, Array], count: int) -> list[dict[str
             f"ask for a multiple of {per_run}"
         )
     inputs = [
-        model.inputs_of({blob: array[at : at + per_run] for blob, array in found.items()})
+        model.inputs_of({blob: array[at : at + per_run] for blob, array in arrays.items()})
         for at in range(0, count, per_run)
     ]
     for value, array in inputs[0].items():
@@ -98,9 +98,9 @@ def _joined(batches: Sequence[Mapping[str, Array]], network: str) -> dict[str, A
     return {blob: np.concatenate([batch[blob] for batch in batches]) for blob in batches[0]}
 
 
-def _own_labels(found: Mapping[str, Array], count: int) -> Array | None:
+def _own_labels(arrays: Mapping[str, Array], count: int) -> Array | None:
     """A second top with a number for each image."""
-    labels = [array for array in list(found.values())[1:] if array.size == count]
+    labels = [array for array in list(arrays.values())[1:] if array.size == count]
     return labels[0].reshape(count) if labels else None
 
 

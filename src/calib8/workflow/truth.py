@@ -11,15 +11,14 @@ from xml.etree import ElementTree
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from calib8.analyze.answers import Detection
 from calib8.data.datum import decode_image
 from calib8.data.image_list import MAX_IMAGE_BYTES
 from calib8.errors import DataError
+from calib8.graph import Array
 from calib8.reading import is_file, read_file
 
-Array = NDArray[Any]
 _MOST_BYTES = 1 << 20
 _MOST_JSON_BYTES = 1 << 30
 _MOST_PROBLEMS = 10

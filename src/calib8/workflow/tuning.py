@@ -349,7 +349,7 @@ class Tuner:
 
 
 def split_samples(total: int, held_out: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Number the samples to tune on and those to hold out, the latter spread evenly over all of them."""
+    """Choose the numbers of the samples to tune on and those to hold out, the latter spread evenly over all of them."""
     chosen = {(2 * i + 1) * total // (2 * held_out) for i in range(held_out)}
     return tuple(i for i in range(total) if i not in chosen), tuple(sorted(chosen))
 

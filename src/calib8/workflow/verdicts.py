@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
-
-from numpy.typing import NDArray
 
 from calib8.analyze.answers import answers_of
 from calib8.analyze.judges import compared_values
@@ -16,6 +13,7 @@ from calib8.analyze.units import setup_of
 from calib8.analyze.verdict import OutputVerdict, Verdict, output_verdict
 from calib8.analyze.yolo import Anchors
 from calib8.engine import EngineOptions, Executor
+from calib8.graph import Array
 from calib8.lowering import Model, lower_float
 from calib8.lowering.integer import lower_int8
 from calib8.quantize import QuantPlan
@@ -23,7 +21,6 @@ from calib8.workflow.diagnosing import runs_of
 from calib8.workflow.judging import check_int8
 from calib8.workflow.network import Network
 
-Array = NDArray[Any]
 _SHARE = 20
 _FEWEST, _MOST = 2, 16
 
@@ -97,14 +94,14 @@ class Both:
         self._int8 = Executor(lower_int8(model, setup, self._wanted), self._wanted, engine)
 
     def run(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-        """The outputs in FP32 and in INT8, and what is compared in their place."""
+        """Compute the outputs in FP32 and in INT8, and what is compared in their place."""
         return _outputs(self._fp32, inputs), _outputs(self._int8, inputs)
 
 
 def _outputs(executor: Executor, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    found: dict[str, Array] = {}
-    executor.run(inputs, lambda reading, array: found.__setitem__(str(reading), array.copy()))
-    return found
+    outputs: dict[str, Array] = {}
+    executor.run(inputs, lambda reading, array: outputs.__setitem__(str(reading), array.copy()))
+    return outputs
 
 
 def _last_runs(network: Network, skipped: int, wanted: int) -> Iterator[Mapping[str, Array]]:
