@@ -16,13 +16,15 @@ from calib8.cli.flags import Flags, with_flags
 from calib8.cli.images import add_image_options, images_of
 from calib8.cli.options import Commands, add_common_options, add_gpu_option, network_name
 from calib8.cli.progress import ProgressLines
+from calib8.cli.recording import CALIBRATE_OPTIONS, IMAGE_OPTIONS, words_of
 from calib8.cli.table import aligned
 from calib8.cli.thresholds import add_threshold_options, calibrate_options
 from calib8.errors import Calib8Error, OptionError
 from calib8.export import write_calibration_files
+from calib8.export.record import MAX_RECORD_BYTES, parse_record
 from calib8.lowering import Model
 from calib8.measure.thresholds import DEFAULT_METHOD
-from calib8.reading import require_folder
+from calib8.reading import read_file, require_folder
 from calib8.terminal import printable
 from calib8.workflow import (
     CalibrationResult,
@@ -35,6 +37,7 @@ from calib8.workflow import (
     read_thresholds,
     verdict,
 )
+from calib8.workflow.recording import HashedSource, recorded
 
 _log = logging.getLogger(__name__)
 _MUCH_CLIPPED = 0.01
@@ -78,6 +81,10 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--no-verdict", action="store_true", help="do not say how well INT8 follows FP32; saves a few forward passes"
     )
+    parser.add_argument(
+        "--from", dest="from_record", metavar="RECORD", type=Path,
+        help="the options of an earlier calibration, from its bmnet_NAME.calib8.json; others that are given count more",
+    )  # fmt: skip
     parser.add_argument("--output", metavar="FOLDER", type=Path, help="where the files go (default: PATH)")
     add_threshold_options(parser, DEFAULT_METHOD)
     _add_run_options(parser)
@@ -112,24 +119,46 @@ def run(options: argparse.Namespace) -> int:
         raise OptionError(
             f"{output}: you may not write there, where the results would go; --output names another folder"
         )
+    samples = None
     with claim_folder(output), ProgressLines() as progress:
         network = open_network(options.path / "deploy.prototxt", options.path / "custom.caffemodel", images_of(options))
         if options.thresholds is None:
             wanted = replace(
                 calibrate_options(options), two_pass=options.two_pass, memory_opt=options.memory_opt
             )  # fmt: skip
-            result = calibrate(network, wanted, progress)
+            hashed = HashedSource(network.samples)
+            result = calibrate(replace(network, source=hashed), wanted, progress)
+            samples = options.iteration, hashed.digest
             _tell_findings(quick_check(network, options.threads))
         else:
             given = read_thresholds(network, options.thresholds)
             result = change_thresholds(network, given, concat_quantize=options.concat_quantize)
-    paths = write_calibration_files(output, options.name, network.model, result.plan)
+    paths = write_calibration_files(
+        output, options.name, network.model, result.plan, _record(options, output, samples)
+    )  # fmt: skip
     _warn_of_clipping(network.model, result, options.method)
     print(summary(network.model, result))
     print("\n".join(str(path) for path in paths))
     if not options.no_verdict:
         _print_verdict(network, result, options)
     return 0
+
+
+def _record(options: argparse.Namespace, output: Path, samples: tuple[int, str] | None) -> dict[str, Any]:
+    """What the files' record says of this run."""
+    words, images = (words_of(options, names, options.flags, output) for names in (CALIBRATE_OPTIONS, IMAGE_OPTIONS))
+    own = options.path / "deploy.prototxt", options.path / "custom.caffemodel"
+    content = recorded(*own, samples, words, images)
+    if options.from_record is not None:
+        _compare_samples(options.from_record, content.get("samples"))
+    return content
+
+
+def _compare_samples(path: Path, samples: Any) -> None:
+    """Say that a repeated calibration has other samples."""
+    before = parse_record(read_file(path, MAX_RECORD_BYTES, OptionError), str(path)).further.get("samples")
+    if before is not None and before != samples:
+        _log.warning("%s: the samples are others than those of the record, so the result may be another one", path)
 
 
 def _print_verdict(network: Network, result: CalibrationResult, options: argparse.Namespace) -> None:

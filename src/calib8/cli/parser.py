@@ -42,11 +42,22 @@ def run_command(arguments: Sequence[str] | None, flags: CommandFlags) -> int:
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
     options = build_parser(given).parse_args(given)
+    options = _recorded(options, given) or options
     flags.own, options.flags = options.flags, flags
     _set_up_logging(options.verbose, flags)
     if hasattr(options, "gpu"):
         _choose_device(options.gpu)
     return int(options.run(options))
+
+
+def _recorded(options: argparse.Namespace, given: list[str]) -> argparse.Namespace | None:
+    """The options once more, with those of a record; None where no record has a say."""
+    if not hasattr(options, "images"):
+        return None
+    from calib8.cli.recording import with_record  # noqa: PLC0415 - commands on samples alone have records
+
+    words = with_record(options, given)
+    return None if words is None else build_parser(words).parse_args(words)
 
 
 def _choose_device(gpu: int | None) -> None:

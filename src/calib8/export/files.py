@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,11 +83,18 @@ def write_calibration_table(path: str | os.PathLike[str], name: str, model: Mode
 
 
 def write_calibration_files(
-    folder: str | os.PathLike[str], name: str, model: Model, plan: QuantPlan
+    folder: str | os.PathLike[str],
+    name: str,
+    model: Model,
+    plan: QuantPlan,
+    further: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[Path, ...]:
     """Write `bmnet_NAME_int8.caffemodel` and the three `bmnet_NAME_calibration_table` files: all of them or none.
 
     Beside them goes `bmnet_NAME.calib8.json`, the record of their run.
+
+    Args:
+        further: keys of the record.
 
     Returns:
         The paths of the four.
@@ -97,7 +106,7 @@ def write_calibration_files(
     with write_together():
         write_int8_model(weights, model, plan)
         tables = _write_tables(Path(folder) / f"bmnet_{name}_calibration_table", name, model, plan)
-        write_record([weights, *tables], name, run_of(name, model, plan))
+        write_record([weights, *tables], name, run_of(name, model, plan), further)
     return weights, *tables
 
 

@@ -19,6 +19,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -80,10 +81,15 @@ def run_of(name: str, model: Model, plan: QuantPlan) -> str:
     return digest.hexdigest()
 
 
-def write_record(files: Iterable[str | os.PathLike[str]], name: str, run: str) -> None:
+def write_record(
+    files: Iterable[str | os.PathLike[str]], name: str, run: str, further: Mapping[str, Any] = MappingProxyType({})
+) -> None:
     """Write the record of files of one folder, within the `write_together` that writes them.
 
-    Files of the same run that a record knows already stay in it.
+    Files of the same run that a record knows already stay in it, and so does how images become samples.
+
+    Args:
+        further: keys to add.
 
     Raises:
         OptionError: the folder cannot be written.
@@ -94,7 +100,14 @@ def write_record(files: Iterable[str | os.PathLike[str]], name: str, run: str) -
     # Weights may be written by another call than the tables; files of an earlier run are no longer what they were.
     kept = before.files if before is not None and before.run == run else {}
     with write_atomically(path) as file:
-        file.write(Record(name, run, dict(sorted({**kept, **digests}.items()))).to_bytes())
+        file.write(Record(name, run, dict(sorted({**kept, **digests}.items())), _kept(before, run, further)).to_bytes())
+
+
+def _kept(before: Record | None, run: str, further: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a new record says beside its files: of another run, only the images are still true."""
+    if further or before is None:
+        return further
+    return before.further if before.run == run else {k: v for k, v in before.further.items() if k == "images"}
 
 
 def check_same_run(table: str | os.PathLike[str], weights: str | os.PathLike[str]) -> None:
