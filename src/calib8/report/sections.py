@@ -45,7 +45,7 @@ _NETWORK_TEXT = (
     "What each layer alone in INT8 does to the outputs: signal to noise. A long bar is much damage; a click opens the "
     "layer's own page below."
 )
-_NAMED = re.compile(r"`(\w+)=([\w-]+)`")
+_NAMED = re.compile(r"`(\w+)=([^`]+)`")
 
 
 def verdict_section(report: Report) -> Markup:

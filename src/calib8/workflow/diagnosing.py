@@ -211,17 +211,17 @@ def _variations(network: Network, given: Recipe, count: int) -> list[Variation]:
 def _adviser(source: SampleSource, given: Recipe) -> Callable[[Fit], str]:
     """The options, or the fields of a prototxt, that mend a preprocessing."""
     if isinstance(source, ImagesSource):
-        return lambda fit: _flags(fit, source.preprocess)
+        return lambda fit: _parameters(fit, source.preprocess)
     return lambda fit: _fields(fit, given)
 
 
-def _flags(fit: Fit, preprocess: Preprocess) -> str:
+def _parameters(fit: Fit, preprocess: Preprocess) -> str:
     resize = fit.what.removeprefix("resize ") or preprocess.resize
-    words = [] if resize == "warp" else [f"--resize {resize}"]
-    words += [f"--color {fit.recipe.order}"] if fit.recipe.order != "gray" else []
-    words += [f"--mean {_numbers(fit.recipe.mean)}"] if any(fit.recipe.mean) else []
-    words += [f"--scale {_numbers(fit.recipe.scale)}"] if set(fit.recipe.scale) != {1.0} else []
-    return f"try {' '.join(words) or 'no --mean and no --scale'}"
+    words = [] if resize == "warp" else [f"`resize={resize}`"]
+    words += [f"`color={fit.recipe.order}`"] if fit.recipe.order != "gray" else []
+    words += [f"`mean={_numbers(fit.recipe.mean)}`"] if any(fit.recipe.mean) else []
+    words += [f"`scale={_numbers(fit.recipe.scale)}`"] if set(fit.recipe.scale) != {1.0} else []
+    return f"try {' '.join(words) or 'no `mean` and no `scale`'}"
 
 
 def _fields(fit: Fit, given: Recipe) -> str:
