@@ -144,7 +144,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _record(options: argparse.Namespace, output: Path, samples: tuple[int, str] | None) -> dict[str, Any]:
+def _record(options: argparse.Namespace, output: Path, samples: tuple[int, str] | None) -> dict[str, object]:
     """What the files' record says of this run."""
     words, images = (words_of(options, names, options.flags, output) for names in (CALIBRATE_OPTIONS, IMAGE_OPTIONS))
     own = options.path / "deploy.prototxt", options.path / "custom.caffemodel"
@@ -154,7 +154,7 @@ def _record(options: argparse.Namespace, output: Path, samples: tuple[int, str] 
     return content
 
 
-def _compare_samples(path: Path, samples: Any) -> None:
+def _compare_samples(path: Path, samples: object) -> None:
     """Say that a repeated calibration has other samples."""
     before = parse_record(read_file(path, MAX_RECORD_BYTES, OptionError), str(path)).further.get("samples")
     if before is not None and before != samples:
