@@ -21,8 +21,11 @@ PATH is a folder with deploy.prototxt, custom.caffemodel and what `calib8 calibr
 The formats:
   tpu-mlir   NAME_cali_table: the calibration table for model_deploy.py of the vendor's current toolchain
              NAME_qtable: a quantize table for it; only if parts of the network cannot run in INT8
-  onnx       NAME_float.onnx: the network in FP32, weights inside
-             NAME_qdq.onnx: the network in INT8, with QuantizeLinear and DequantizeLinear; if it is calibrated
+  onnx       NAME_float.onnx: the network in FP32, weights inside, BatchNorm and Scale folded
+             NAME_qdq.onnx: the BM1880's integers, with QuantizeLinear and DequantizeLinear; if it is calibrated
+  onnx-int8  NAME_int8.onnx: QuantizeLinear and DequantizeLinear, weights per channel, signed codes: for TensorRT
+  onnx-uint8 NAME_uint8.onnx: the same with unsigned codes: for ONNX Runtime
+  tensorrt   NAME_float.onnx and NAME.cache: a calibration cache for TensorRT 8 to 10
   ncnn       NAME_float.param, NAME_float.bin: the network in FP32, BatchNorm and Scale folded
              NAME.param, NAME.bin: the network in INT8, weights per channel; if it is calibrated
              NAME.table: the scales for ncnn2int8; if it is calibrated"""

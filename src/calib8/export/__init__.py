@@ -5,8 +5,10 @@
 - `plain_table`: names, thresholds and shifts, a line each
 - `tpu_mlir`: the tables of the vendor's current toolchain
 - `onnx_model`: the network as an ONNX file, in FP32 or quantised
+- `onnx_qdq`: the same with a scale for each channel, for other runtimes
+- `tensorrt`: TensorRT's calibration cache for an ONNX file
 - `ncnn`: the network as ncnn's runtime reads it
-- `formats`: the last three by name, for whoever writes them
+- `formats`: what is for other tools, by name, for whoever writes them
 - `record`: which files are of one run, in a small file beside them
 - `files`: all of the first three under the guide's names, whole or not at all; and back into a `QuantPlan`
 """

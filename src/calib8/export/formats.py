@@ -13,8 +13,10 @@ from calib8.errors import OptionError
 from calib8.export.files import write_files
 from calib8.export.ncnn import ncnn_export
 from calib8.export.onnx_model import onnx_export
+from calib8.export.onnx_qdq import Zero, qdq_export
+from calib8.export.tensorrt import tensorrt_cache
 from calib8.export.tpu_mlir import tpu_mlir_files
-from calib8.lowering import Model
+from calib8.lowering import Model, fold_channel_affines
 from calib8.quantize import QuantPlan
 
 _log = logging.getLogger(__name__)
@@ -47,12 +49,29 @@ def _tpu_mlir(name: str, model: Model, plan: QuantPlan | None) -> Files:
 
 
 def _onnx(name: str, model: Model, plan: QuantPlan | None) -> Files:
-    in_float = onnx_export(name, model)
+    in_float = onnx_export(name, fold_channel_affines(model))
     for note in in_float.notes:
         _log.warning("%s: %s", model.net.source, note)
     yield f"{name}_float.onnx", in_float.data
     if plan is not None:
         yield f"{name}_qdq.onnx", onnx_export(name, model, plan).data
+
+
+def _qdq(zero: Zero) -> Callable[[str, Model, QuantPlan | None], Files]:
+    def files(name: str, model: Model, plan: QuantPlan | None) -> Files:
+        if plan is None:
+            raise AssertionError("write_format lets no network through without a plan")
+        yield f"{name}_{zero.value}.onnx", qdq_export(name, model, plan, zero).data
+
+    return files
+
+
+def _tensorrt(name: str, model: Model, plan: QuantPlan | None) -> Files:
+    if plan is None:
+        raise AssertionError("write_format lets no network through without a plan")
+    in_float = onnx_export(name, fold_channel_affines(model))
+    yield f"{name}_float.onnx", in_float.data
+    yield f"{name}.cache", tensorrt_cache(in_float.proto, plan.thresholds).encode()
 
 
 def _ncnn(name: str, model: Model, plan: QuantPlan | None) -> Files:
@@ -69,7 +88,13 @@ def _ncnn(name: str, model: Model, plan: QuantPlan | None) -> Files:
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         one.name: one
-        for one in (Format("tpu-mlir", _tpu_mlir, needs_plan=True), Format("onnx", _onnx), Format("ncnn", _ncnn))
+        for one in (
+            Format("tpu-mlir", _tpu_mlir, needs_plan=True),
+            Format("onnx", _onnx),
+            *(Format(f"onnx-{zero.value}", _qdq(zero), needs_plan=True) for zero in Zero),
+            Format("ncnn", _ncnn),
+            Format("tensorrt", _tensorrt, needs_plan=True),
+        )
     }
 )
 """The formats by name."""

@@ -56,14 +56,14 @@ def onnx_export(name: str, model: Model, plan: QuantPlan | None = None) -> OnnxE
         UnsupportedError: nothing of the network can be computed without a layer that runs in Python.
         OptionError: the weights are too large for one file.
     """
-    outputs, notes = _reachable(model)
+    outputs, notes = reachable_outputs(model)
     graph = _Graph(model, plan, frozenset(outputs))
     for layer, op in needed_layers(model, outputs):
         graph.visit(layer, op)
     return OnnxExport(graph.finish(name, outputs), notes)
 
 
-def _reachable(model: Model) -> tuple[list[str], tuple[str, ...]]:
+def reachable_outputs(model: Model) -> tuple[list[str], tuple[str, ...]]:
     """List the outputs that can be computed without a layer that runs in Python, and note which cannot."""
     available = set(model.inputs)
     cut: list[Layer] = []
@@ -89,7 +89,7 @@ def _reachable(model: Model) -> tuple[list[str], tuple[str, ...]]:
     return outputs, (f"left out, since they have no ONNX form: {left_out}; the ONNX network gives {names}",)
 
 
-class _Builder(OnnxBuilder):
+class GraphBuilder(OnnxBuilder):
     """Names nodes and tensors after the layer that is visited, and takes its integer weights, read in its steps."""
 
     def __init__(self) -> None:
@@ -98,11 +98,13 @@ class _Builder(OnnxBuilder):
         self.scales: RealScales | None = None
 
     def nodes(self, op_type: str, *inputs: str, outputs: int, domain: str = "", **attributes: Any) -> list[str]:
+        """Add a node with several outputs, named after the layer."""
         names = super().nodes(op_type, *inputs, outputs=outputs, domain=domain, **attributes)
         self._nodes[-1].name = f"{self.layer}:{len(self._nodes)}"
         return names
 
     def weight(self, array: NDArray[Any]) -> str:
+        """Add a weight; integers are read in the steps of `scales`."""
         if self.scales is None or array.dtype.kind != "i":
             return super().weight(array)
         is_weight = array.dtype == np.int8
@@ -136,7 +138,7 @@ class _Graph:
     model: Model
     plan: QuantPlan | None
     outputs: Collection[str]
-    g: _Builder = field(default_factory=_Builder)
+    g: GraphBuilder = field(default_factory=GraphBuilder)
     real: dict[str, str] = field(default_factory=dict)  # value -> name of its real numbers
     codes: dict[str, str] = field(default_factory=dict)  # value -> name of its codes
     read: dict[tuple[str, float], str] = field(default_factory=dict)  # codes and their step -> name of real numbers
@@ -218,10 +220,15 @@ class _Graph:
                 tensor = self.g.node("Identity", tensor)
             labels[tensor], ports[tensor] = value, shapes[value]
         inner = {tensor: value for value, tensor in self.real.items() if tensor not in labels}
-        return _finished(self.g, name, ports, {**labels, **inner})
+        return finished_proto(self.g, name, ports, {**labels, **inner})
 
 
-def _finished(g: _Builder, name: str, outputs: Mapping[str, Shape], labels: Mapping[str, str]) -> Any:
+def finished_proto(g: GraphBuilder, name: str, outputs: Mapping[str, Shape], labels: Mapping[str, str]) -> Any:
+    """Make the ModelProto of a graph, its weights inside; tensors get their labels where these are free.
+
+    Raises:
+        OptionError: the weights are too large for one file.
+    """
     proto, external = g.model([(tensor, np.float32) for tensor in outputs])
     if sum(array.nbytes for array in external.values()) > MAX_BYTES:
         raise OptionError(f"{name}: the weights have more than {MAX_BYTES} bytes, the most that one ONNX file can hold")

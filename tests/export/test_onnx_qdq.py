@@ -1,0 +1,131 @@
+"""ONNX with scales per channel: codes of weights and activations, their types, and what ONNX Runtime makes of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import numpy_helper
+
+from calib8.engine import run_float
+from calib8.export.onnx_qdq import Zero, qdq_export
+from calib8.quantize import make_plan
+
+DATA = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: [1, 4, 8, 8] } } }\n'
+NET = (
+    DATA
+    + """
+layer { name: "c1" type: "Convolution" bottom: "data" top: "c1" convolution_param { num_output: 6 kernel_size: 3 } }
+layer { name: "bn" type: "BatchNorm" bottom: "c1" top: "c1" }
+layer { name: "sc" type: "Scale" bottom: "c1" top: "c1" scale_param { bias_term: true } }
+layer { name: "r1" type: "ReLU" bottom: "c1" top: "c1" }
+layer { name: "p1" type: "Pooling" bottom: "c1" top: "p1" pooling_param { kernel_size: 2 stride: 2 } }
+layer { name: "dw" type: "ConvolutionDepthwise" bottom: "p1" top: "dw" convolution_param { kernel_size: 3 pad: 1 } }
+layer { name: "sum" type: "Eltwise" bottom: "dw" bottom: "p1" top: "sum" }
+layer { name: "up" type: "Deconvolution" bottom: "sum" top: "up" convolution_param { num_output: 5 kernel_size: 2 } }
+layer { name: "cat" type: "Concat" bottom: "up" bottom: "up" top: "cat" }
+layer { name: "ip" type: "InnerProduct" bottom: "cat" top: "ip" inner_product_param { num_output: 7 } }
+layer { name: "prob" type: "Softmax" bottom: "ip" top: "prob" }
+"""
+)
+
+
+def samples(model, seed=0):
+    rng = np.random.default_rng(seed)
+    return {value: rng.standard_normal(model.shapes[value]).astype(np.float32) for value in model.inputs}
+
+
+def planned(model):
+    found = {}
+    for seed in range(4):
+        for value, array in run_float(model, samples(model, seed), list(model.shapes)).items():
+            found[value] = max(found.get(value, 1e-3), float(np.abs(array).max()))
+    return make_plan(model, found)
+
+
+def run(proto, inputs, level=ort.GraphOptimizationLevel.ORT_DISABLE_ALL):
+    options = ort.SessionOptions()
+    options.graph_optimization_level = level
+    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [x.name for x in session.get_outputs()]
+    return dict(zip(names, session.run(names, inputs), strict=True))
+
+
+def constants(proto):
+    return {x.name: numpy_helper.to_array(x) for x in proto.graph.initializer}
+
+
+def quantizers(proto):
+    """Step and zero point of each tensor that is quantised, by its name."""
+    stored = constants(proto)
+    nodes = [node for node in proto.graph.node if node.op_type == "QuantizeLinear"]
+    return {node.input[0]: (float(stored[node.input[1]]), stored[node.input[2]]) for node in nodes}
+
+
+@pytest.mark.parametrize("zero", Zero)
+@pytest.mark.parametrize("level", ["ORT_DISABLE_ALL", "ORT_ENABLE_ALL"])
+def test_it_follows_fp32(random_model, zero, level):
+    model = random_model(NET)
+    export = qdq_export("net", model, planned(model), zero)
+    onnx.checker.check_model(export.proto, full_check=True)
+    export.proto.graph.output.append(onnx.helper.make_tensor_value_info("ip", onnx.TensorProto.FLOAT, None))
+    inputs = samples(model, 2)
+    expected = run_float(model, inputs, ["ip"])["ip"]
+    found = run(export.proto, inputs, getattr(ort.GraphOptimizationLevel, level))["ip"]
+    noise = np.square(found - expected).sum() / np.square(expected).sum()
+    assert 1e-9 < noise < 1e-2
+
+
+def test_types_of_codes(random_model):
+    model = random_model(NET)
+    plan = planned(model)
+    signed, unsigned = (quantizers(qdq_export("net", model, plan, zero).proto) for zero in Zero)
+    assert set(signed) == set(unsigned) == {"data", "c1", "p1", "dw", "sum", "up", "cat"}
+    assert {zero.dtype for _, zero in signed.values()} == {np.dtype(np.int8)}
+    assert {int(zero) for _, zero in signed.values()} == {0}
+    assert {name for name, (_, zero) in unsigned.items() if zero == 0} == {"c1", "p1"}
+    assert {int(zero) for _, zero in unsigned.values()} == {0, 128}
+    for name, (step, zero) in unsigned.items():
+        threshold = plan.thresholds["c1" if name == "p1" else name]
+        assert step == pytest.approx(threshold / (255 if zero == 0 else 127))
+        assert signed[name][0] == pytest.approx(threshold / 127)
+
+
+def test_weights_have_a_scale_for_each_output(random_model):
+    model = random_model(NET)
+    proto = qdq_export("net", model, planned(model), Zero.NONE).proto
+    stored = constants(proto)
+    axes = {}
+    for node in proto.graph.node:
+        codes = stored.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if codes is not None and codes.dtype == np.int8:
+            axis = next((a.i for a in node.attribute if a.name == "axis"), None)
+            others = tuple(i for i in range(codes.ndim) if i != axis)
+            assert (np.abs(codes).max(axis=others) == 127).all()
+            axes[node.name.split(":")[0]] = (axis, stored[node.input[1]].shape)
+    assert axes == {"c1": (0, (6,)), "dw": (0, (6,)), "up": (1, (5,)), "ip": (0, (7,))}
+
+
+def test_one_convolution_is_the_sum_of_rounded_numbers(random_model):
+    model = random_model(
+        DATA + 'layer { name: "y" type: "Convolution" bottom: "data" top: "y" convolution_param { num_output: 3'
+        " kernel_size: 1 } }"
+    )
+    plan = make_plan(model, {"data": 2.0, "y": 5.0})
+    inputs = samples(model)
+    weights, bias = model.net.layers[1].blobs
+    scales = np.abs(weights).max(axis=(1, 2, 3)) / 127
+    codes = np.clip(np.rint(inputs["data"][0] / np.float32(2 / 127)), -128, 127)
+    sums = np.einsum("oc,chw->ohw", np.rint(weights[:, :, 0, 0] / scales[:, None]), codes)
+    expected = (sums + np.rint(bias / (scales * 2 / 127))[:, None, None]) * (scales * 2 / 127)[:, None, None]
+    found = run(qdq_export("net", model, plan, Zero.NONE).proto, inputs)["y"][0]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_in_fp32_and_outputs_stay_real(random_model):
+    model = random_model(NET)
+    proto = qdq_export("net", model, planned(model), Zero.OFFSET).proto
+    (softmax,) = (node for node in proto.graph.node if node.op_type == "Softmax")
+    producers = {name: node.op_type for node in proto.graph.node for name in node.output}
+    assert producers[softmax.input[0]] == "Gemm"
