@@ -103,6 +103,7 @@ class ScoreDifference(SquaredDifference):
         if value not in self._axes:
             return mean_squared_error(x, y)
         x, y = (np.moveaxis(scores, self._axes[value], -1).astype(np.float64) for scores in (x, y))
+        # Softmax of FP32 alone: what counts must not depend on what is judged. The largest goes first against overflow.
         shares = np.exp((x - x.max(axis=-1, keepdims=True)) / _TEMPERATURE)
         shares /= shares.sum(axis=-1, keepdims=True)
         weights = (shares + 1 / x.shape[-1]) / 2

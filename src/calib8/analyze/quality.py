@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.analyze.answers import Answer, Boxes, Classes, ClassMap, Detection, Outputs, Picture, overlap
+from calib8.graph import Array
 
-Array = NDArray[Any]
 Truth = Any
 """Of one sample: a class, boxes, a map (H, W), or a picture (1, C, H, W), as the measure wants it."""
 
@@ -53,11 +53,11 @@ class Measure(ABC):
 
     @abstractmethod
     def part(self, outputs: Outputs, truth: Truth) -> Any:
-        """What one sample contributes."""
+        """Compute what one sample contributes."""
 
     @abstractmethod
     def value(self, parts: Sequence[Any], weights: NDArray[np.int64]) -> float:
-        """Of so many of each part; NaN where there is nothing to measure."""
+        """Compute the value of so many of each part; NaN where there is nothing to measure."""
 
 
 class TopK(Measure):
@@ -67,13 +67,13 @@ class TopK(Measure):
         self._answer, self._k, self.name = answer, k, f"top-{k}"
 
     def part(self, outputs: Outputs, truth: Truth) -> float:
-        """1 or 0; of equal scores the first class counts as the better one, as in Caffe."""
+        """Return 1 or 0; of equal scores the first class counts as the better one, as in Caffe."""
         scores = self._answer.scores(outputs)[0]
         best = np.argsort(-scores, kind="stable")[: self._k]
         return float(int(truth) in best)
 
     def value(self, parts: Sequence[float], weights: NDArray[np.int64]) -> float:
-        """The mean."""
+        """Take the mean."""
         return float(np.dot(parts, weights) / weights.sum())
 
 
@@ -94,11 +94,11 @@ class MeanAveragePrecision(Measure):
 
     def part(self, outputs: Outputs, truth: Sequence[Detection]) -> _Matches:
         """Match detections to boxes, the best score first, at each overlap."""
-        found = self._answer.detections(outputs, _LEAST_SCORE)
-        labels = sorted({d.label for d in found} | {t.label for t in truth})
+        detections = self._answer.detections(outputs, _LEAST_SCORE)
+        labels = sorted({d.label for d in detections} | {t.label for t in truth})
         scores, hits, wanted = {}, {}, {}
         for label in labels:
-            own = [d for d in found if d.label == label][:_MOST_DETECTIONS]
+            own = [d for d in detections if d.label == label][:_MOST_DETECTIONS]
             boxes = [t.box for t in truth if t.label == label]
             scores[label] = np.array([d.score for d in own])
             found_at = [_hits(own, boxes, limit) for limit in self._overlaps]
@@ -107,7 +107,7 @@ class MeanAveragePrecision(Measure):
         return _Matches(scores, hits, wanted)
 
     def value(self, parts: Sequence[_Matches], weights: NDArray[np.int64]) -> float:
-        """Mean over classes that have boxes, and over overlaps."""
+        """Take the mean over classes that have boxes, and over overlaps."""
         labels = sorted({label for part in parts for label, number in part.wanted.items() if number})
         precisions = [self._of_class(label, parts, weights) for label in labels]
         known = [p for p in precisions if not np.isnan(p)]
@@ -130,11 +130,11 @@ class MeanAveragePrecision(Measure):
 _NONE = np.zeros(0)
 
 
-def _hits(found: Sequence[Detection], boxes: Sequence[Sequence[float]], limit: float) -> list[bool]:
+def _hits(detections: Sequence[Detection], boxes: Sequence[Sequence[float]], limit: float) -> list[bool]:
     """Whether each detection takes a box that no better one has taken."""
     free = set(range(len(boxes)))
     hits = []
-    for one in found:
+    for one in detections:
         near = [(overlap(one.box, boxes[b]), b) for b in free]
         best = max(near, default=(0.0, -1))
         hits.append(best[0] >= limit)
@@ -162,17 +162,17 @@ class MeanIou(Measure):
         self._answer = answer
 
     def part(self, outputs: Outputs, truth: Array) -> Array:
-        """Pixels by wanted and found class, (K, K); the truth is brought to the output's size."""
-        found = self._answer.classes(outputs)[0]
-        size = (found.shape[1], found.shape[0])
+        """Count pixels by wanted and given class, (K, K); the truth is brought to the output's size."""
+        given = self._answer.classes(outputs)[0]
+        size = (given.shape[1], given.shape[0])
         wanted = cv2.resize(truth.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(np.int64)
         counted = wanted != _VOID
-        classes = int(max(found.max(initial=0), wanted[counted].max(initial=0))) + 1
-        pairs = wanted[counted] * classes + found[counted]
+        classes = int(max(given.max(initial=0), wanted[counted].max(initial=0))) + 1
+        pairs = wanted[counted] * classes + given[counted]
         return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
     def value(self, parts: Sequence[Array], weights: NDArray[np.int64]) -> float:
-        """Mean over classes that are wanted somewhere."""
+        """Take the mean over classes that are wanted somewhere."""
         classes = max(part.shape[0] for part in parts)
         total = np.zeros((classes, classes))
         for part, weight in zip(parts, weights, strict=True):
@@ -191,12 +191,12 @@ class Psnr(Measure):
         self._value, self._peak = answer.values[0], peak
 
     def part(self, outputs: Outputs, truth: Array) -> float:
-        """Of one picture; at most 100 dB."""
+        """Compute that of one picture; at most 100 dB."""
         error = float(np.mean((outputs[self._value].astype(np.float64) - truth) ** 2))
         return float(10 * np.log10(self._peak**2 / max(error, self._peak**2 * 1e-10)))
 
     def value(self, parts: Sequence[float], weights: NDArray[np.int64]) -> float:
-        """The mean."""
+        """Take the mean."""
         return float(np.dot(parts, weights) / weights.sum())
 
 
@@ -209,15 +209,16 @@ class Ssim(Measure):
         self._value, self._peak = answer.values[0], peak
 
     def part(self, outputs: Outputs, truth: Array) -> float:
-        """The mean over channels."""
+        """Take the mean over channels."""
         return float(np.mean([self._of_plane(x, y) for x, y in zip(outputs[self._value][0], truth[0], strict=True)]))
 
     def value(self, parts: Sequence[float], weights: NDArray[np.int64]) -> float:
-        """The mean."""
+        """Take the mean."""
         return float(np.dot(parts, weights) / weights.sum())
 
     def _of_plane(self, x: Array, y: Array) -> float:
         x, y = x.astype(np.float64), y.astype(np.float64)
+        # Means, then variances and the covariance, of each window; c1 and c2 keep what is flat from a division by 0.
         a, b = _blurred(x), _blurred(y)
         xx, yy, xy = _blurred(x * x) - a * a, _blurred(y * y) - b * b, _blurred(x * y) - a * b
         c1, c2 = (0.01 * self._peak) ** 2, (0.03 * self._peak) ** 2
@@ -227,9 +228,9 @@ class Ssim(Measure):
 def _blurred(plane: Array) -> Array:
     """Gaussian windows that lie within the picture."""
     edge = _WINDOW // 2
-    found = cv2.GaussianBlur(plane, (_WINDOW, _WINDOW), _SIGMA, borderType=cv2.BORDER_REFLECT)
-    inner = np.asarray(found[edge:-edge, edge:-edge])
-    return inner if inner.size else np.asarray(found)
+    blurred = cv2.GaussianBlur(plane, (_WINDOW, _WINDOW), _SIGMA, borderType=cv2.BORDER_REFLECT)
+    inner = np.asarray(blurred[edge:-edge, edge:-edge])
+    return inner if inner.size else np.asarray(blurred)
 
 
 @dataclass(frozen=True)
@@ -273,17 +274,17 @@ def difference_of(measure: Measure, fp32: Sequence[Any], int8: Sequence[Any]) ->
     once = np.ones(len(fp32), np.int64)
     values = measure.value(fp32, once), measure.value(int8, once)
     random = np.random.default_rng(0)  # the same interval every time
-    found = []
+    differences = []
     for _ in range(RESAMPLINGS):
         weights = np.bincount(random.integers(0, len(fp32), len(fp32)), minlength=len(fp32))
-        found.append(measure.value(int8, weights) - measure.value(fp32, weights))
-    known = [value for value in found if np.isfinite(value)]
+        differences.append(measure.value(int8, weights) - measure.value(fp32, weights))
+    known = [value for value in differences if np.isfinite(value)]
     low, high = np.percentile(known, _TAILS) if known else (np.nan, np.nan)
     return Difference(measure.name, measure.unit, *values, float(low), float(high), len(fp32))
 
 
 def measures_for(answer: Answer, peak: float = 255.0) -> tuple[Measure, ...]:
-    """What an answer is measured by; () for numbers, of whose meaning nothing is known."""
+    """Choose what an answer is measured by; () for numbers, of whose meaning nothing is known."""
     if isinstance(answer, Classes):
         return TopK(answer, 1), TopK(answer, 5)
     if isinstance(answer, Boxes):

@@ -47,6 +47,7 @@ def decode(output: Array, anchors: Anchors, input_size: tuple[int, int]) -> Deco
     images, channels, height, width = output.shape
     maps = output.astype(np.float64).reshape(images, len(anchors), channels // len(anchors), height, width)
     maps = maps.transpose(0, 1, 3, 4, 2)
+    # From here on (N, A, H, W, 5 + C), so that (x, y) and (width, height) broadcast over the last axis.
     cells = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1)
     centres = (cells + _sigmoid(maps[..., :2])) / (width, height)
     sides = np.array(anchors)[:, None, None] / input_size[::-1]
@@ -82,6 +83,7 @@ class YoloDifference(MeanJudge):
 
     def _difference(self, reference: Array, result: Array, anchors: Anchors) -> float:
         x, y = (decode(output, anchors, self._input_size) for output in (reference, result))
+        # By the FP32 scores: an INT8 network must not get better by being less sure.
         weights = x.scores.max(axis=-1)
         boxes = (weights * ((x.boxes - y.boxes) ** 2).sum(axis=-1)).sum()
         scores = ((x.scores - y.scores) ** 2).sum()

@@ -157,7 +157,7 @@ def _classes(path: Path | None) -> tuple[str, ...]:
 
 
 def as_text(report: QualityReport) -> str:
-    """A table for each calibration table, and what its figures mean."""
+    """Write a table for each calibration table, and what its figures mean."""
     parts = []
     for table in report.tables:
         rows = [("", "FP32", "INT8", "difference", "95 of 100 lie in"), *map(_row, table.differences)]
@@ -188,7 +188,7 @@ def _signed(one: Difference, value: float) -> str:
 
 
 def as_json(name: str, report: QualityReport) -> dict[str, object]:
-    """The object that the module's text documents."""
+    """Make the object that the module's text documents."""
     return {
         "network": name,
         "samples": report.images,

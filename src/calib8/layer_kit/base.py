@@ -210,11 +210,11 @@ class Op(ABC):
         raise AssertionError(f"{type(self).__name__} takes over no other layer")
 
     def channel_affine(self, call: Call) -> ChannelAffine | None:
-        """Factor and offset, where the layer is y = factor[c] * x + offset[c] along axis 1 and nothing else."""
+        """Return factor and offset, where the layer is y = factor[c] * x + offset[c] along axis 1 and nothing else."""
         return None
 
     def with_channel_affine(self, call: Call, affine: ChannelAffine) -> tuple[Op, Weights] | None:
-        """The layer with y = factor[c] * x + offset[c] behind it, in its own weights; None where they cannot hold it.
+        """Fold y = factor[c] * x + offset[c] behind the layer into its own weights; None where they cannot hold it.
 
         Args:
             affine: one factor and one offset for each channel (axis 1) of the top.

@@ -93,6 +93,7 @@ def centre_jaccard(boxes: Floats, other: Floats) -> Floats:
 
     Source: eric612/MobileNet-YOLO, src/caffe/layers/yolov3_detection_output_layer.cpp, box_iou.
     """
+    # Boxes that lie apart have negative sides in common, and two of these would make a positive area.
     sides = []
     for i in (0, 1):
         low, low_other = boxes[..., i] - boxes[..., 2 + i] / 2, other[i] - other[2 + i] / 2

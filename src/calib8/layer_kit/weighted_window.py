@@ -8,12 +8,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from copy import copy
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.graph import Shape
+from calib8.graph import Array, Shape
 from calib8.layer_kit.base import UNLIMITED, Call, ChannelAffine, Op, QuantizeCall, Weights, canonical_axis, count
 from calib8.layer_kit.fields import Fields, Group, RefusedError
 from calib8.layer_kit.onnx_builder import OnnxBuilder
@@ -98,8 +97,8 @@ class WeightedWindow(Op):
         tx, ty = q.bottom_thresholds[0], q.top_thresholds[0]
         return quantize_weighted_sum(weights, bias[0] if bias else None, tx, ty, q.refinement)
 
-    def in_units(self, q: QuantizeCall) -> tuple[NDArray[Any], ...]:
-        """Weights and bias for a top whose channels have units of their own: each channel's, divided by its unit."""
+    def in_units(self, q: QuantizeCall) -> tuple[Array, ...]:
+        """Divide weights and bias, for a top whose channels have units of their own, by the unit of each channel."""
         unit = q.top_units[0] if q.top_units else None
         if unit is None:
             return q.call.blobs
@@ -107,7 +106,7 @@ class WeightedWindow(Op):
 
     @abstractmethod
     def over_weights(self, factor: NDArray[np.float64], weights: Shape, groups: int) -> NDArray[np.float64]:
-        """A number for each output (O), in a shape that repeats it over the weights of its output."""
+        """Shape a number for each output (O) so that it is repeated over the weights of its output."""
 
     def with_channel_affine(self, call: Call, affine: ChannelAffine) -> tuple[Op, Weights] | None:
         bottom = call.bottom_shapes[0]

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from calib8.graph import Array
 from calib8.layer_kit.spatial import Window, conv_output_shape
-
-Array = NDArray[Any]
 
 
 class WindowProduct(ABC):

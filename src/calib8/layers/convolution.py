@@ -16,12 +16,12 @@ include/ristretto/base_ristretto_layer.hpp.
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.graph import Shape
+from calib8.graph import Array, Shape
 from calib8.layer_kit.base import Call, count, register
 from calib8.layer_kit.codes import ConvGeometry, weighted_sum
 from calib8.layer_kit.form import IntegerForm, expect
@@ -64,21 +64,21 @@ class Convolution(WeightedWindow, WindowProduct):
         kernels = own.weights.reshape(*own.weights.shape[:2], *window.kernel)
         return self.slide(g, call, lambda x: weighted_sum(g, x, kernels, own.bias, own.rshift, geometry))
 
-    def product_windows(self, bottom: NDArray[Any], count: int) -> NDArray[Any]:
+    def product_windows(self, bottom: Array, count: int) -> Array:
         window, groups = self.geometry(bottom.shape)
         found = windows(bottom.reshape(self.folded(bottom.shape)), window, count)
         return found.reshape(len(found), groups, -1).transpose(1, 0, 2)
 
-    def product_matrix(self, weights: NDArray[Any]) -> NDArray[Any]:
+    def product_matrix(self, weights: Array) -> Array:
         outputs, inputs = weights.shape[0], math.prod(weights.shape[1:])
         groups = self.groups_of(weights)
         return weights.reshape(groups, outputs // groups, inputs)
 
-    def product_weights(self, matrices: NDArray[Any]) -> NDArray[Any]:
+    def product_weights(self, matrices: Array) -> Array:
         return matrices.reshape(-1, matrices.shape[-1])
 
-    def groups_of(self, weights: NDArray[Any]) -> int:
-        """The number of groups, from the weights where the layer takes it from its bottom."""
+    def groups_of(self, weights: Array) -> int:
+        """Return the number of groups, from the weights where the layer takes it from its bottom."""
         return self.group
 
     def multiply_adds(self, call: Call) -> int:

@@ -40,7 +40,7 @@ class Deconvolution(WeightedWindow):
         return (channels, outputs // groups, *kernel)
 
     def over_weights(self, factor: NDArray[np.float64], weights: Shape, groups: int) -> NDArray[np.float64]:
-        """The inputs of a group have the outputs of that group."""
+        """Repeat the outputs of a group for each of its inputs."""
         by_input = np.repeat(factor.reshape(groups, -1), weights[0] // groups, axis=0)
         return by_input.reshape(*weights[:2], *(1,) * (len(weights) - 2))
 

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from typing import Any
 
-from numpy.typing import NDArray
-
-from calib8.graph import Shape
+from calib8.graph import Array, Shape
 from calib8.layer_kit.base import Call, ChannelAffine, Op, QuantizeCall, Weights, canonical_axis, count, register
 from calib8.layer_kit.codes import ConvGeometry, weighted_sum
 from calib8.layer_kit.fields import Fields, RefusedError
@@ -86,17 +83,17 @@ class InnerProduct(Op, WindowProduct):
         y = weighted_sum(g, x, kernels, own.bias, own.rshift, pixel)
         return [g.node("Reshape", y, g.ints(*call.top_shapes[0]))]
 
-    def product_windows(self, bottom: NDArray[Any], count: int) -> NDArray[Any]:
-        """Its windows are the rows of the bottom."""
+    def product_windows(self, bottom: Array, count: int) -> Array:
+        """Pick windows: they are rows of the bottom."""
         rows = bottom.reshape(self.matrix(bottom.shape))
         return rows[evenly(len(rows), count)][None]
 
-    def product_matrix(self, weights: NDArray[Any]) -> NDArray[Any]:
+    def product_matrix(self, weights: Array) -> Array:
         matrix = weights.T if self.transpose else weights
         return matrix[None]
 
-    def product_weights(self, matrices: NDArray[Any]) -> NDArray[Any]:
-        matrix: NDArray[Any] = matrices[0]
+    def product_weights(self, matrices: Array) -> Array:
+        matrix: Array = matrices[0]
         return matrix.T if self.transpose else matrix
 
     def multiply_adds(self, call: Call) -> int:

@@ -70,10 +70,12 @@ class RetinaFaceDetection(Op):
     def _faces(self, bottoms: Sequence[Floats], stride: int, scales: tuple[int, ...]) -> Floats:
         """The faces (F, 15) of one level, by anchor and cell."""
         height, width = bottoms[0].shape[2:]
+        # The first half of the channels is the background's. A score that is NaN stays: C++ drops what is smaller.
         scores = bottoms[0].reshape(2, _ANCHORS, height, width)[1]
         anchor, row, column = np.nonzero(~(scores < np.float32(self.min_score)))
         codes = bottoms[1].reshape(_ANCHORS, 4, height, width)[anchor, :, row, column]
         marks = bottoms[2].reshape(_ANCHORS, _LANDMARKS, 2, height, width)[anchor, :, :, row, column]
+        # Corners are pixels: a side is their distance and 1 more, half of it from the centre 0.5 less.
         corners = np.array([_anchor(s) for s in scales], dtype=np.float32).reshape(-1, 4)[anchor]
         corners = corners + np.column_stack([column, row, column, row]).astype(np.float32) * np.float32(stride)
         sizes = corners[:, 2:] - corners[:, :2] + 1

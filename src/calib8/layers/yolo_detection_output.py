@@ -59,6 +59,7 @@ class YoloDetectionOutput(Op):
         """Boxes of one map (N, B * (5 + C), S, S) above the threshold, (D, 6), by image, cell and box."""
         images, side = len(values), values.shape[2]
         cells = values.reshape(images, self.boxes, 5 + self.classes, -1).transpose(0, 3, 1, 2)
+        # The largest goes first, as Caffe's softmax does it: no power overflows.
         powers = exp(cells[..., 5:] - cells[..., 5:].max(axis=-1, keepdims=True))
         probabilities = powers / powers.sum(axis=-1, keepdims=True)
         scores = sigmoid(cells[..., 4]) * probabilities.max(axis=-1)

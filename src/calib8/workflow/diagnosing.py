@@ -178,7 +178,7 @@ def name_of_sample(source: SampleSource) -> Callable[[int], str]:
 
 
 def given_recipe(network: Network) -> Recipe | None:
-    """How pixels become samples, where the data say it; None where only the user knows."""
+    """Say how pixels become samples, where the data say it; None where only the user knows."""
     linear = getattr(network.samples, "linear", None)
     known = isinstance(linear, Linear) and all(linear.scale)
     return Recipe(linear.mean, linear.scale, linear.order) if known and linear is not None else None

@@ -132,9 +132,10 @@ def measure_quality(
     for samples in sample_chunks(model, source, count, _IN_MEMORY):
         own = _own_labels(samples.labels, truths, done, len(samples.inputs), answer)
         for inputs, truth in zip(samples.inputs, own, strict=True):
-            found = run.outputs(inputs)
-            _add(parts, measures, found, truth)
-            outputs = [o + compare_outputs(found[0], y, run.compared) for o, y in zip(outputs, found[1:], strict=True)]
+            of_networks = run.outputs(inputs)
+            _add(parts, measures, of_networks, truth)
+            fp32, *int8 = of_networks
+            outputs = [o + compare_outputs(fp32, y, run.compared) for o, y in zip(outputs, int8, strict=True)]
             done += 1
             progress(Progress("evaluating", done, count))
     rows = [
@@ -145,10 +146,13 @@ def measure_quality(
 
 
 def _add(
-    parts: Sequence[Sequence[list[Any]]], measures: Sequence[Measure], found: Sequence[Mapping[str, Array]], truth: Any
+    parts: Sequence[Sequence[list[Any]]],
+    measures: Sequence[Measure],
+    of_networks: Sequence[Mapping[str, Array]],
+    truth: Any,
 ) -> None:
     """What each network's outputs contribute to each measure."""
-    for own, outputs in zip(parts, found, strict=True):
+    for own, outputs in zip(parts, of_networks, strict=True):
         for kept, measure in zip(own, measures, strict=True):
             kept.append(measure.part(outputs, truth))
 
@@ -212,14 +216,14 @@ class _Networks:
             self._executors.append(Executor(lower_int8(model, setup, wanted), wanted, engine))
 
     def outputs(self, inputs: Mapping[str, Array]) -> list[dict[str, Array]]:
-        """Of every network."""
+        """Compute those of every network."""
         return [_run(executor, inputs) for executor in self._executors]
 
 
 def _run(executor: Executor, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    found: dict[str, Array] = {}
-    executor.run(inputs, lambda reading, array: found.__setitem__(str(reading), array.copy()))
-    return found
+    outputs: dict[str, Array] = {}
+    executor.run(inputs, lambda reading, array: outputs.__setitem__(str(reading), array.copy()))
+    return outputs
 
 
 def _check_layers(model: Model, plan: QuantPlan, layers: Collection[str]) -> None:
