@@ -18,6 +18,8 @@ import calib8
 
 _SHIPPED = (
     "calib8/py.typed", "calib8/proto/caffe.proto", "calib8/proto/caffe_pb2.pyi", "calib8/proto/LICENSE.caffe",
+    "calib8/report/page/page.css", "calib8/report/page/vendor/sortable.min.js",
+    "calib8/report/page/vendor/LICENSE.sortable",
     "caffe/__init__.py", f"calib8-{calib8.__version__}.dist-info/licenses/LICENSE",
 )  # fmt: skip
 _MADE = ("_int8.caffemodel", "_calibration_table", "_calibration_table.pb2", "_calibration_table.prototxt")
