@@ -13,12 +13,19 @@ from calib8.analyze.doctor import Finding
 from calib8.analyze.verdict import Verdict
 from calib8.atomic import claim_folder
 from calib8.cli.flags import Flags, with_flags
+from calib8.cli.histogram_options import (
+    add_histogram_options,
+    calibrate_kept,
+    check_histogram_options,
+    count_shard,
+    wanted_of,
+)
 from calib8.cli.images import add_image_options, images_of
 from calib8.cli.options import Commands, add_common_options, add_gpu_option, network_name
 from calib8.cli.progress import ProgressLines
 from calib8.cli.recording import CALIBRATE_OPTIONS, IMAGE_OPTIONS, words_of
 from calib8.cli.table import aligned
-from calib8.cli.thresholds import add_threshold_options, calibrate_options
+from calib8.cli.threshold_options import add_threshold_options
 from calib8.errors import Calib8Error, OptionError
 from calib8.export import write_calibration_files
 from calib8.export.record import MAX_RECORD_BYTES, parse_record
@@ -104,6 +111,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_gpu_option(group)
     add_common_options(group)
+    add_histogram_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -119,15 +127,18 @@ def run(options: argparse.Namespace) -> int:
         raise OptionError(
             f"{output}: you may not write there, where the results would go; --output names another folder"
         )
+    check_histogram_options(options)
+    if options.shard is not None:
+        return count_shard(options)
     samples = None
     with claim_folder(output), ProgressLines() as progress:
         network = open_network(options.path / "deploy.prototxt", options.path / "custom.caffemodel", images_of(options))
-        if options.thresholds is None:
-            wanted = replace(
-                calibrate_options(options), two_pass=options.two_pass, memory_opt=options.memory_opt
-            )  # fmt: skip
+        if options.histograms is not None or options.cluster is not None:
+            result = calibrate_kept(network, options, progress)
+            _tell_findings(quick_check(network, options.threads))
+        elif options.thresholds is None:
             hashed = HashedSource(network.samples)
-            result = calibrate(replace(network, source=hashed), wanted, progress)
+            result = calibrate(replace(network, source=hashed), wanted_of(options), progress)
             samples = options.iteration, hashed.digest
             _tell_findings(quick_check(network, options.threads))
         else:
@@ -157,7 +168,7 @@ def _record(options: argparse.Namespace, output: Path, samples: tuple[int, str] 
 def _compare_samples(path: Path, samples: object) -> None:
     """Say that a repeated calibration has other samples."""
     before = parse_record(read_file(path, MAX_RECORD_BYTES, OptionError), str(path)).further.get("samples")
-    if before is not None and before != samples:
+    if before is not None and samples is not None and before != samples:
         _log.warning("%s: the samples are others than those of the record, so the result may be another one", path)
 
 

@@ -15,7 +15,7 @@ from calib8.cli.images import add_image_options, images_of
 from calib8.cli.options import Commands, add_common_options, add_gpu_option, network_name
 from calib8.cli.progress import ProgressLines
 from calib8.cli.table import aligned
-from calib8.cli.thresholds import add_threshold_options, calibrate_options
+from calib8.cli.threshold_options import add_threshold_options, calibrate_options
 from calib8.errors import OptionError
 from calib8.measure.thresholds import DEFAULT_METHOD
 from calib8.reading import require_folder

@@ -22,6 +22,8 @@ SUMMARIES: Mapping[str, str] = {
     "calibrate": "quantise a network to INT8",
     "evaluate": "say how much accuracy INT8 costs, on labelled data",
     "report": "write one page that shows what INT8 does",
+    "thresholds": "find thresholds in kept histograms, and compare methods",
+    "merge": "merge histograms of parts of the data",
     "sensitivity": "say which layer costs the accuracy",
     "tune": "tune thresholds, and choose layers that stay in FP32",
     "export": "write a network for other tools",

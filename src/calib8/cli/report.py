@@ -10,7 +10,7 @@ from calib8.cli.judging import METRICS, add_judge_options, metrics_of
 from calib8.cli.options import Commands
 from calib8.cli.progress import ProgressLines
 from calib8.cli.start import add_start_options, open_start
-from calib8.cli.thresholds import calibrate_options
+from calib8.cli.threshold_options import calibrate_options
 from calib8.errors import OptionError
 from calib8.export import write_files
 from calib8.reading import read_file, require_folder

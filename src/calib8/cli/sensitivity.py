@@ -13,7 +13,7 @@ from calib8.cli.options import Commands
 from calib8.cli.progress import ProgressLines
 from calib8.cli.start import add_start_options, open_start
 from calib8.cli.table import aligned
-from calib8.cli.thresholds import measure_options
+from calib8.cli.threshold_options import measure_options
 from calib8.errors import OptionError
 from calib8.reading import require_folder
 from calib8.workflow import SensitivityOptions, draw_sensitivity, sensitivity, write_sensitivity

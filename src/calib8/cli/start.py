@@ -7,7 +7,7 @@ from pathlib import Path
 
 from calib8.cli.images import add_image_options, add_samples_option, images_of
 from calib8.cli.options import add_common_options, add_gpu_option, network_name
-from calib8.cli.thresholds import add_threshold_options, calibrate_options
+from calib8.cli.threshold_options import add_threshold_options, calibrate_options
 from calib8.data import read_image_params
 from calib8.errors import OptionError
 from calib8.reading import exists, require_folder

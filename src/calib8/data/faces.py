@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,33 +57,50 @@ class SampleSource(Protocol):
         ...
 
 
-def takes(source: SampleSource, iteration: int) -> Iterator[Batch]:
+@runtime_checkable
+class Seekable(Protocol):
+    """A source that need not read the samples before the one to begin with."""
+
+    def batches_from(self, start: int) -> Iterator[Batch]:
+        """Yield the samples from number `start` on (0 is the first), in full batches; else as `batches`."""
+        ...
+
+
+def takes(source: SampleSource, iteration: int, start: int = 0) -> Iterator[Batch]:
     """Yield batches until `iteration` images were given; the last batch is cut to what is still missing.
 
+    Args:
+        start: so many of the first images are passed over.
+
     Raises:
-        OptionError: `iteration` is below 1.
+        OptionError: `iteration` is below 1, or `start` is not below it.
         DataError: there are fewer images; both numbers are in the message.
     """
     if iteration < 1:
         raise OptionError(f"`iteration` is {iteration}; it counts images and must be at least 1")
+    if not 0 <= start < iteration:
+        raise OptionError(f"images {start} to {iteration} are none")
     if source.size is not None and iteration > source.size:
         raise DataError(
             f"`iteration` asks for {iteration} images, but the data set has {source.size}; "
             "give a smaller `iteration` or more images"
         )
-    return _cut(source, iteration)
+    return _cut(source, iteration, start)
 
 
-def _cut(source: SampleSource, iteration: int) -> Iterator[Batch]:
-    given = 0
-    batches = source.batches()
+def _cut(source: SampleSource, iteration: int, start: int) -> Iterator[Batch]:
+    seeks = start > 0 and isinstance(source, Seekable)
+    batches = source.batches_from(start) if seeks and isinstance(source, Seekable) else source.batches()
+    given = start if seeks else 0
     try:
         for batch in batches:
             images = len(next(iter(batch.values())))
-            count = min(images, iteration - given)
-            given += count
-            yield batch if count == images else {top: _first(array, images, count) for top, array in batch.items()}
-            if given == iteration:
+            first, last = max(start - given, 0), min(images, iteration - given)
+            given += last
+            if first < last:
+                whole = first == 0 and last == images
+                yield batch if whole else {top: _part(array, images, first, last) for top, array in batch.items()}
+            if given >= iteration:
                 return
     finally:
         if isinstance(batches, Generator):
@@ -91,6 +108,6 @@ def _cut(source: SampleSource, iteration: int) -> Iterator[Batch]:
     raise DataError(f"`iteration` asks for {iteration} images, but the data ended after {given}")
 
 
-def _first(array: NDArray[np.float32], images: int, count: int) -> NDArray[np.float32]:
-    """Cut the part of a top that belongs to the first `count` images; a top that does not count images stays whole."""
-    return array[:count] if array.ndim and len(array) == images else array
+def _part(array: NDArray[np.float32], images: int, first: int, last: int) -> NDArray[np.float32]:
+    """Cut the part of a top that belongs to some images; a top that does not count images stays whole."""
+    return array[first:last] if array.ndim and len(array) == images else array

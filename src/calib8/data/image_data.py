@@ -51,10 +51,14 @@ class ImageDataSource(SampleSource):
 
     def batches(self) -> Iterator[Batch]:
         """Yield batches, see SampleSource."""
-        return batches_of(self._samples(), len(self._images), self.shapes, self._transform)
+        return self.batches_from(0)
 
-    def _samples(self) -> Iterator[NamedSample]:
-        for listed in self._images:
+    def batches_from(self, start: int) -> Iterator[Batch]:
+        """Yield batches, see Seekable."""
+        return batches_of(self._samples(start), len(self._images) - start, self.shapes, self._transform)
+
+    def _samples(self, start: int = 0) -> Iterator[NamedSample]:
+        for listed in self._images[start:]:
             image = listed.read(self._flags)
             if self._size != (0, 0):
                 image = cv2.resize(image, self._size)

@@ -76,8 +76,12 @@ class ImagesSource(SampleSource):
 
     def batches(self) -> Iterator[Batch]:
         """Yield batches, see SampleSource."""
-        for start in range(0, len(self._images), self.batch_size):
-            chosen = self._images[start : start + self.batch_size]
+        return self.batches_from(0)
+
+    def batches_from(self, start: int) -> Iterator[Batch]:
+        """Yield batches, see Seekable."""
+        for first in range(start, len(self._images), self.batch_size):
+            chosen = self._images[first : first + self.batch_size]
             array = np.empty((len(chosen), *self._preparer.shape), np.float32)
             for listed, sample in zip(chosen, array, strict=True):
                 prepare(listed, self._preparer, sample)

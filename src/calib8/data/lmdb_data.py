@@ -9,6 +9,7 @@ Deviations: `rand_skip` and `shuffle` are not followed, so that every run sees t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from calib8.data.batching import NamedSample, batches_of, first_shapes
@@ -48,10 +49,14 @@ class LmdbSource(SampleSource):
 
     def batches(self) -> Iterator[Batch]:
         """Yield batches, see SampleSource."""
-        return batches_of(self._samples(), self._records.count, self.shapes, self._transform)
+        return self.batches_from(0)
 
-    def _samples(self) -> Iterator[NamedSample]:
-        for key, record in self._records:
+    def batches_from(self, start: int) -> Iterator[Batch]:
+        """Yield batches, see Seekable."""
+        return batches_of(self._samples(start), self._records.count - start, self.shapes, self._transform)
+
+    def _samples(self, start: int = 0) -> Iterator[NamedSample]:
+        for key, record in islice(self._records, start, None):
 
             def name(key: bytes = key) -> str:
                 return f"{self._records.path}: the record with key {key.decode('utf-8', 'backslashreplace')!r}"

@@ -7,8 +7,9 @@ the data layer gives changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import TracebackType
 
 import numpy as np
 
@@ -72,16 +73,15 @@ def collect_histograms(
         DataError: the data give no sample, or lack an input of the network.
         Calib8Error: what the data or a layer in Python raises.
     """
-    with Crew(options.workers) as crew:
-        run = _Passes(model, batches, tuple(observed), options, crew, progress)
+    with Passes(model, tuple(observed), options, progress) as run:
         counters: dict[str, AdaptiveHistogram | Histogram]
         if options.two_passes:
             largest = {value: AbsMax() for value in observed}
-            run.over(largest)
+            run.over(batches(), largest)
             counters = {value: Histogram(largest[value].maximum, options.bins) for value in observed}
         else:
             counters = {value: AdaptiveHistogram(options.bins) for value in observed}
-        run.over(counters)
+        run.over(batches(), counters)
     return {value: counter.result() for value, counter in counters.items()}
 
 
@@ -100,30 +100,47 @@ def collect(
     Raises:
         DataError, Calib8Error: as `collect_histograms`.
     """
-    with Crew(options.workers) as crew:
-        _Passes(model, batches, tuple(counters), options, crew, progress).over(counters)
+    with Passes(model, tuple(counters), options, progress) as run:
+        run.over(batches(), counters)
 
 
-class _Passes:
-    """Forward passes over all batches, with an executor for each set of input shapes."""
+class Passes:
+    """Forward passes over batches, with an executor for each set of input shapes. Use it in a `with` block.
+
+    Args:
+        observed: values; counters are for some of them, or for all.
+        progress: is told of all images, of every call of `over`.
+    """
 
     def __init__(
         self,
         model: Model,
-        batches: Batches,
         observed: tuple[str, ...],
-        options: CollectOptions,
-        crew: Crew,
-        progress: Progress,
+        options: CollectOptions = CollectOptions(),
+        progress: Progress = lambda done: None,
     ) -> None:
-        self._model, self._batches, self._observed = model, batches, observed
-        self._options, self._crew, self._progress = options, crew, progress
+        self._model, self._observed = model, observed
+        self._options, self._progress = options, progress
+        self._crew = Crew(options.workers)
         self._executors: ExecutorCache[Executor] = ExecutorCache(_SHAPES_KEPT)
         self._last: tuple[tuple[Shape, ...], _Network] | None = None
         self._done = 0
 
-    def over(self, counters: Mapping[str, Counter]) -> None:
-        """Go over the data once; every counter takes in its value of each image."""
+    def __enter__(self) -> Passes:
+        self._crew.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._crew.__exit__(kind, error, trace)
+
+    def over(self, batches: Iterable[Mapping[str, Array]], counters: Mapping[str, Counter]) -> None:
+        """Run batches; every counter has taken in its value of each image when this returns.
+
+        Raises:
+            DataError: there is no batch, or one lacks an input of the network.
+        """
         guarded: dict[Reading, Guarded] = {value: Guarded(counter) for value, counter in counters.items()}
 
         def count(lane: int, run: tuple[_Network, Mapping[str, Array]]) -> int:
@@ -133,16 +150,16 @@ class _Passes:
             return network.images
 
         images = 0
-        for done in self._crew.stream(count, self._runs()):
+        for done in self._crew.stream(count, self._runs(batches)):
             images += done
             self._progress(self._done + images)
         if images == 0:
             raise DataError(f"{self._model.net.source}: the calibration data give no sample")
         self._done += images
 
-    def _runs(self) -> Iterator[tuple[_Network, Mapping[str, Array]]]:
+    def _runs(self, batches: Iterable[Mapping[str, Array]]) -> Iterator[tuple[_Network, Mapping[str, Array]]]:
         """Every forward pass: a network, and its inputs."""
-        for batch in self._batches():
+        for batch in batches:
             inputs = self._model.inputs_of(batch)
             network = self._network(tuple(array.shape for array in inputs.values()))
             for part in network.parts(inputs):

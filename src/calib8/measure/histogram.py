@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from calib8.errors import OptionError
 from calib8.measure import counting
+from calib8.measure.states import CounterState, exponent_of
 
 DEFAULT_BINS = 2048
 BINS_MULTIPLE = 128
@@ -36,7 +37,6 @@ DEAD_BELOW = 2.0**-100
 _MIN_FINE_BINS = 1 << 14
 _MAX_FINE_BINS = 1 << 20
 _FINE_PER_BIN = 8
-_MIN_EXPONENT = -100
 _FLOAT32_ROUNDS_BY = 1 + 2.0**-22
 
 
@@ -161,6 +161,21 @@ class _Counter(ABC):
         """Return what has been counted so far, in the formula's bins."""
 
     @abstractmethod
+    def state(self) -> CounterState:
+        """Take a picture of all that has been counted so far, to be merged with others, or to go on from."""
+
+    def _take(self, state: CounterState) -> None:
+        """Go on where a counter of the same bins was."""
+        self._table.counts[:] = state.counts
+        self._zeros, self._nans, self._infs = state.zeros, state.nans, state.infs
+        self._samples, self._beyond = state.samples, state.beyond
+
+    def _state(self, bins: int) -> CounterState:
+        counts = self._table.counts.copy()
+        tallies = (self._zeros, self._nans, self._infs, self._samples, self._beyond)
+        return CounterState(self._exact, bins, self.maximum, counts, *tallies)
+
+    @abstractmethod
     def _count(self, array: NDArray[np.float32]) -> tuple[float, int]:
         """Count values, unless one is NaN or larger than `_limit`; return the largest |x| and the number of zeros."""
 
@@ -207,6 +222,17 @@ class Histogram(_Counter):
         # All that is admitted over a maximum of 0 is 0, whatever the divisor.
         self._divisor = self.maximum / (bins - 1) or 1.0
 
+    @classmethod
+    def of(cls, state: CounterState) -> Histogram:
+        """Make a counter that has counted what a state of exact counts says."""
+        counter = cls(state.maximum, state.bins)
+        counter._take(state)
+        return counter
+
+    def state(self) -> CounterState:
+        """Take a picture of all that has been counted so far."""
+        return self._state(self._table.bins)
+
     def result(self) -> BlobHistogram:
         """Return what has been counted so far."""
         return self._histogram(self._table.counts.copy())
@@ -248,11 +274,22 @@ class AdaptiveHistogram(_Counter):
     _exact = False
 
     def __init__(self, bins: int = DEFAULT_BINS) -> None:
-        wanted = 1 << (_FINE_PER_BIN * check_bins(bins) - 1).bit_length()
-        super().__init__(min(max(wanted, _MIN_FINE_BINS), _MAX_FINE_BINS))
+        super().__init__(fine_bins(check_bins(bins)))
         self.bins = bins
         self._exponent: int | None = None
         self._scale = 1.0  # any does before the first value that is not 0
+
+    @classmethod
+    def of(cls, state: CounterState) -> AdaptiveHistogram:
+        """Make a counter that has counted what a state of fine counts says."""
+        counter = cls(state.bins)
+        counter._reach(state.maximum)
+        counter._take(state)
+        return counter
+
+    def state(self) -> CounterState:
+        """Take a picture of all that has been counted so far."""
+        return self._state(self.bins)
 
     @property
     def fine_width(self) -> float:
@@ -284,12 +321,24 @@ class AdaptiveHistogram(_Counter):
         self.maximum = max(self.maximum, peak)
         if self.maximum == 0:
             return
-        exponent = max(math.frexp(self.maximum)[1], _MIN_EXPONENT)
+        exponent = exponent_of(self.maximum)
+        assert exponent is not None  # the maximum is not 0
         if self._exponent is not None:
             self._table.widen(exponent - self._exponent)
         self._exponent = exponent
         self._scale = math.ldexp(float(self._table.bins), -exponent)
         self._limit = math.ldexp(1 - 2.0**-24, exponent)  # the float32 before 2^exponent
+
+
+def fine_bins(bins: int) -> int:
+    """Return how many fine bins there are for so many bins: a power of two."""
+    wanted = 1 << (_FINE_PER_BIN * bins - 1).bit_length()
+    return min(max(wanted, _MIN_FINE_BINS), _MAX_FINE_BINS)
+
+
+def histogram_of(state: CounterState) -> BlobHistogram:
+    """Bring what a state holds to the formula's bins."""
+    return (Histogram.of(state) if state.exact else AdaptiveHistogram.of(state)).result()
 
 
 def _rebin(fine: NDArray[np.int64], total: int, width: float, bins: int) -> NDArray[np.int64]:

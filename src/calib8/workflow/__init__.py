@@ -8,6 +8,8 @@ Nothing here reads a command line or prints. Options are frozen dataclasses, res
 - `images`: images for a network's input
 - `checking`: what is in a network, and what is wrong with it
 - `calibrating`: thresholds from samples, integers from thresholds
+- `histograms`: counted once and kept in files; `comparing`: what the methods make of them
+- `cluster`: the same on the workers of a Dask scheduler
 - `judging`: what counts as a good result, and the samples that it is judged on (`samples`)
 - `diagnosing`: whether the images, and what is done to them, are right
 - `measuring`: what INT8 costs on labelled samples (`truth`), with intervals
@@ -35,8 +37,21 @@ from calib8.workflow.calibrating import (
     read_thresholds,
 )
 from calib8.workflow.checking import check
+from calib8.workflow.cluster import NetworkFiles, count_on_cluster
+from calib8.workflow.comparing import ComparedBlob, ComparedThreshold, compare_methods, methods_left_out
 from calib8.workflow.diagnosing import DiagnoseOptions, Diagnosis, diagnose, quick_check
 from calib8.workflow.evaluating import EvaluateOptions, Evaluation, evaluate
+from calib8.workflow.histograms import (
+    CountOptions,
+    Part,
+    calibrate_from,
+    count_histograms,
+    count_to_file,
+    merge_histograms,
+    open_calibrated,
+    part_of,
+    write_histograms,
+)
 from calib8.workflow.images import Images
 from calib8.workflow.judging import JudgeOptions, Metric
 from calib8.workflow.measuring import QualityOptions, QualityReport, TableQuality, Truth, measure_quality
@@ -67,6 +82,9 @@ __all__ = [
     "Arrays",
     "CalibrateOptions",
     "CalibrationResult",
+    "ComparedBlob",
+    "ComparedThreshold",
+    "CountOptions",
     "DiagnoseOptions",
     "Diagnosis",
     "DropOptions",
@@ -79,6 +97,8 @@ __all__ = [
     "Metric",
     "MixedResult",
     "Network",
+    "NetworkFiles",
+    "Part",
     "Progress",
     "ProgressCallback",
     "QualityOptions",
@@ -91,23 +111,33 @@ __all__ = [
     "Tuner",
     "VerdictOptions",
     "calibrate",
+    "calibrate_from",
     "change_thresholds",
     "check",
     "choose_thresholds",
+    "compare_methods",
+    "count_histograms",
+    "count_on_cluster",
+    "count_to_file",
     "data_layer",
     "diagnose",
     "draw_sensitivity",
     "evaluate",
     "measure_histograms",
     "measure_quality",
+    "merge_histograms",
+    "methods_left_out",
     "needed_histograms",
+    "open_calibrated",
     "open_network",
+    "part_of",
     "quick_check",
     "read_calibration",
     "read_thresholds",
     "sensitivity",
     "tune",
     "verdict",
+    "write_histograms",
     "write_layer_damage",
     "write_mixed",
     "write_sensitivity",

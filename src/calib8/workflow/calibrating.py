@@ -151,19 +151,29 @@ def needed_histograms(
         return known
     two_pass = options.two_pass or method_named(options.method).like_the_original
     found = measure_histograms(network, missing, replace(options, two_pass=two_pass), progress)
-    _refuse_no_numbers(network.model, found)
-    for value, histogram in found.items():
-        _tell_oddities(network.model, value, histogram)
+    check_values(network, found)
     return {**known, **found}
+
+
+def check_values(network: Network, histograms: Mapping[str, BlobHistogram]) -> None:
+    """Warn of what looks odd in histograms.
+
+    Raises:
+        DataError: blobs without a single number; all of them.
+    """
+    _refuse_no_numbers(network.model, histograms)
+    for value, histogram in histograms.items():
+        _tell_oddities(network.model, value, histogram)
 
 
 def _missing(network: Network, options: CalibrateOptions, known: Mapping[str, BlobHistogram]) -> list[str]:
     """The values that the method measures, without those whose histogram will do."""
     exact = options.two_pass or method_named(options.method).like_the_original
-    return [v for v in _measured_values(network, options) if v not in known or (exact and not known[v].exact)]
+    return [v for v in observed_by(network, options) if v not in known or (exact and not known[v].exact)]
 
 
-def _measured_values(network: Network, options: CalibrateOptions) -> tuple[str, ...]:
+def observed_by(network: Network, options: CalibrateOptions) -> tuple[str, ...]:
+    """Return the values that a method measures, in the order of their layers."""
     as_written = method_named(options.method).like_the_original
     return observed_values(network.model, options.concat_quantize, as_written=as_written)
 
@@ -211,7 +221,7 @@ def choose_thresholds(
             f"method {options.method} lacks histograms of {len(missing)} values ({missing[0]!r} ..); "
             "needed_histograms() measures them"
         )
-    measured = _measured_values(network, options)
+    measured = observed_by(network, options)
     found = {v: find_threshold(histograms[v], options.method, options.threshold) for v in measured}
     dead = frozenset(v for v in measured if histograms[v].dead)
     plan = plan_of(network, found, options.concat_quantize, dead)

@@ -1,0 +1,127 @@
+"""Options of `calib8 calibrate` for histograms that are kept, counted in parts, or counted on a cluster."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from calib8.cli.images import images_of
+from calib8.cli.progress import ProgressLines
+from calib8.cli.threshold_options import calibrate_options
+from calib8.errors import OptionError
+from calib8.measure.histogram_file import read_histograms
+from calib8.workflow import (
+    CalibrateOptions,
+    CalibrationResult,
+    CountOptions,
+    Images,
+    Network,
+    NetworkFiles,
+    calibrate_from,
+    count_on_cluster,
+    count_to_file,
+    open_network,
+    part_of,
+    write_histograms,
+)
+
+_ONE_PASS = "max"  # a method that needs no exact counts
+
+
+def add_histogram_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    group = parser.add_argument_group("many images")
+    group.add_argument(
+        "--histograms", metavar="FILE", type=Path,
+        help="keep what is counted in this file, for `calib8 thresholds` and `calib8 merge`; go on with what it "
+        "has, or where an interrupted run was",
+    )  # fmt: skip
+    group.add_argument(
+        "--shard", metavar="I/N", type=_shard,
+        help="with --histograms: count only part I of N of the images, and write nothing but the histograms",
+    )  # fmt: skip
+    group.add_argument(
+        "--maxima", metavar="FILE", type=Path,
+        help="with --shard: count exactly, for --method kl or --two-pass, over the maxima of these histograms, which "
+        "are those of all parts merged",
+    )  # fmt: skip
+    group.add_argument(
+        "--cluster", metavar="ADDRESS",
+        help="count on the workers of a Dask scheduler, like tcp://host:8786, or local:N for N processes on this "
+        "machine; the same bytes as without. Needs pip install 'calib8[cluster]'",
+    )  # fmt: skip
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, _, count = text.partition("/")
+    if not all(part.isascii() and part.isdigit() and len(part) < 8 for part in (index, count)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no part; expected I/N, like 2/4 for the second of four")
+    return int(index), int(count)
+
+
+def check_histogram_options(options: argparse.Namespace) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        OptionError: which.
+    """
+    if options.thresholds is not None and (options.histograms is not None or options.cluster is not None):
+        raise OptionError("`thresholds` are given, so that there is nothing to count: no `histograms`, no `cluster`")
+    if options.cluster is not None and options.shard is not None:
+        raise OptionError("`cluster` cuts the images itself: leave out `shard`")
+    if options.shard is not None and options.histograms is None:
+        raise OptionError("`shard` counts a part of the images into a file: say `histograms=..`")
+    if options.maxima is not None and options.shard is None:
+        raise OptionError("`maxima` are for parts of the data: say `shard=..`, 1/1 for all images of this machine")
+
+
+def wanted_of(options: argparse.Namespace) -> CalibrateOptions:
+    """Read how a network is calibrated, and how it is run for that."""
+    return replace(calibrate_options(options), two_pass=options.two_pass, memory_opt=options.memory_opt)
+
+
+def count_shard(options: argparse.Namespace) -> int:
+    """Count a part; other parts may be counted at the same time, with files in the same folder.
+
+    Returns:
+        The exit code.
+    """
+    wanted, maxima = wanted_of(options), None
+    if options.maxima is not None:
+        maxima = read_histograms(options.maxima)
+    else:  # exact counts over the maxima of a part would have to be counted again
+        wanted = replace(wanted, method=_ONE_PASS, two_pass=False)
+    with ProgressLines() as progress:
+        network = open_network(options.path / "deploy.prototxt", options.path / "custom.caffemodel", images_of(options))
+        part = part_of(network, options.iteration, *options.shard)
+        counted = count_to_file(network, wanted, options.histograms, CountOptions(part, maxima), progress)
+    samples = f"{counted.samples.size} samples, {part.start + 1} to {part.stop} of {options.iteration}"
+    print(f"{options.histograms}: {samples}")
+    return 0
+
+
+def calibrate_kept(network: Network, options: argparse.Namespace, progress: ProgressLines) -> CalibrationResult:
+    """Calibrate as always, but count into a file, or on a cluster, or both."""
+    wanted = wanted_of(options)
+    if options.cluster is None:
+        counted = count_to_file(network, wanted, options.histograms, progress=progress)
+    else:
+        counted = count_on_cluster(network, _files(options), wanted, options.cluster, progress)
+        if options.histograms is not None:
+            write_histograms(options.histograms, counted)
+    return calibrate_from(network, counted, wanted)
+
+
+def _files(options: argparse.Namespace) -> NetworkFiles:
+    """What workers open, by paths that do not depend on a working directory."""
+    path, samples = options.path.resolve(), images_of(options)
+    if isinstance(samples, Images):
+        mean = samples.preprocess.mean
+        if isinstance(mean, str | os.PathLike):
+            samples = replace(samples, preprocess=replace(samples.preprocess, mean=Path(mean).resolve()))
+        samples = replace(samples, images=Path(samples.images).resolve())
+    elif samples is not None:
+        samples = replace(samples, path=Path(samples.path).resolve())
+    return NetworkFiles(path / "deploy.prototxt", path / "custom.caffemodel", samples)

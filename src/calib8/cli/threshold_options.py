@@ -1,0 +1,58 @@
+"""Options that say how thresholds are found."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from calib8.measure.histogram import DEFAULT_BINS
+from calib8.measure.thresholds import DEFAULT_METHOD, METHODS, ORIGINAL_METHOD, ThresholdOptions
+from calib8.workflow import CalibrateOptions, MeasureOptions
+
+
+def add_threshold_options(parser: argparse.ArgumentParser, method: str | None) -> None:
+    """Add `--method` and what goes with it; `method` is its default, None for a command that has another one."""
+    group = parser.add_argument_group("thresholds")
+    methods = "; ".join(f"{m.name}: {m.summary}" for m in METHODS.values())
+    default = method or f"take the files that PATH has, else {DEFAULT_METHOD}"
+    which = group.add_mutually_exclusive_group()
+    which.add_argument("--method", choices=METHODS, default=method, help=f"{methods} (default: {default})")
+    which.add_argument(
+        "--original", action="store_true",
+        help=f"do what the original tool does, and nothing else: --method {ORIGINAL_METHOD}, and integers by the "
+        "contract's own rounding",
+    )  # fmt: skip
+    group.add_argument(
+        "--percent", type=float, default=ThresholdOptions().percent, metavar="P",
+        help="with --method percentile: this share of the values is not clipped (default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--ignore-zeros", action="store_true",
+        help="with --method percentile: leave zeros out of the distributions, as kl and kl-fine always do",
+    )  # fmt: skip
+    group.add_argument(
+        "--bins", type=int, default=DEFAULT_BINS, metavar="N",
+        help="bins of a histogram, a multiple of 128 (default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--concat-quantize", action="store_true", help="every bottom of a Concat keeps a threshold of its own"
+    )
+    group.add_argument(
+        "--thresholds", metavar="TABLE", type=Path,
+        help="take the thresholds from a plain calibration table instead of measuring them",
+    )  # fmt: skip
+
+
+def measure_options(options: argparse.Namespace) -> MeasureOptions:
+    """Read how values are measured."""
+    return MeasureOptions(iteration=options.iteration, bins=options.bins, threads=options.threads)
+
+
+def calibrate_options(options: argparse.Namespace) -> CalibrateOptions:
+    """Read how values are measured, and thresholds found in them."""
+    wanted = CalibrateOptions(
+        **vars(measure_options(options)), method=options.method or DEFAULT_METHOD,
+        threshold=ThresholdOptions(percent=options.percent, ignore_zeros=options.ignore_zeros),
+        concat_quantize=options.concat_quantize,
+    )  # fmt: skip
+    return wanted.as_original() if options.original else wanted
