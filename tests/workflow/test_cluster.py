@@ -30,7 +30,7 @@ MSE = CalibrateOptions(iteration=60, method="mse")
 def cluster():
     """A scheduler, and two processes that work for it."""
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50, memory_limit=0
+        n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50, memory_limit=0
     ) as local:
         yield local
 

@@ -264,7 +264,7 @@ def _connected(cluster: str, options: CalibrateOptions, patience: float) -> Iter
                 LocalCluster(
                     n_workers=count,
                     threads_per_worker=1,
-                    dashboard_address=None,
+                    dashboard_address=":0",
                     silence_logs=logging.CRITICAL,
                     memory_limit=0,
                 )
