@@ -143,8 +143,9 @@ def test_dropout_follows_the_seed(opened):
     assert np.array_equal(run(net, 1), first) and not np.array_equal(first, second)
 
 
-def test_spatial_dropout_drops_channels(opened):
-    net = opened(one("SpatialDropout", "spatial_dropout_param { dropout_ratio: 0.4 }"), (20, 30, 2, 3))
+@pytest.mark.parametrize("message", ["spatial_dropout_param", "dropout_param"])
+def test_spatial_dropout_drops_channels(opened, message):
+    net = opened(one("SpatialDropout", f"{message} {{ dropout_ratio: 0.4 }}"), (20, 30, 2, 3))
     y = run(net, 3)
     assert np.array_equal(y, np.broadcast_to(y[:, :, :1, :1], y.shape))
     assert (y == 0).mean() == pytest.approx(0.4, abs=0.05)
