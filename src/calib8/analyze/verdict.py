@@ -105,7 +105,8 @@ class Verdict:
 
 _SENTENCES = {
     Grade.GOOD: "INT8 follows FP32 closely; `calib8 evaluate` measures it with labels",
-    Grade.FAIR: "INT8 loses a little; measure it with labels (`calib8 evaluate`), try another `method`, or `calib8 tune`",
+    Grade.FAIR: "INT8 loses a little; measure it with labels (`calib8 evaluate`), try another `method`, or tune it "
+    "(`calib8 tune`)",
     Grade.BAD: "INT8 loses much; look at the images (`calib8 doctor`), try another `method`, then find the layer "
     "(`calib8 sensitivity`) and tune it or leave it in FP32 (`calib8 tune`)",
 }
