@@ -78,6 +78,21 @@ class Evaluation:
         rounded, inputs = quantised_values(model, plan)
         return self._measured(lower_float(rounded, self._names), lambda name, x: fake(x, inputs.get(name)))
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The values that a runtime has to give."""
+        return self._names
+
+    def by(self, run: Callable[[Array], Outputs]) -> Result:
+        """Another runtime: `run` makes `names` of a sample."""
+        seen, noises = [], []
+        for index, sample in enumerate(self.network.evaluation):
+            outputs = run(sample)
+            pairs = zip(self._signals[index], self._vectors(outputs), strict=True)
+            seen.append(self._seen(outputs))
+            noises.append(sum(float(((a - b) ** 2).sum()) for a, b in pairs))
+        return self._result(seen, noises)
+
     def _measured(self, steps: Sequence[Step], prepared: Callable[[str, Array], Array] = lambda _, x: x) -> Result:
         def measure(index: int, outputs: Outputs) -> tuple[Any, float]:
             pairs = zip(self._signals[index], self._vectors(outputs), strict=True)

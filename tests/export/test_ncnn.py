@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 
+import cv2
 import numpy as np
 import pytest
 
@@ -12,7 +13,8 @@ from calib8.errors import OptionError, UnsupportedError
 from calib8.export.ncnn import ncnn_export
 from calib8.export.ncnn.int8 import quantize
 from calib8.lowering import build_model
-from calib8.proto.text import parse_prototxt
+from calib8.proto.caffemodel import read_caffemodel
+from calib8.proto.text import parse_prototxt, read_prototxt
 
 DATA = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: [1, 8, 12, 9] } } }\n'
 
@@ -395,3 +397,63 @@ def test_inputs_that_nothing_reads_are_left_out(random_model):
     text = 'layer { name: "data" type: "Input" top: "x" top: "label" input_param { shape { dim: [1, 3, 4, 4] } } }\n'
     lines = ncnn_export(random_model(text + layer("ReLU", "x", "y"))).param.decode().splitlines()
     assert [line.split()[:2] for line in lines[2:]] == [["Input", "data"], ["ReLU", "ReLU"]]
+
+
+@pytest.mark.parametrize("non_negative", [True, False])
+def test_levels_of_3x3_are_those_that_cannot_overflow(random_model, run_ncnn, non_negative):
+    """All weights and all pixels the same: the largest sum there is, by ncnn's fast algorithm for 3 x 3."""
+    text = DATA.replace("1, 8", "1, 64") + layer("ReLU" if non_negative else "TanH", "data", "x")
+    text += conv("x", "y", "num_output: 16 kernel_size: 3 bias_term: false")
+    weights = np.ones((16, 64, 3, 3), np.float32)
+    weights[1::2] *= -0.25
+    model = random_model(text, weights={"y": [weights]})
+    files = ncnn_export(model, {"data": 1.0, "x": 1.0, "y": 1.0})
+    inputs = {"data": np.full(model.shapes["data"], 50, np.float32)}
+    found = run_ncnn(files, inputs, ["y"])["y"][0]
+    np.testing.assert_allclose(found[::2], 64 * 9, rtol=0.02)
+    np.testing.assert_allclose(found[1::2], -64 * 9 / 4, rtol=0.02)
+
+
+@pytest.mark.parametrize("non_negative", [True, False])
+def test_no_input_reaches_further_than_the_limit(non_negative):
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((20, 400)).astype(np.float32) * np.linspace(0.01, 3, 20, dtype=np.float32)[:, None]
+    weights[0] = 0
+    own, free = (quantize("x", weights, 1.0, most, non_negative=non_negative) for most in (5_000, None))
+    above, below = (np.maximum(sign * own.values.astype(int), 0).sum(axis=1) for sign in (1, -1))
+    reach = np.maximum(above, below) if non_negative else above + below
+    assert reach.max() <= 5_000 and (own.scales <= free.scales).all()
+    assert reach[1:].min() > 4_600  # not less than need be
+    wide = quantize("x", weights, 1.0, 10**6, non_negative=non_negative)
+    np.testing.assert_array_equal(wide.values, free.values)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("name", "logits", "mean", "scale", "least"),
+    [
+        ("squeezenet_v1.1", ["pool10"], (104, 117, 123), 1, 15),
+        ("cifar10_resnet20", ["fc1"], (125, 123, 114), 1 / 256, 18),
+        ("mobilenetv2_yolov3_nano_voc", ["layer69-conv", "layer79-conv"], (0, 0, 0), 1 / 256, 12),
+    ],
+)
+def test_real_networks(shared, run_ncnn, name, logits, mean, scale, least):
+    """FP32 as we compute it, and INT8 near it, on one photograph; thresholds are its largest values."""
+    folder = shared / "models" / name
+    weights = read_caffemodel(folder / "custom.caffemodel")
+    model = build_model(read_prototxt(folder / "deploy.prototxt"), weights).batch_of_one()
+    (blob,) = model.inputs
+    photograph = cv2.imread(str(min((shared / "images" / "coco64").glob("*.jpg"))))
+    height, width = model.shapes[blob][2:]
+    pixels = (cv2.resize(photograph, (width, height)).astype(np.float32) - np.float32(mean)) * np.float32(scale)
+    x = {blob: np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])}
+    values = run_float(model, x, list(model.shapes))
+    names = [*model.net.outputs, *logits]
+    in_float = run_ncnn(ncnn_export(model), x, names)
+    for value in names:
+        np.testing.assert_allclose(in_float[value], values[value], atol=1e-4 * np.abs(values[value]).max())
+    thresholds = {value: max(float(np.abs(array).max()), 1e-6) for value, array in values.items()}
+    in_int8 = run_ncnn(ncnn_export(model, thresholds), x, logits)
+    for value in logits:
+        noise = np.square(in_int8[value] - values[value]).sum() / np.square(values[value]).sum()
+        assert least < -10 * np.log10(noise) < 60

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.export.ncnn.graph import NcnnLayer, Param, marked, plain
-from calib8.export.ncnn.int8 import Int8Weights, quantize
+from calib8.export.ncnn.int8 import MOST_OF_3X3, Int8Weights, quantize
 from calib8.graph import Layer, Shape
 from calib8.layer_kit.base import canonical_axis, count
 from calib8.layer_kit.spatial import Window
@@ -93,6 +93,7 @@ class Step:
         call: with Caffe's shapes, which begin with the axis of images, and the float weights.
         bottoms, tops: the names of their blobs in ncnn.
         threshold: of the first bottom, in real units, where the layer is to run in INT8; None for FP32.
+        non_negative: whether the first bottom never holds a negative number.
         activation: what the layer computes along behind its own work.
         made: ncnn's layers, in order.
         same: tops that are a bottom under another name.
@@ -105,6 +106,7 @@ class Step:
     tops: tuple[str, ...]
     threshold: float | None = None
     activation: Activation | None = None
+    non_negative: bool = False
     made: list[NcnnLayer] = field(default_factory=list)
     same: dict[str, str] = field(default_factory=dict)
     int8: Int8Weights | None = None
@@ -222,7 +224,9 @@ def _convolution(step: Step, op: Convolution) -> None:
     if groups > 1:
         params[7] = groups
     kind = "Convolution" if groups == 1 else "ConvolutionDepthWise"
-    _weighted(step, kind, params, rows, bias, int8_term=2 if groups == 1 else 1)
+    in_3x3 = groups == 1 and (window.kernel, window.stride, window.dilation) == ((3, 3), (1, 1), (1, 1))
+    most = MOST_OF_3X3 if in_3x3 else None
+    _weighted(step, kind, params, rows, bias, int8_term=2 if groups == 1 else 1, most=most)
 
 
 @_converts(Deconvolution)
@@ -272,11 +276,12 @@ def _weighted(
     int8_term: int,
     bottom: str | None = None,
     top: str | None = None,
+    most: int | None = None,
 ) -> None:
     """Add a layer with weights (S, n), in INT8 where the step has a threshold: one scale for each row."""
     data = [marked(rows), *map(plain, bias)]
     if step.threshold is not None:
-        step.int8 = own = quantize(step.layer.name, rows, step.threshold)
+        step.int8 = own = quantize(step.layer.name, rows, step.threshold, most, non_negative=step.non_negative)
         params = {**params, 8: int8_term}
         data = [marked(own.values), *map(plain, bias), plain(own.scales), plain(np.array(own.bottom))]
     bottoms = step.bottoms if bottom is None else (bottom,)

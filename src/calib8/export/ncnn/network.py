@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from calib8.errors import OptionError, UnsupportedError
@@ -17,6 +17,7 @@ from calib8.export.ncnn.layers import (
     runs_in_int8,
     takes_activation,
 )
+from calib8.export.tpu_mlir import non_negative_values
 from calib8.graph import Layer
 from calib8.layers import Op, RefusedError
 from calib8.lowering import Model, fold_channel_affines
@@ -55,7 +56,8 @@ def ncnn_export(model: Model, thresholds: Mapping[str, float] | None = None) -> 
         raise UnsupportedError(
             f"{model.net.source}: ncnn runs one image at a time, and images do not go through this network one by one"
         )
-    walk = _Walk(fold_channel_affines(single), thresholds)
+    folded = fold_channel_affines(single)
+    walk = _Walk(folded, thresholds, non_negative=non_negative_values(folded))
     walk.run()
     layers = with_splits(walk.made)
     _check_names(model.net.source, layers)
@@ -70,6 +72,7 @@ class _Walk:
     made: list[NcnnLayer] = field(default_factory=list)
     int8: list[Int8Weights] = field(default_factory=list)
     blob: dict[str, str] = field(default_factory=dict)  # value -> ncnn's name
+    non_negative: Collection[str] = ()
     computed: set[str] = field(default_factory=set)  # names of rectifiers that another layer computes along
 
     def run(self) -> None:
@@ -94,6 +97,7 @@ class _Walk:
         step = Step(
             layer, self.model.call(layer), tuple(self.blob[b] for b in layer.bottoms), tops,
             self._threshold(layer, op), None if follower is None else self._activation(follower),
+            layer.bottoms[0] in self.non_negative if layer.bottoms else False,
         )  # fmt: skip
         convert(step, op)
         if follower is not None:
