@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from calib8 import CalibrateOptions
-from calib8.cli.main import main
 from calib8.errors import DataError, OptionError
 from calib8.workflow import count_histograms
 from calib8.workflow.cluster import NetworkFiles, _Tree, count_on_cluster, local_workers, shards
@@ -110,15 +111,18 @@ def test_nobody_there(network):
     assert local_workers("local:12") == 12
 
 
-def test_the_command(tmp_path, capsys, monkeypatch):
-    """`--cluster local:2`: the same files as in one process."""
+def test_the_command(tmp_path, monkeypatch):
+    """`--cluster local:2`: the same files as in one process, and nothing on stderr."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(DIGITS, "digits")
+    program = [sys.executable, "-c", "import sys; from calib8.cli.main import main; sys.exit(main())"]
     for name, more in (("one", []), ("two", ["--cluster", "local:2"])):
         Path(name).mkdir()
         command = ["calibrate", "digits", "digits", "-n", "20", "--no-verdict", "--output", name]
-        assert main([*command, "--histograms", f"{name}.hist", *more]) == 0
-    capsys.readouterr()
+        done = subprocess.run(
+            [*program, *command, "--histograms", f"{name}.hist", *more], capture_output=True, text=True, check=True
+        )
+        assert done.stderr == "" and done.stdout.startswith("layer ")
     made = [{p.name: p.read_bytes() for p in Path(n).iterdir()} for n in ("one", "two")]
     assert len(made[0]) >= 4 and made[0] == made[1]
     assert Path("one.hist").read_bytes() == Path("two.hist").read_bytes()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,10 +111,20 @@ def calibrate_kept(network: Network, options: argparse.Namespace, progress: Prog
     if options.cluster is None:
         counted = count_to_file(network, wanted, options.histograms, progress=progress)
     else:
+        _import_dask()
         counted = count_on_cluster(network, _files(options), wanted, options.cluster, progress)
         if options.histograms is not None:
             write_histograms(options.histograms, counted)
     return calibrate_from(network, counted, wanted)
+
+
+def _import_dask() -> None:
+    """Import Dask, which keeps the stderr that it finds for its log, and writes to it when the program ends.
+
+    By then a command's own stderr is gone; so it is given the process's. Where there is no Dask, its user says so.
+    """
+    with contextlib.redirect_stderr(sys.__stderr__), contextlib.suppress(ImportError):
+        importlib.import_module("distributed")
 
 
 def _files(options: argparse.Namespace) -> NetworkFiles:
