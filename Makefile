@@ -29,7 +29,7 @@ PYTEST := -m pytest --numprocesses $(JOBS)
 COVERAGE_FLOOR := 97
 
 .PHONY: setup test coverage lint check demo bench docs docker-check wheel-check test-lowest proto proto-check clean
-.PHONY: run-lowest compare-proto
+.PHONY: run-lowest compare-proto fuzz fuzz-long
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -50,6 +50,23 @@ test: $(STAMP)
 
 coverage: $(STAMP)
 	$(BIN)/python $(PYTEST) --cov --cov-report=term --cov-fail-under=$(COVERAGE_FLOOR)
+
+# Looks for bytes that make a reader fail: every target in tests/fuzz for so many seconds, other mutations with another
+# FUZZ_SEED. Guided by coverage where atheris has a wheel.
+FUZZ_SECONDS := 20
+FUZZ_SEED := 1
+FUZZ_STAMP := $(VENV)/.fuzz-installed
+
+$(FUZZ_STAMP): $(STAMP)
+	-$(BIN)/python $(PIP) --only-binary :all: --group fuzz
+	@touch $@
+
+fuzz: $(FUZZ_STAMP)
+	$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED)
+
+fuzz-long: FUZZ_SECONDS := 900
+fuzz-long: fuzz
+	CALIB8_EVERY_MOMENT=1 $(BIN)/python -m pytest -s tests/cli/test_every_system_call.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -64,6 +64,8 @@ HOSTILE = {
     "png": (png(32_000, 32_000), "32000 x 32000 pixels, more than 33554432; if it does, set CALIB8_MAX_PIXELS"),
     "png chunk": (png(8, 8, chunk(b"tEXt", b"a", 0x7FFFFFF0)), "a chunk is longer than the file"),
     "png frame": (png(8, 8, chunk(b"fcTL", struct.pack(">III", 0, 60_000, 60_000))), "a frame is larger"),
+    "png end": (png(8, 8, chunk(b"IEND", b""), chunk(b"tEXt", b"", 0x7FFFFFF0)), "it ends before its image"),
+    "png long end": (png(8, 8, chunk(b"IEND", b"x" * 19), chunk(b"tEXt", b"", 0x7FFFFFF0)), "ends before its image"),
     "png 0": (png(0, 8), "0 x 8 pixels"),
     "jpeg": (jpeg(65_535, 65_535), "65535 x 65535 pixels"),
     "jpeg scans": (jpeg(5_000, 5_000, 1_000), "more than 200 scans"),

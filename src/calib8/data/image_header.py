@@ -66,7 +66,7 @@ def max_pixels() -> int:
 
 def _png(data: bytes) -> ImageSize:
     """Chunk by chunk: a decoder makes room for a chunk before it has it."""
-    size = ImageSize(0, 0)
+    size, has_image = ImageSize(0, 0), False
     place = 8
     while place < len(data):
         length, kind = struct.unpack_from(">I4s", data, place)
@@ -79,7 +79,11 @@ def _png(data: bytes) -> ImageSize:
             width, height = struct.unpack_from(">II", data, place + 12)
             if width > size.width or height > size.height:
                 raise DataError("is a damaged PNG: a frame is larger than the image")
+        elif kind == b"IDAT":
+            has_image = True
         elif kind == b"IEND":
+            if length or not has_image:  # a decoder reads on behind this one
+                raise DataError("is a damaged PNG: it ends before its image")
             break
         place += 12 + length
     return size

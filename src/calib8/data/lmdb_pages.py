@@ -1,7 +1,7 @@
 """The pages of an LMDB file, read and checked without mapping it: whatever its bytes are, they kill nothing.
 
 LMDB itself trusts its file. A changed byte sends it behind the map's end (SIGBUS) or into an assertion (SIGABRT), and
-the process is gone; 9 of the 5,371 single-byte changes of a small database did that. docs/decisions/0015 tells why this
+the process is gone; 9 of the 5,371 single-byte changes of a small database did that. docs/decisions/0018 tells why this
 reader is the answer. Writing stays the library's business.
 
 A file is an array of pages; page 0 and 1 describe it, the newer one counts. From the root of its main table, a tree of
