@@ -1,13 +1,13 @@
 """A network as ONNX with QuantizeLinear and DequantizeLinear as runtimes other than the BM1880 want it.
 
-BatchNorm and Scale are folded into the weights in front of them. Weights have 127 levels and a scale for each output,
-biases the scale of the sums in 32 bits; a threshold of ours is the largest code of an activation. Activations are
+BatchNorm and Scale are folded into the weights in front of them. Weights have 127 levels and a scale for each output;
+a threshold of ours is the largest code of an activation. Activations are
 quantised where a layer reads them that runtimes have in integers; a rectifier belongs to the layer in front of it. The
 network's outputs, and what runs in FP32, stay real numbers.
 
-- int8 (`Zero.NONE`): signed codes, threshold / 127, no zero points: TensorRT takes nothing else.
-- uint8 (`Zero.OFFSET`): what is never negative has 255 levels, zero point 0; the rest 128 as its zero point. ONNX
-  Runtime's kernels for x86 are fastest so.
+- int8 (`Zero.NONE`): signed codes, threshold / 127, no zero points, real biases: TensorRT takes nothing else.
+- uint8 (`Zero.OFFSET`): what is never negative has 255 levels, zero point 0; the rest 128 as its zero point. Biases
+  are whole numbers of 32 bits in the scale of the sums. ONNX Runtime's kernels for x86 are fastest so.
 
 Source: onnx/onnx, docs/Operators.md, QuantizeLinear; TensorRT, Developer Guide, "Explicit Quantization".
 """
@@ -73,6 +73,7 @@ def qdq_export(name: str, model: Model, plan: QuantPlan, zero: Zero) -> OnnxExpo
 class _Builder(GraphBuilder):
     """Quantises the weights of the layer that is visited, if it is told the step of its bottom."""
 
+    real_biases = False
     bottom: float | None = None
     axis: int | None = 0
     """Of the outputs in the weights; None for one scale for all."""
@@ -82,7 +83,9 @@ class _Builder(GraphBuilder):
         """Add a weight, or a bias, quantised where the layer's bottom is."""
         if self.bottom is None:
             return super().weight(array)
-        return self._per_output(array) if array.ndim > 1 else self._in_sums(array)
+        if array.ndim > 1:
+            return self._per_output(array)
+        return super().weight(array) if self.real_biases else self._in_sums(array)
 
     def _per_output(self, array: NDArray[np.float32]) -> str:
         others = tuple(i for i in range(array.ndim) if i != self.axis)
@@ -114,6 +117,9 @@ class _Graph:
     real: dict[str, str] = field(default_factory=dict)  # value -> its tensor before it is quantised
     read: dict[str, str] = field(default_factory=dict)  # value -> its tensor as layers read it
     codes: dict[str, _Codes] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.g.real_biases = self.zero is Zero.NONE
 
     def visit(self, layer: Layer, op: Op) -> None:
         self.g.layer = layer.name
