@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -140,3 +141,59 @@ def test_pipes_and_devices_are_no_files(digits, capsys, option):
         )
         err = capsys.readouterr().err
         assert "regular file" in err or "is no file" in err or "there is no layer" in err
+
+
+@pytest.fixture
+def with_bad_images(digits):
+    """The digits network over 12 images, of which three cannot be used."""
+    (digits / "photos").mkdir()
+    for i in range(12):
+        good = cv2.imencode(".png", np.random.default_rng(i).integers(0, 256, (8, 8), np.uint8))[1].tobytes()
+        (digits / "photos" / f"{i:02}.png").write_bytes({3: b"", 7: b"text", 9: good[:-30]}.get(i, good))
+    return digits
+
+
+OPTIONS = ["--size", "8x8", "--color", "gray", "--mean", "128", "--scale", "0.0078"]
+
+
+def test_all_bad_images_are_named_before_anything_runs(with_bad_images, capsys):
+    images = ["--images", str(with_bad_images / "photos"), *OPTIONS]
+    assert main(["calibrate", "digits", str(with_bad_images), "-n", "12", *images]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("calib8: error: 3 of 12 samples cannot be used; --skip-bad goes on without them")
+    assert "03.png" in err and "07.png" in err and err.count("\n  - ") == 3
+
+
+def test_skip_bad_goes_on_and_says_how_many(with_bad_images, tmp_path, capsys, caplog):
+    images = ["--images", str(with_bad_images / "photos"), *OPTIONS, "--skip-bad"]
+    assert main(["calibrate", "digits", str(with_bad_images), "-n", "12", *images]) == 0
+    assert "3 of 12 samples cannot be used and are skipped" in caplog.text and "09.png" in caplog.text
+    files = {p.name: p.read_bytes() for p in with_bad_images.glob("bmnet_digits_*")}
+    for bad in ("03", "07", "09"):
+        (with_bad_images / "photos" / f"{bad}.png").unlink()
+    assert main(["calibrate", "digits", str(with_bad_images), "-n", "9", *images[:-1]]) == 0
+    assert files == {p.name: p.read_bytes() for p in with_bad_images.glob("bmnet_digits_*")}
+    assert main(["sensitivity", "digits", str(with_bad_images), "--samples", "4", "--no-picture", *images]) == 0
+
+
+def test_labels_in_order_do_not_go_with_skipped_images(with_bad_images, tmp_path, capsys):
+    (tmp_path / "labels.txt").write_text("1\n" * 12)
+    images = ["--images", str(with_bad_images / "photos"), *OPTIONS, "--skip-bad"]
+    labels = ["--metric", "top1", "--labels", str(tmp_path / "labels.txt"), "--no-picture"]
+    assert main(["sensitivity", "digits", str(with_bad_images), "--samples", "4", *images, *labels]) == 1
+    assert "write `file-name number` in each line" in capsys.readouterr().err
+
+
+def test_check_names_all_bad_samples(digits, capsys):
+    (digits / "list.txt").write_text("".join(f"{i}.png\n" for i in range(3)))
+    for i in range(3):
+        (digits / f"{i}.png").write_bytes(
+            b"text" if i else cv2.imencode(".png", np.zeros((8, 8), np.uint8))[1].tobytes()
+        )
+    (digits / "net.prototxt").write_text(
+        'layer { name: "data" type: "ImageData" top: "x" image_data_param { source: "list.txt" batch_size: 1 } }\n'
+        'layer { name: "r" type: "ReLU" bottom: "x" top: "y" }\n'
+    )
+    assert main(["check", str(digits / "net.prototxt")]) == 1
+    out = capsys.readouterr().out
+    assert "1.png is damaged" in out and "2.png is damaged" in out and "0.png" not in out

@@ -20,7 +20,7 @@ from calib8.cli.histogram_options import (
     count_shard,
     wanted_of,
 )
-from calib8.cli.images import add_image_options, images_of
+from calib8.cli.images import add_image_options, images_of, without_bad
 from calib8.cli.options import Commands, add_common_options, add_gpu_option, network_name
 from calib8.cli.progress import ProgressLines
 from calib8.cli.recording import CALIBRATE_OPTIONS, IMAGE_OPTIONS, words_of
@@ -133,6 +133,9 @@ def run(options: argparse.Namespace) -> int:
     samples = None
     with claim_folder(output), ProgressLines() as progress:
         network = open_network(options.path / "deploy.prototxt", options.path / "custom.caffemodel", images_of(options))
+        if options.skip_bad:
+            network = without_bad(network, options, options.iteration)
+            options.iteration = min(options.iteration, network.samples.size or options.iteration)
         if options.histograms is not None or options.cluster is not None:
             result = calibrate_kept(network, options, progress)
             _tell_findings(quick_check(network, options.threads))

@@ -11,7 +11,7 @@ from pathlib import Path
 from calib8.analyze.doctor import Finding, Severity
 from calib8.analyze.doctor.preprocessing import Fit, PreprocessingCheck
 from calib8.cli.flags import with_flags
-from calib8.cli.images import add_image_options, images_of
+from calib8.cli.images import add_image_options, images_of, without_bad
 from calib8.cli.options import Commands, add_common_options, add_gpu_option, network_name
 from calib8.cli.progress import ProgressLines
 from calib8.cli.table import aligned
@@ -87,6 +87,7 @@ def run(options: argparse.Namespace) -> int:
     wanted = DiagnoseOptions(**vars(calibrate_options(options)))
     with ProgressLines() as progress:
         network = open_network(options.path / "deploy.prototxt", options.path / "custom.caffemodel", images_of(options))
+        network = without_bad(network, options)
         diagnosis = diagnose(network, wanted, progress)
     text = json.dumps(as_json(options.name, diagnosis), indent=1) if options.json else as_text(options.name, diagnosis)
     print(with_flags(text, options.flags))

@@ -10,7 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from calib8.cli.images import images_of
+from calib8.cli.images import images_of, without_bad
 from calib8.cli.progress import ProgressLines
 from calib8.cli.threshold_options import calibrate_options
 from calib8.errors import OptionError
@@ -98,6 +98,7 @@ def count_shard(options: argparse.Namespace) -> int:
         wanted = replace(wanted, method=_ONE_PASS, two_pass=False)
     with ProgressLines() as progress:
         network = open_network(options.path / "deploy.prototxt", options.path / "custom.caffemodel", images_of(options))
+        network = without_bad(network, options)
         part = part_of(network, options.iteration, *options.shard)
         counted = count_to_file(network, wanted, options.histograms, CountOptions(part, maxima), progress)
     samples = f"{counted.samples.size} samples, {part.start + 1} to {part.stop} of {options.iteration}"

@@ -10,7 +10,8 @@ from calib8.cli.options import OptionHolder
 from calib8.data import Preprocess
 from calib8.data.preprocess import COLOR_FORMATS, RESIZE_MODES
 from calib8.errors import OptionError
-from calib8.workflow import Arrays, Images
+from calib8.workflow import Arrays, Images, Network
+from calib8.workflow.samples import labels_are_in_order
 
 
 def add_image_options(parser: argparse.ArgumentParser, *, with_samples: bool = True) -> None:
@@ -28,6 +29,11 @@ def add_image_options(parser: argparse.ArgumentParser, *, with_samples: bool = T
         "--value", metavar="BLOB=V[,V]", dest="values", type=_value, action="append", default=[],
         help="the numbers of another input, the same for every image, like im_info=600,800,1; can be given several "
         "times",
+    )  # fmt: skip
+    group.add_argument(
+        "--skip-bad", action="store_true",
+        help="go on without images that cannot be used, and say how many there are; all are decoded for that before "
+        "anything runs (default: name them and stop)",
     )  # fmt: skip
     add_resize_options(group, "size of a sample (default: that of the input)")
     group.add_argument("--color", choices=COLOR_FORMATS, help="order of the channels (default: bgr, gray for one)")
@@ -67,6 +73,27 @@ def _count_or_path(text: str) -> int | Path:
         return int(text)
     except ValueError:
         return Path(text)
+
+
+def without_bad(network: Network, options: argparse.Namespace, good: int | None = None) -> Network:
+    """What `--skip-bad` leaves of a network's samples.
+
+    Args:
+        good: how many are needed; None looks at all.
+
+    Raises:
+        DataError: none is left.
+        OptionError: labels in the order of the images, which are not in that order any more.
+    """
+    if not options.skip_bad:
+        return network
+    kept, labels = network.without_bad_samples(good), getattr(options, "labels", None)
+    if kept is not network and labels is not None and labels_are_in_order(Path(labels)):
+        raise OptionError(
+            f"--labels {labels} has a number for each image in order, and --skip-bad leaves images out; write "
+            "`file-name number` in each line"
+        )
+    return kept
 
 
 def add_resize_options(parser: OptionHolder, size_help: str) -> None:

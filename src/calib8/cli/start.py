@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from calib8.cli.images import add_image_options, add_samples_option, images_of
+from calib8.cli.images import add_image_options, add_samples_option, images_of, without_bad
 from calib8.cli.options import add_common_options, add_gpu_option, network_name
 from calib8.cli.threshold_options import add_threshold_options, calibrate_options
 from calib8.data import read_image_params
@@ -91,6 +91,7 @@ def open_start(options: argparse.Namespace, progress: ProgressCallback) -> tuple
         _images(options),
     )  # fmt: skip
     _ = network.samples  # refuses a network without any
+    network = without_bad(network, options)
     return network, _calibration(options, network, progress)
 
 

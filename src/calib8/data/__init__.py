@@ -4,6 +4,7 @@ from calib8.data.arrays import ArraysSource
 from calib8.data.faces import Batch, Linear, SampleSource, takes
 from calib8.data.image_params import read_image_params
 from calib8.data.images import ImagesSource
+from calib8.data.looking import Look, look_at, refuse_bad_samples
 from calib8.data.preprocess import Preprocess
 from calib8.data.sources import DATA_TYPES, open_source
 
@@ -13,9 +14,12 @@ __all__ = [
     "Batch",
     "ImagesSource",
     "Linear",
+    "Look",
     "Preprocess",
     "SampleSource",
+    "look_at",
     "open_source",
     "read_image_params",
+    "refuse_bad_samples",
     "takes",
 ]

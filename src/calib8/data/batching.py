@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 
@@ -64,14 +63,17 @@ def batches_of(
     Raises:
         DataError: a sample does not fit the shape of the top.
     """
-    batch_size = next(iter(shapes.values()))[0]
+    first = next(iter(shapes))
+    batch_size = shapes[first][0]
     batch: Batch = {}
-    for index, (name, sample) in enumerate(samples):
+    for index, named in enumerate(samples):
+        sample = named[1]
         place = index % batch_size
         if place == 0:
             batch = _empty(shapes, size - index)
         tops = list(batch.values())
-        _put(sample.pixels, tops[0][place], transform, name)
+        check_fit(named, shapes[first][1:], transform)
+        transform.apply(sample.pixels, tops[0][place])
         if len(tops) > 1:
             tops[1][place] = sample.label
         if place + 1 == len(tops[0]):
@@ -82,14 +84,15 @@ def _empty(shapes: Mapping[str, Shape], missing: int) -> Batch:
     return {top: np.empty((min(shape[0], missing), *shape[1:]), np.float32) for top, shape in shapes.items()}
 
 
-def _put(pixels: Any, top: Any, transform: Transform, name: Callable[[], str]) -> None:
+def check_fit(named: NamedSample, shape: Shape, transform: Transform) -> None:
+    """Raise DataError, with the sample's name, if it does not give a top (C, H, W) of this shape."""
+    name, sample = named
     try:
-        shape = transform.top_shape(pixels.shape)
+        own = transform.top_shape(sample.pixels.shape)
     except DataError as why:
         raise DataError(f"{name()} {why}") from None
-    if shape != top.shape:
+    if own != shape:
         raise DataError(
-            f"{name()} gives a top of the shape {shape}, the first sample gives {top.shape}; all samples of a data set "
+            f"{name()} gives a top of the shape {own}, the first sample gives {shape}; all samples of a data set "
             "must have one shape: resize them, or set transform_param.crop_size"
         )
-    transform.apply(pixels, top)

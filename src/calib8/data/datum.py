@@ -34,16 +34,32 @@ def read_datum(record: bytes, transform: Transform, annotated: bool) -> Sample:
     Raises:
         DataError: what is wrong with it, without its key.
     """
-    try:
-        datum = caffe_pb2.AnnotatedDatum.FromString(record).datum if annotated else caffe_pb2.Datum.FromString(record)
-    except DecodeError:
-        kind = "AnnotatedDatum" if annotated else "Datum"
-        raise DataError(f"is truncated or no {kind} ({len(record)} bytes)") from None
+    datum = _parsed(record, annotated)
     if datum.encoded:
         return Sample(_decode(datum.data, transform), datum.label, encoded=True)
     if transform.resize is not None:
         raise DataError("holds raw pixels, which Caffe does not resize; remove transform_param.resize_param")
     return Sample(_raw(datum), datum.label)
+
+
+def check_datum(record: bytes, transform: Transform, annotated: bool) -> None:
+    """Look at a record as far as it goes without decoding. Raises DataError as `read_datum`."""
+    datum = _parsed(record, annotated)
+    if datum.encoded:
+        try:
+            check_image(datum.data)
+        except DataError as why:
+            raise DataError(f"holds an encoded image ({len(datum.data)} bytes) that {why}") from None
+    else:
+        read_datum(record, transform, annotated)
+
+
+def _parsed(record: bytes, annotated: bool) -> Any:
+    try:
+        return caffe_pb2.AnnotatedDatum.FromString(record).datum if annotated else caffe_pb2.Datum.FromString(record)
+    except DecodeError:
+        kind = "AnnotatedDatum" if annotated else "Datum"
+        raise DataError(f"is truncated or no {kind} ({len(record)} bytes)") from None
 
 
 def _raw(datum: Any) -> NDArray[Any]:

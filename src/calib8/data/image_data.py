@@ -7,16 +7,19 @@ Deviations: `shuffle` and `rand_skip` are not followed, so that every run sees t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 
 import cv2
 
-from calib8.data.batching import NamedSample, batches_of, first_shapes
+from calib8.data.batching import NamedSample, batches_of, check_fit, first_shapes
 from calib8.data.datum import Sample, chw
 from calib8.data.faces import Batch, Linear, SampleSource
 from calib8.data.files import find_path
 from calib8.data.image_list import ListedImage, label_notes, read_image_list
+from calib8.data.looking import first_usable, problem_of
 from calib8.data.transform import read_transform
 from calib8.errors import DataError
 from calib8.proto import caffe_pb2
@@ -42,7 +45,7 @@ class ImageDataSource(SampleSource):
         self.size = len(self._images)
         self.batch_size = data.batch_size
         self.notes = (*self._transform.notes, *_notes(data, param.name), *label_notes(self._images, str(path)))
-        self.shapes = first_shapes(param, data.batch_size, self._samples(), self._transform)
+        self.shapes = first_shapes(param, data.batch_size, self._first(), self._transform)
 
     @property
     def linear(self) -> Linear:
@@ -57,12 +60,34 @@ class ImageDataSource(SampleSource):
         """Yield batches, see Seekable."""
         return batches_of(self._samples(start), len(self._images) - start, self.shapes, self._transform)
 
+    def problems(self, *, decode: bool) -> Iterator[str]:
+        """Look at every image, see Examinable."""
+        for listed in self._images:
+            yield problem_of(partial(self._check_fit, listed) if decode else listed.check)
+
+    def without(self, bad: Collection[int]) -> ImageDataSource:
+        """Leave images out, see Examinable."""
+        twin = copy.copy(self)
+        twin._images = [listed for index, listed in enumerate(self._images) if index not in bad]
+        twin.names = tuple(listed.path.name for listed in twin._images)
+        twin.size = len(twin._images)
+        return twin
+
     def _samples(self, start: int = 0) -> Iterator[NamedSample]:
-        for listed in self._images[start:]:
-            image = listed.read(self._flags)
-            if self._size != (0, 0):
-                image = cv2.resize(image, self._size)
-            yield _name_of(listed), Sample(chw(self._transform.resized(image)), listed.label)
+        return map(self._sample, self._images[start:])
+
+    def _sample(self, listed: ListedImage) -> NamedSample:
+        image = listed.read(self._flags)
+        if self._size != (0, 0):
+            image = cv2.resize(image, self._size)
+        return _name_of(listed), Sample(chw(self._transform.resized(image)), listed.label)
+
+    def _first(self) -> Iterator[NamedSample]:
+        return iter([first_usable(partial(self._sample, listed) for listed in self._images)])
+
+    def _check_fit(self, listed: ListedImage) -> None:
+        """Decode it. Raises DataError, also if it does not give the first one's top."""
+        check_fit(self._sample(listed), next(iter(self.shapes.values()))[1:], self._transform)
 
 
 def _name_of(listed: ListedImage) -> Callable[[], str]:

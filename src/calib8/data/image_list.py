@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from calib8.data.datum import decode_image
 from calib8.data.files import find_path, read_lines
+from calib8.data.image_header import check_image
 from calib8.errors import DataError
 from calib8.reading import exists, is_file, is_folder, paths_in, read_file
 
@@ -55,6 +56,14 @@ class ListedImage:
         if image.dtype != np.uint8:
             raise DataError(f"{self.place}: {self.path} has {image.dtype} pixels; 8 bits are expected")
         return image
+
+    def check(self) -> None:
+        """Look at the file's head. Raises DataError, as `read`, without decoding it."""
+        data = self.bytes()
+        try:
+            check_image(data)
+        except DataError as why:
+            raise DataError(f"{self.place}: {self.path} {why} ({len(data)} bytes)") from None
 
     def bytes(self) -> bytes:
         """Read the file as it is. Raises DataError if it cannot be read."""

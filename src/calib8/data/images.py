@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calib8.data.faces import Batch, Linear, SampleSource
 from calib8.data.image_list import ListedImage, find_images, label_notes
+from calib8.data.looking import problem_of
 from calib8.data.preprocess import IMAGE_CHANNELS, Preparer, Preprocess
 from calib8.errors import DataError
 from calib8.graph import Shape
@@ -55,6 +58,7 @@ class ImagesSource(SampleSource):
         self._images = find_images(listing, "images")
         self.names = tuple(listed.path.name for listed in self._images)
         self._top = top
+        self._left_out: frozenset[int] = frozenset()  # numbers in the listing
         self._constants = dict(constants or {})
         self.shapes = {top: shape, **{blob: array.shape for blob, array in self._constants.items()}}
         self.size = len(self._images)
@@ -67,7 +71,8 @@ class ImagesSource(SampleSource):
         Raises:
             DataError: it does not fit the input.
         """
-        return ImagesSource(self._listing, self._top, self.shapes[self._top], preprocess, self._constants)
+        twin = ImagesSource(self._listing, self._top, self.shapes[self._top], preprocess, self._constants)
+        return twin.without(self._left_out)
 
     @property
     def linear(self) -> Linear:
@@ -86,6 +91,23 @@ class ImagesSource(SampleSource):
             for listed, sample in zip(chosen, array, strict=True):
                 prepare(listed, self._preparer, sample)
             yield {self._top: array, **self._rest(len(chosen))}
+
+    def problems(self, *, decode: bool) -> Iterator[str]:
+        """Look at every image, see Examinable."""
+        sample = np.empty(self._preparer.shape, np.float32)
+        for listed in self._images:
+            yield problem_of(partial(prepare, listed, self._preparer, sample) if decode else listed.check)
+
+    def without(self, bad: Collection[int]) -> ImagesSource:
+        """Leave images out, see Examinable."""
+        twin = copy.copy(self)
+        kept = [index for index in range(len(self._images)) if index not in bad]
+        numbers = [n for n in range(len(self._images) + len(self._left_out)) if n not in self._left_out]
+        twin._images = [self._images[index] for index in kept]
+        twin._left_out = self._left_out | {numbers[index] for index in bad}
+        twin.names = tuple(listed.path.name for listed in twin._images)
+        twin.size = len(twin._images)
+        return twin
 
     def _rest(self, images: int) -> Batch:
         of_images = {blob for blob, array in self._constants.items() if len(array) == self.batch_size}

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from calib8.data import SampleSource, takes
+from calib8.data import SampleSource, refuse_bad_samples, takes
 from calib8.engine import EngineOptions
 from calib8.errors import DataError, OptionError
 from calib8.export import read_plain_table, read_plan
@@ -191,6 +191,7 @@ def measure_histograms(
     """
     source, passes = network.samples, 2 if options.two_pass else 1
     takes(source, options.iteration)  # refuses a wrong number before anything is computed
+    refuse_bad_samples(source, options.iteration)
     engine = EngineOptions(threads=options.threads, release_blobs=options.memory_opt)
 
     def batches() -> Iterator[Mapping[str, Any]]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from calib8.analyze.overview import Overview, overview_of
-from calib8.data import open_source
+from calib8.data import look_at, open_source
 from calib8.errors import CaffemodelError, Calib8Error, DataError, NotRunError, UserLayerError
 from calib8.graph import Phase, Shape
 from calib8.layers.data import SHAPES_ADVICE
@@ -19,6 +19,9 @@ from calib8.proto.caffemodel import Caffemodel, read_caffemodel
 from calib8.proto.text import Prototxt, read_prototxt
 from calib8.python_layers import without_running
 from calib8.workflow.network import data_layer
+
+_LOOKED_AT = 1000
+"""Samples whose heads are looked at."""
 
 
 def check(
@@ -62,12 +65,14 @@ def _examined(prototxt: Prototxt, weights: Caffemodel | None, shapes: dict[str, 
     notes: tuple[str, ...] = ()
     causes: tuple[str, ...] = ()
     not_run: tuple[str, ...] = ()
+    bad: list[str] = []
     layer = data_layer(prototxt)
     if phase != Phase.TRAIN and layer is not None and not any(top in shapes for top in layer.top):
         try:
             source = open_source(layer, Path(prototxt.source).parent, phase)
             shapes.update(source.shapes)
             notes = tuple(source.notes)
+            bad = look_at(source, _LOOKED_AT).lines
         except NotRunError as why:
             not_run = why.problems
         except (DataError, UserLayerError) as why:
@@ -78,6 +83,7 @@ def _examined(prototxt: Prototxt, weights: Caffemodel | None, shapes: dict[str, 
     problems = [
         _with_cause(p.text, causes) for p, is_hidden in zip(examination.problems, hidden, strict=True) if not is_hidden
     ]
+    problems += bad
     problems += weights_that_are_no_numbers(prototxt.source, examination.net.layers)
     not_run += tuple(p.text for p in examination.problems if p.kind is NotRunError)
     return replace(overview, problems=tuple(problems), notes=(*overview.notes, *notes), not_run=not_run)

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.atomic import write_atomically
-from calib8.data import Batch, ImagesSource, Preprocess, takes
+from calib8.data import Batch, ImagesSource, Preprocess, refuse_bad_samples, takes
 from calib8.data.files import find_path
 from calib8.engine import EngineOptions
 from calib8.errors import DataError, OptionError
@@ -130,6 +130,8 @@ def count_histograms(
     """
     part = counting.part or Part(0, options.iteration)
     takes(network.samples, part.stop, part.start)  # refuses a wrong number before anything is computed
+    if part.start == 0:
+        refuse_bad_samples(network.samples, part.stop)
     run = _Run(network, options, part, counting, progress)
     return run.result(run.checked(known) if known is not None else None, save)
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
+from typing import cast
 
-from calib8.data import DATA_TYPES, SampleSource, open_source
+from calib8.data import DATA_TYPES, SampleSource, look_at, open_source
+from calib8.data.looking import Examinable
 from calib8.errors import CaffemodelError, DataError, OptionError
 from calib8.graph import Shape
 from calib8.graph.phase import Phase, layers_taking_part
@@ -42,6 +44,26 @@ class Network:
     def of_one_sample(self) -> Model:
         """The network as it is run sample by sample; with its whole batch where samples are not independent."""
         return self.model.batch_of_one() or self.model
+
+    def without_bad_samples(self, good: int | None = None) -> Network:
+        """The same network without the samples that cannot be used, which are named in a warning.
+
+        Every sample is decoded for that, until so many are good: what a look at the heads does not find would end the
+        work later. The samples of a Python layer are its own business.
+
+        Raises:
+            DataError: none is left.
+        """
+        look = look_at(self.samples, good, decode=True)
+        if not look.bad:
+            return self
+        if len(look.bad) == look.seen:
+            raise DataError(f"{self.model.net.source}: none of {look.seen} samples can be used", look.lines)
+        _log.warning(
+            "%s: %d of %d samples cannot be used and are skipped: %s",
+            self.model.net.source, len(look.bad), look.seen, "; ".join(look.lines),
+        )  # fmt: skip
+        return replace(self, source=cast(Examinable, self.samples).without(look.bad))
 
     def with_batch(self, images: int) -> Network:
         """Return the same network with so many images in each of its inputs.

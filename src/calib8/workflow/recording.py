@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from calib8.data import Batch, SampleSource
+from calib8.data.looking import Examinable
 from calib8.errors import DataError
 from calib8.reading import open_file
 
@@ -44,6 +45,14 @@ class HashedSource(SampleSource):
             if first:
                 self._take_in(batch)
             yield batch
+
+    def problems(self, *, decode: bool) -> Iterator[str]:
+        """See Examinable; nothing is known of a source that is none."""
+        return self._source.problems(decode=decode) if isinstance(self._source, Examinable) else iter(())
+
+    def without(self, bad: Collection[int]) -> HashedSource:
+        """See Examinable."""
+        return HashedSource(self._source.without(bad) if isinstance(self._source, Examinable) else self._source)
 
     @property
     def digest(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.data import ImagesSource, SampleSource, takes
+from calib8.data import ImagesSource, SampleSource, refuse_bad_samples, takes
 from calib8.errors import DataError
 from calib8.lowering import Model
 from calib8.reading import read_file
@@ -53,6 +53,8 @@ def sample_chunks(model: Model, source: SampleSource, count: int, images: int) -
     """
     if source.size is not None and count > source.size:
         raise DataError(f"`samples` asks for {count} images, and the data have {source.size}")
+    takes(source, count)  # refuses a wrong number
+    refuse_bad_samples(source, count)
     names, batches, done = names_of(source), [], 0
     for batch in takes(source, count):
         batches.append(batch)
@@ -102,6 +104,16 @@ def _own_labels(arrays: Mapping[str, Array], count: int) -> Array | None:
     """A second top with a number for each image."""
     labels = [array for array in list(arrays.values())[1:] if array.size == count]
     return labels[0].reshape(count) if labels else None
+
+
+def labels_are_in_order(path: Path) -> bool:
+    """Whether a file of labels has a number in each line, and no names.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    words = read_file(path, MAX_LABEL_BYTES, DataError).decode("utf-8", "replace").split("\n", 1)[0].split()
+    return len(words) == 1
 
 
 def read_labels(path: Path, names: Sequence[str], count: int) -> Array:
