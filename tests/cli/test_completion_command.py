@@ -35,7 +35,7 @@ def script(tmp_path, capsys):
         (["calib8", "calibrate", "--method", "m"], {"mse", "max"}),
         (["calib8", "lmdb", ""], {"create", "show", "mean"}),
         (["calib8", "lmdb", "create", "--enc"], {"--encoded"}),
-        (["calib8", "export", "--format", ""], {"tpu-mlir", "onnx"}),
+        (["calib8", "export", "--format", ""], {"tpu-mlir", "onnx", "onnx-uint8", "onnx-int8", "tensorrt", "ncnn"}),
         (["calib8", "completion", ""], {"bash", "zsh", "fish"}),
     ],
 )

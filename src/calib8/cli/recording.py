@@ -68,7 +68,7 @@ def _text(value: Any) -> str:
 def _path(value: Any, folder: Path) -> str:
     """From the record's folder; a mean in numbers stays as it is."""
     path = Path(value)
-    return f"{{record}}/{Path(os.path.relpath(path, folder)).as_posix()}" if path.exists() else str(value)
+    return f"{{record}}/{Path(os.path.relpath(path, folder)).as_posix()}" if exists(path) else str(value)
 
 
 def with_record(options: argparse.Namespace, given: Sequence[str]) -> list[str] | None:
