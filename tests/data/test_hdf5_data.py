@@ -85,3 +85,28 @@ def test_without_h5py_it_says_how_to_get_it(tmp_path: Path, layer_of: LayerOf, m
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(DataError, match="pip install"):
         open_source(layer_of(prototxt()), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda f, h5py: f.__setitem__("x", h5py.ExternalLink("/dev/zero", "y")), "is a link to another file"),
+        (
+            lambda f, h5py: f.create_dataset("x", (2, 3), "f4", external=[("/dev/zero", 0, h5py.h5f.UNLIMITED)]),
+            "keeps its values in another file",
+        ),
+        (lambda f, h5py: f.create_dataset("x", (2, 2**20, 64), "f4", chunks=(1, 2**10, 64)), "0 are stored"),
+        (
+            lambda f, h5py: f.create_dataset("x", data=np.ones((2, 40), "f4"), chunks=(2, 40)),
+            "stored in pieces of 320 bytes",
+        ),
+    ],
+)
+def test_files_that_lead_elsewhere_or_claim_more_than_they_hold(tmp_path, layer_of, monkeypatch, make, message):
+    monkeypatch.setattr("calib8.data.hdf5_data._MOST_CHUNK", 300)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        make(file, h5py)
+    (tmp_path / "list.txt").write_text("a.h5\n")
+    layer = 'layer { name: "d" type: "HDF5Data" top: "x" hdf5_data_param { source: "list.txt" batch_size: 1 } }'
+    with pytest.raises(DataError, match=message):
+        open_source(layer_of(layer), tmp_path)

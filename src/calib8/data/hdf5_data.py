@@ -19,7 +19,10 @@ from calib8.data.files import find_path, read_lines
 from calib8.errors import DataError
 from calib8.graph import Shape
 from calib8.proto import caffe_pb2
+from calib8.proto.hdf5 import MOST_COMPRESSED
 from calib8.reading import is_file
+
+_MOST_CHUNK = 2**28  # bytes that are unpacked at once
 
 
 class Hdf5Source(SampleSource):
@@ -106,6 +109,9 @@ def _all_shapes(files: list[Path], tops: tuple[str, ...], what: str) -> tuple[li
 
 def _shapes_in(path: Path, tops: tuple[str, ...], what: str) -> tuple[int, dict[str, Shape]]:
     with _open(path, what) as file:
+        for top in tops:
+            if isinstance(file.get(top, getlink=True), _h5py(what).ExternalLink):
+                raise DataError(f"{what}: {path}: {top!r} is a link to another file, which is not followed")
         # A group has no dtype: a dataset is meant, in the root of the file and called like the top.
         missing = [top for top in tops if not hasattr(file.get(top), "dtype")]
         if missing:
@@ -114,22 +120,43 @@ def _shapes_in(path: Path, tops: tuple[str, ...], what: str) -> tuple[int, dict[
         wrong = [top for top, d in datasets.items() if d.dtype.kind not in "iuf" or d.ndim == 0]
         if wrong:
             raise DataError(f"{what}: {path}: dataset {wrong[0]!r} has no rows of numbers")
+        for top, dataset in datasets.items():
+            _check_storage(dataset, f"{what}: {path}: dataset {top!r}")
         rows = {d.shape[0] for d in datasets.values()}
         if len(rows) > 1 or rows == {0}:
             raise DataError(f"{what}: {path}: the datasets have {sorted(rows)} rows; all need the same number")
         return rows.pop(), {top: tuple(d.shape[1:]) for top, d in datasets.items()}
 
 
-@contextlib.contextmanager
-def _open(path: Path, what: str) -> Iterator[Any]:
+def _check_storage(dataset: Any, what: str) -> None:
+    """Raise DataError for values that lie in other files, that are not stored, or that come in pieces too large."""
+    if dataset.external or dataset.is_virtual:
+        raise DataError(f"{what} keeps its values in another file, which is not followed")
+    stored = dataset.id.get_storage_size()
+    if dataset.nbytes > stored * MOST_COMPRESSED:
+        raise DataError(f"{what} claims {dataset.nbytes} bytes of values, {stored} are stored")
+    piece = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
+    if piece > _MOST_CHUNK:
+        raise DataError(f"{what} is stored in pieces of {piece} bytes, more than {_MOST_CHUNK}")
+
+
+def _h5py(what: str) -> Any:
     try:
         import h5py  # noqa: PLC0415 - an extra
     except ImportError:
         raise DataError(f"{what}: HDF5Data needs h5py: pip install calib8[hdf5]") from None
+    return h5py
+
+
+@contextlib.contextmanager
+def _open(path: Path, what: str) -> Iterator[Any]:
+    h5py = _h5py(what)
+    if not is_file(path):
+        raise DataError(f"{what}: {path}: not a regular file")
     try:
         with h5py.File(path, "r") as file:
             yield file
     except DataError:
         raise
-    except (OSError, RuntimeError, KeyError) as why:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as why:  # h5py raises any for a damaged file
         raise DataError(f"{what}: {path} is no readable HDF5 file: {why}") from None

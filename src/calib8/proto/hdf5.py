@@ -19,7 +19,7 @@ from calib8.proto.blobs import BlobError, shaped
 MAX_DEPTH = 16
 """Groups within groups, links followed; also what ends a circle of links."""
 MAX_GROUPS = 100_000
-_MOST_COMPRESSED = 1100
+MOST_COMPRESSED = 1100
 """zlib's best is 1032 to 1: a dataset that claims more than that of its stored bytes is not read."""
 
 
@@ -88,7 +88,7 @@ def _blob(h5py: Any, blobs: dict[str, Any], index: int) -> NDArray[np.float32]:
     if dataset.external or dataset.is_virtual:
         raise ValueError(f"{dataset.name} keeps its values in another file, which is not followed")
     stored = dataset.id.get_storage_size()
-    if dataset.nbytes > stored * _MOST_COMPRESSED:
+    if dataset.nbytes > stored * MOST_COMPRESSED:
         raise ValueError(f"{dataset.name} claims {dataset.nbytes} bytes of values, {stored} are stored")
     values: NDArray[Any] = np.asarray(dataset[()])
     try:
