@@ -36,9 +36,9 @@ def info_of(folder, **changes):
     }
 
 
-def files_of(folder, output, threads=2, **changes):
+def files_of(folder, output, threads=2, repair="standard", **changes):
     output.mkdir()
-    calibration = Calibration(info_of(folder, **changes), threads=threads)
+    calibration = Calibration(info_of(folder, **changes), threads=threads, repair=repair)
     calibration.calc_tables()
     return {path.name: path.read_bytes() for path in calibration.export(output)}
 
@@ -88,7 +88,7 @@ def test_the_batch_size_changes_nothing(folder, tmp_path):
 def test_one_pass_finds_the_thresholds_of_two(folder):
     found = []
     for optimised in (1, 0):
-        calibration = Calibration(info_of(folder, enable_calibration_opt=optimised), method="kl-fine")
+        calibration = Calibration(info_of(folder, enable_calibration_opt=optimised), method="kl-fine", repair="none")
         calibration.calc_tables()
         found.append(calibration)
     one, two = found
@@ -124,7 +124,7 @@ def test_concat_quantize_keeps_thresholds_apart(folder):
 
 
 def test_methods_from_one_set_of_histograms(folder):
-    calibration = Calibration(info_of(folder))
+    calibration = Calibration(info_of(folder), repair="none")
     calibration.calc_tables()
     measured = dict(calibration.thresholds)
     found = {}
@@ -151,7 +151,7 @@ def test_tune_tables_by_layer_and_by_blob(folder):
 
 
 def test_tune_tables_alone_takes_a_table_and_gives_its_files(folder, tmp_path):
-    expected = files_of(folder, tmp_path / "first")
+    expected = files_of(folder, tmp_path / "first", repair="none")
     calibration = Calibration(info_of(folder))
     rows = [line.split() for line in expected["bmnet_digits_calibration_table"].decode().splitlines()]
     calibration.tune_tables({name: float(threshold) for name, threshold, _ in rows})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from calib8.errors import OptionError
 from calib8.export import write_calibration_files, write_calibration_table, write_weights
 from calib8.lowering import Model
 from calib8.measure.histogram import DEFAULT_BINS, BlobHistogram, check_bins
-from calib8.measure.thresholds import DEFAULT_METHOD, ORIGINAL_METHOD, ThresholdOptions
+from calib8.measure.thresholds import ORIGINAL_METHOD, ThresholdOptions
 from calib8.quantize import QuantPlan
 from calib8.workflow import (
     CalibrateOptions,
@@ -23,9 +23,8 @@ from calib8.workflow import (
     Network,
     Progress,
     calibrate,
+    calibrate_again,
     change_thresholds,
-    choose_thresholds,
-    needed_histograms,
     open_network,
 )
 
@@ -114,8 +113,11 @@ class Calibration:
     Args:
         calibration_info: the guide's dictionary; see `CalibrationInfo`.
         source: the samples, or images that become samples; None takes them from the network's own data layer.
-        method: how a threshold is found, one of `calib8.measure.thresholds.METHODS`; None for the default.
+        method: how a threshold is found, one of `calib8.measure.thresholds.METHODS`; None tries several, and takes the
+            best for the network.
         threshold_options: parameters of the method.
+        repair: how much is done to lose less in INT8, one of `calib8.repair.LEVELS`.
+        without: parts of the repair that are left out, names of `calib8.repair.PASSES`.
         original: do what the original tool does, and nothing else: its method, and integers by the contract alone.
         threads: None takes all cores.
         progress: called with the number of images done, counting every pass.
@@ -134,6 +136,8 @@ class Calibration:
         source: SampleSource | Images | None = None,
         method: str | None = None,
         threshold_options: ThresholdOptions = ThresholdOptions(),
+        repair: str = "standard",
+        without: Collection[str] = (),
         original: bool = False,
         threads: int | None = None,
         progress: Callable[[int], None] = lambda done: None,
@@ -147,7 +151,7 @@ class Calibration:
         options = CalibrateOptions(
             iteration=self.info.iteration, bins=self.info.histogram_bin_num,
             two_pass=not self.info.enable_calibration_opt, memory_opt=self.info.enable_memory_opt, threads=threads,
-            method=method or DEFAULT_METHOD, threshold=threshold_options,
+            method=method, threshold=threshold_options, repair=repair, without=frozenset(without),
             concat_quantize=self.info.enable_concat_quantize,
         )  # fmt: skip
         self._options = options.as_original() if original else options
@@ -215,8 +219,7 @@ class Calibration:
         if not self.histograms:
             raise OptionError("there are no histograms yet: call calc_tables() first")
         options = replace(self._options, method=method, threshold=threshold_options)
-        histograms = needed_histograms(self.network, options, self.histograms, self._told)
-        self._result = choose_thresholds(self.network, histograms, options)
+        self._result = calibrate_again(self.network, self.histograms, options, self._told)
 
     def tune_tables(self, thresholds: Mapping[str, float]) -> None:
         """Quantise with given thresholds; those that are not given stay as they were measured or given before.

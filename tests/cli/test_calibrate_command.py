@@ -78,7 +78,7 @@ def test_a_bad_verdict_says_what_to_do_in_options(folder, capsys):
 
 
 def test_much_clipping_is_said(folder, capsys, caplog):
-    options = ["--method", "percentile", "--percent", "90", "--no-verdict"]
+    options = ["--method", "percentile", "--percent", "90", "--no-verdict", "--repair", "none"]
     assert main(["calibrate", "digits", str(folder), "-n", "20", *options]) == 0
     assert "clip more than 1 %" in caplog.text
     assert caplog.messages[-1].endswith("try a larger --percent, or --method mse")
@@ -90,7 +90,8 @@ def test_much_clipping_is_said(folder, capsys, caplog):
 @pytest.mark.parametrize(
     ("options", "advice"),
     [
-        ([], "try --method mse"),
+        (["--repair", "none"], "try --method mse"),
+        ([], ""),
         (["--original"], "try --method mse"),
         (["--method", "mse"], ""),
         (["--method", "max"], ""),
@@ -107,12 +108,13 @@ def test_clipping_of_blobs_in_fp32_is_not_said(folder, caplog, monkeypatch):
     monkeypatch.setattr(calibrate, "_MUCH_CLIPPED", -1.0)
     prototxt = folder / "deploy.prototxt"
     prototxt.write_text(prototxt.read_text() + 'layer { name: "e" type: "Exp" bottom: "prob" top: "e" }\n')
-    assert main(["calibrate", "digits", str(folder), "-n", "20"]) == 0
+    command = ["calibrate", "digits", str(folder), "-n", "20", "--repair", "none"]
+    assert main(command) == 0
     (line,) = [m for m in caplog.messages if "clip more than" in m]
     count = int(line.partition(" blobs clip")[0].rpartition(" ")[2])
     caplog.clear()
     prototxt.write_text(prototxt.read_text() + 'layer { name: "f" type: "Exp" bottom: "e" top: "f" }\n')
-    assert main(["calibrate", "digits", str(folder), "-n", "20"]) == 0
+    assert main(command) == 0
     assert f"the thresholds of {count} blobs clip" in caplog.text
 
 
@@ -158,7 +160,7 @@ def test_other_inputs_take_values(with_input, capsys):
 
 
 def test_thresholds_from_a_table(folder, tmp_path, capsys):
-    assert main(["calibrate", "digits", str(folder), "-n", "20"]) == 0
+    assert main(["calibrate", "digits", str(folder), "-n", "20", "--repair", "none"]) == 0
     first = (folder / "bmnet_digits_int8.caffemodel").read_bytes()
     table = folder / "bmnet_digits_calibration_table"
     command = ["calibrate", "digits", str(folder), "--thresholds", str(table), "--output", str(tmp_path)]

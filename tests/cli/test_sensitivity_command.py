@@ -36,7 +36,7 @@ def test_table_json_and_csv_say_the_same(folder, capsys):
     out, err = capsys.readouterr()
     assert err == "" and made(folder) == [f"{BASE}.csv", f"{BASE}.json"]
     report = json.loads((folder / f"{BASE}.json").read_text())
-    assert report["samples"] == 4 and report["thresholds"] == "kl, 20 images"
+    assert report["samples"] == 4 and report["thresholds"] == "mse/kl/kl-fine/percentile, 20 images, standard repair"
     units = report["units"]
     assert [unit["layers"] for unit in units][:2] == [["conv1"], ["bn1", "scale1"]]
     ranked = [",".join(u["layers"]) for u in sorted(units, key=lambda u: -u["alone"]["loss"])]
@@ -71,7 +71,7 @@ def test_files_of_the_folder_are_what_is_judged(folder):
     assert found["thresholds"].endswith("bmnet_digits_calibration_table.pb2")
     assert sensitivity(folder, "--no-picture", "--method", "max") == 0
     anew = json.loads((folder / f"{BASE}.json").read_text())
-    assert anew["thresholds"] == "max, 20 images" and anew["units"] == found["units"]
+    assert anew["thresholds"] == "max, 20 images, standard repair" and anew["units"] == found["units"]
 
 
 METRIC = """

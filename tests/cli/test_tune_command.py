@@ -22,7 +22,7 @@ from calib8.quantize import integer_setup
 
 ROOT = Path(__file__).resolve().parents[2]
 IGNORED = "conv1,pool1,conv2a,conv2b,sum,relu_sum,conv3_3x3,pool3"
-FEW = ["--samples", "4", "--held-out", "6", "-n", "20", "--ignore_layer_list", IGNORED]
+FEW = ["--samples", "4", "--held-out", "6", "-n", "20", "--repair", "none", "--ignore_layer_list", IGNORED]
 RESULTS = [
     "bmnet_digits.calib8.json",
     "bmnet_digits_calibration_table",
@@ -104,7 +104,7 @@ def test_the_same_bytes_whatever_the_threads(tuned, folder, tmp_path, options):
 
 
 def test_begins_with_the_files_of_the_folder(folder, tmp_path, capsys):
-    assert main(["calibrate", "digits", str(folder), "-n", "20", "--method", "max"]) == 0
+    assert main(["calibrate", "digits", str(folder), "-n", "20", "--method", "max", "--repair", "none"]) == 0
     assert tune(folder, "--search", "none", "--max-drop", "1") == 0
     assert tune(folder, "--search", "original", "--ignore_layer_list", "conv1, ip") == 0
     report = json.loads((folder / "tuned" / "bmnet_digits_tuning.json").read_text())

@@ -46,6 +46,7 @@ def calibrated(tmp_path_factory):
         cv2.imwrite(str(folder / f"{index}.png"), rng.integers(0, 256, (16, 8, 3), np.uint8))
     (folder / "list.txt").write_text("".join(f"{index}.png\n" for index in range(6)))
     options = ["--images", str(folder / "list.txt"), "--mean", "128", "--scale", "0.0078125", "-n", "6"]
+    options += ["--repair", "none"]
     assert main(["calibrate", "digits", str(folder), *options]) == 0
     return folder
 

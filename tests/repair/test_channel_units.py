@@ -10,6 +10,7 @@ import pytest
 
 from calib8.engine import EngineOptions, run_float
 from calib8.engine import run_int8 as engine_run_int8
+from calib8.errors import TableError
 from calib8.export import read_plan, write_calibration_files
 from calib8.lowering.integer import IntegerSetup
 from calib8.lowering.readings import Codes
@@ -193,3 +194,16 @@ def test_ranges_of_channels():
         sizes = np.abs(values[:, c]).ravel().astype(float)
         assert found[c] == pytest.approx(best_range(sizes, sizes.max()))
     assert found[2] == 0 and found[0] < np.abs(values[:, 0]).max()
+
+
+def test_the_plain_table_gives_its_shifts_and_a_table_alone_is_refused(model, found, tmp_path):
+    """Shifts of a repaired plan do not follow from thresholds: they are read, or the weights are asked for."""
+    weights, plain, binary, _ = write_calibration_files(tmp_path, "n", model, found)
+    read = read_plan(model, plain, weights)
+    for name, form in found.forms.items():
+        if form is not None and form.blobs:
+            assert read.forms[name].accumulator_shift == form.accumulator_shift
+            assert all(np.array_equal(a, b) for a, b in zip(read.forms[name].blobs, form.blobs, strict=True))
+    assert read.channel_units.keys() == found.channel_units.keys()
+    with pytest.raises(TableError, match=r"do not follow from its thresholds(.|\n)*layer 'c' has a right shift"):
+        read_plan(model, binary)

@@ -54,6 +54,23 @@ def test_every_fifth_image_is_held_out(images, batch, held_out):
     assert (parts.solving, parts.guarding) == (images - len(held_out), len(held_out))
 
 
+def test_images_that_go_together_stay_together():
+    parts = split(lambda: iter([{"n": np.arange(0, 5)}, {"n": np.arange(5, 13)}]), 13, per_run=2)
+    assert [run["n"].tolist() for run in parts.guard()] == [[8, 9]]
+    assert [run["n"].tolist() for run in parts.solve()] == [[0, 1], [2, 3], [4, 5], [6, 7], [10, 11]]
+    assert (parts.solving, parts.guarding) == (10, 2)
+
+
+def test_samples_of_other_shapes(model, plan, samples, random_model):
+    """As Python layers may give them: judged as by a network of their own shape."""
+    rng = np.random.default_rng(9)
+    large = [{"x": rng.normal(0, 1, (1, 3, 6, 5)).astype(np.float32)} for _ in range(2)]
+    blobs = {x.name: x.blobs for x in model.net.layers}
+    other = random_model(NETWORK.replace("dim: [1, 3, 4, 4]", "dim: [1, 3, 6, 5]"), weights=blobs)
+    assert Guard(model, lambda: iter(large)).noise(plan) == Guard(other, lambda: iter(large)).noise(plan)
+    assert Guard(model, lambda: iter(samples + large)).runs == 8
+
+
 def test_values_before_a_softmax_are_judged(model):
     assert judged_values(model) == {"k": 1, "g": None}
 
@@ -89,7 +106,7 @@ def test_noise_is_the_mean_over_outputs(model, samples, plan, run_int8):
             signal[name] += ((x - x.mean()) ** 2).sum()
     expected = np.mean([noise[n] / signal[n] for n in noise])
     guard = Guard(model, lambda: iter(samples))
-    assert guard.samples == 6
+    assert guard.runs == 6
     assert guard.noise(plan) == pytest.approx(expected, rel=1e-5)
 
 

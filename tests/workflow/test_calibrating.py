@@ -34,7 +34,7 @@ def test_the_files_of_the_command(network, result, tmp_path):
     (tmp_path / "library").mkdir()
     (tmp_path / "command").mkdir()
     calib8.write_calibration_files(tmp_path / "library", "digits", network.model, result.plan)
-    command = ["calibrate", "digits", str(DIGITS), "-n", "20", "--method", "mse"]
+    command = ["calibrate", "digits", str(DIGITS), "-n", "20", "--method", "mse", "--repair", "none"]
     assert main([*command, "--output", str(tmp_path / "command")]) == 0
     folders = [tmp_path / "library", tmp_path / "command"]
     written, by_command = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders)
@@ -53,7 +53,7 @@ def test_files_are_read_again(network, result, tmp_path):
 
 
 def test_another_method_needs_no_new_run(network, result):
-    other = choose_thresholds(network, result.histograms, CalibrateOptions(method="max"))
+    other = choose_thresholds(network, result.histograms, CalibrateOptions(method="max", repair="none"))
     data = network.model.inputs[0]
     assert other.thresholds[data] == np.float32(result.histograms[data].maximum) != result.thresholds[data]
     assert other.origin == "max, 10 images" and result.origin == "mse, 20 images"
@@ -82,7 +82,7 @@ def test_changed_thresholds_leave_the_others(network, result):
 
 def test_progress_is_told_image_by_image(network):
     told = []
-    calibrate(network, CalibrateOptions(iteration=4, two_pass=True, threads=1), told.append)
+    calibrate(network, CalibrateOptions(iteration=4, two_pass=True, threads=1, repair="none"), told.append)
     assert {(one.stage, one.total) for one in told} == {("calibrating", 8)}
     assert [one.done for one in told] == list(range(1, 9))
 
@@ -151,3 +151,33 @@ def test_what_is_said_of_many_layers_is_one_line():
     ]  # fmt: skip
     assert together(dead[:3]) == dead[:3]
     assert together([]) == []
+
+
+def test_a_repair_by_default(network):
+    """Several sets of thresholds, a guard of every fifth image, and what it found in the result."""
+    told = []
+    repaired = calibrate(network, CalibrateOptions(iteration=20), told.append)
+    assert repaired.origin == "mse/kl/kl-fine/percentile, 20 images, standard repair"
+    assert repaired.repaired.guarding == 4 and repaired.plan is repaired.repaired.best.plan
+    assert [one.stage for one in told].count("repairing") > 0
+    last = told[-1]
+    assert last.done == last.total
+    assert repaired.repaired.best.noise < repaired.repaired.plain[0].noise
+    again = choose_thresholds(network, repaired.histograms, CalibrateOptions(iteration=20))
+    assert again.repaired.lines() == repaired.repaired.lines()
+
+
+def test_parts_of_a_repair_are_left_out(network, result):
+    options = CalibrateOptions(iteration=20, method="mse", without=frozenset(["compensated-rounding", "channel-units"]))
+    found = choose_thresholds(network, result.histograms, options)
+    assert [stage.name for stage in found.repaired.stages] == ["whole-multipliers", "bias-correction"]
+    assert len(found.repaired.plain) == 1 and found.origin == "mse, 20 images, standard repair"
+    with pytest.raises(OptionError, match="choose from thresholds"):
+        CalibrateOptions(without=frozenset(["magic"]))
+
+
+def test_one_image_is_too_few_for_a_repair(network, caplog):
+    found = calibrate(network, CalibrateOptions(iteration=1))
+    assert found.repaired is None and "nothing is repaired" in caplog.text
+    plain = calibrate(network, CalibrateOptions(iteration=1, method="mse", repair="none"))
+    assert found.plan.thresholds == plain.plan.thresholds

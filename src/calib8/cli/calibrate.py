@@ -25,7 +25,7 @@ from calib8.cli.options import Commands, add_common_options, add_gpu_option, net
 from calib8.cli.progress import ProgressLines
 from calib8.cli.recording import CALIBRATE_OPTIONS, IMAGE_OPTIONS, words_of
 from calib8.cli.table import aligned
-from calib8.cli.threshold_options import add_threshold_options
+from calib8.cli.threshold_options import add_repair_options, add_threshold_options
 from calib8.errors import Calib8Error, OptionError
 from calib8.export import write_calibration_files
 from calib8.export.record import MAX_RECORD_BYTES, parse_record
@@ -93,7 +93,8 @@ def add_parser(commands: Commands) -> None:
         help="the options of an earlier calibration, from its bmnet_NAME.calib8.json; others that are given count more",
     )  # fmt: skip
     parser.add_argument("--output", metavar="FOLDER", type=Path, help="where the files go (default: PATH)")
-    add_threshold_options(parser, DEFAULT_METHOD)
+    add_threshold_options(parser, "several, and the best of them; kl where nothing is repaired")
+    add_repair_options(parser)
     _add_run_options(parser)
     add_image_options(parser)
 
@@ -150,8 +151,11 @@ def run(options: argparse.Namespace) -> int:
     paths = write_calibration_files(
         output, options.name, network.model, result.plan, _record(options, output, samples)
     )  # fmt: skip
-    _warn_of_clipping(network.model, result, options.method)
+    if result.repaired is None:
+        _warn_of_clipping(network.model, result, options.method or DEFAULT_METHOD)
     print(summary(network.model, result))
+    if result.repaired is not None:
+        print("\n".join(result.repaired.lines()))
     print("\n".join(str(path) for path in paths))
     if not options.no_verdict:
         _print_verdict(network, result, options)

@@ -20,6 +20,7 @@ IMAGE_OPTIONS = (
 )  # fmt: skip
 CALIBRATE_OPTIONS = (
     "iteration", "method", "original", "percent", "ignore_zeros", "bins", "concat_quantize", "thresholds", "two_pass",
+    "repair", "without",
     *IMAGE_OPTIONS,
 )  # fmt: skip
 """Whatever changes a result; not threads, memory, and where files go."""
@@ -29,7 +30,7 @@ _IMAGE_FLAGS = (
 )  # fmt: skip
 _CALIBRATE_FLAGS = (
     "--iteration", "--method", "--original", "--percent", "--ignore-zeros", "--bins", "--concat-quantize",
-    "--thresholds", "--two-pass", *_IMAGE_FLAGS,
+    "--thresholds", "--two-pass", "--repair", "--without", *_IMAGE_FLAGS,
 )  # fmt: skip
 """A record may come from anybody: it can say which numbers are used, and nothing that runs or writes."""
 _FLAGS = {"arrays": "--samples"}

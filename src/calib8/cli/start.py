@@ -7,7 +7,7 @@ from pathlib import Path
 
 from calib8.cli.images import add_image_options, add_samples_option, images_of, without_bad
 from calib8.cli.options import add_common_options, add_gpu_option, network_name
-from calib8.cli.threshold_options import add_threshold_options, calibrate_options
+from calib8.cli.threshold_options import add_repair_options, add_threshold_options, calibrate_options
 from calib8.data import read_image_params
 from calib8.errors import OptionError
 from calib8.reading import exists, require_folder
@@ -53,6 +53,7 @@ def add_start_options(parser: argparse.ArgumentParser, samples: int, output: str
     )  # fmt: skip
     add_samples_option(parser, f"how many images the network is run on (default: {samples}, or all where fewer are)")
     add_threshold_options(parser, None)
+    add_repair_options(parser)
     parser.add_argument(
         "-n", "--iteration", type=int, default=10, metavar="N",
         help="how many images thresholds are measured on (default: 10)",

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from calib8.measure.histogram import DEFAULT_BINS
-from calib8.measure.thresholds import DEFAULT_METHOD, METHODS, ORIGINAL_METHOD, ThresholdOptions
+from calib8.measure.thresholds import METHODS, ORIGINAL_METHOD, ThresholdOptions
+from calib8.repair.pipeline import LEVELS, PASSES
 from calib8.workflow import CalibrateOptions, MeasureOptions
 
 
@@ -14,9 +15,9 @@ def add_threshold_options(parser: argparse.ArgumentParser, method: str | None) -
     """Add `--method` and what goes with it; `method` is its default, None for a command that has another one."""
     group = parser.add_argument_group("thresholds")
     methods = "; ".join(f"{m.name}: {m.summary}" for m in METHODS.values())
-    default = method or f"take the files that PATH has, else {DEFAULT_METHOD}"
+    default = method or "take the files that PATH has, else several, and the best of them"
     which = group.add_mutually_exclusive_group()
-    which.add_argument("--method", choices=METHODS, default=method, help=f"{methods} (default: {default})")
+    which.add_argument("--method", choices=METHODS, default=None, help=f"{methods} (default: {default})")
     which.add_argument(
         "--original", action="store_true",
         help=f"do what the original tool does, and nothing else: --method {ORIGINAL_METHOD}, and integers by the "
@@ -43,6 +44,21 @@ def add_threshold_options(parser: argparse.ArgumentParser, method: str | None) -
     )  # fmt: skip
 
 
+def add_repair_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--repair` and what goes with it."""
+    group = parser.add_argument_group("repair")
+    repairs = "; ".join(f"{name}: {what}" for name, what in PASSES.items())
+    group.add_argument(
+        "--repair", choices=LEVELS, default="standard",
+        help="what is done to lose less in INT8, judged on every fifth image, which nothing is solved on: standard "
+        "takes seconds; none rounds as the contract does (default: %(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--without", action="append", choices=PASSES, default=[], metavar="PASS",
+        help=f"leave a part of the repair out; may be given several times. {repairs}",
+    )  # fmt: skip
+
+
 def measure_options(options: argparse.Namespace) -> MeasureOptions:
     """Read how values are measured."""
     return MeasureOptions(iteration=options.iteration, bins=options.bins, threads=options.threads)
@@ -51,7 +67,8 @@ def measure_options(options: argparse.Namespace) -> MeasureOptions:
 def calibrate_options(options: argparse.Namespace) -> CalibrateOptions:
     """Read how values are measured, and thresholds found in them."""
     wanted = CalibrateOptions(
-        **vars(measure_options(options)), method=options.method or DEFAULT_METHOD,
+        **vars(measure_options(options)), method=options.method,
+        repair=getattr(options, "repair", "none"), without=frozenset(getattr(options, "without", ())),
         threshold=ThresholdOptions(percent=options.percent, ignore_zeros=options.ignore_zeros),
         concat_quantize=options.concat_quantize,
     )  # fmt: skip

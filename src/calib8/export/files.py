@@ -17,7 +17,7 @@ from calib8.atomic import write_atomically, write_together
 from calib8.errors import TableError
 from calib8.export.calibration_table import Message, table_bytes, table_message, table_text
 from calib8.export.int8_caffemodel import read_int8_model, write_int8_model
-from calib8.export.plain_table import plain_table, read_plain_table
+from calib8.export.plain_table import plain_shifts, plain_table, read_plain_table
 from calib8.export.record import check_same_run, run_of, write_record
 from calib8.export.table_reader import (
     parse_binary_table,
@@ -28,9 +28,10 @@ from calib8.export.table_reader import (
     with_row_integers,
 )
 from calib8.graph import Layer
-from calib8.layers import Op
+from calib8.layers import IntegerForm, Op
 from calib8.lowering import Model
-from calib8.quantize import QuantPlan, fold_thresholds, make_plan
+from calib8.proto import calibration_pb2
+from calib8.quantize import QuantPlan, fold_thresholds, make_plan, with_given
 from calib8.quantize.channel_units import recovered_units
 from calib8.reading import read_file
 
@@ -148,14 +149,51 @@ def read_plan(
         warnings=plan.warnings + unequal(thresholds, plan, model),
         enable_concat_quantize=fold_thresholds(model, plan.thresholds) != plan.thresholds,
     )
+    computed = plan
     if not isinstance(parsed, str):
         plan = with_row_integers(plan, parsed, model, source)
         plan = replace(plan, warnings=plan.warnings + unread(parsed))
     if int8_model is None:
+        _check_shifts(computed, plan, source)
         return plan
     check_same_run(table, int8_model)
     plan = read_int8_model(int8_model, model, plan)
+    if isinstance(parsed, str):
+        plan = _with_plain_shifts(plan, parsed, source)
     return replace(plan, channel_units=recovered_units(given, plan.thresholds, plan.forms))
+
+
+def _check_shifts(computed: QuantPlan, plan: QuantPlan, source: str) -> None:
+    """Refuse to compute weights for a table whose shifts are not those that the weights would have."""
+    names = [name for name, form in _shifted(plan) if form.accumulator_shift != _shift(computed.forms[name])]
+    if names:
+        raise TableError(
+            f"{source}: the integers of this table do not follow from its thresholds; give the int8 caffemodel of its "
+            "run, too",
+            [f"layer {name!r} has a right shift of its own" for name in names],
+        )
+
+
+def _shift(form: IntegerForm | None) -> int | None:
+    return None if form is None else form.accumulator_shift
+
+
+def _shifted(plan: QuantPlan) -> Iterator[tuple[str, IntegerForm]]:
+    """List the layers with weights and a right shift."""
+    return ((n, form) for n, form in plan.forms.items() if form and form.blobs and form.accumulator_shift is not None)
+
+
+def _with_plain_shifts(plan: QuantPlan, text: str, source: str) -> QuantPlan:
+    """Give layers with weights the shifts of a plain table; multipliers, which it has not, stay as computed."""
+    shifts = plain_shifts(text)
+    forms: dict[str, IntegerForm] = {}
+    for name, form in _shifted(plan):
+        row = calibration_pb2.LayerCalibrationParameter(name=name, right_shift_width=shifts[name])
+        try:
+            forms[name] = form.from_row(row, 1)
+        except TableError as why:
+            raise TableError(f"{source}: layer {name!r} {why}") from None
+    return with_given(plan, forms, source)
 
 
 def _with_neutral_weights(model: Model) -> Model:

@@ -29,6 +29,12 @@ def plain_table(model: Model, plan: QuantPlan) -> bytes:
     return "".join(lines).encode()
 
 
+def plain_shifts(text: str) -> dict[str, int]:
+    """Read the right shifts by layer name, of a table that `read_plain_table` has read."""
+    fields = (line.rsplit(" ", 2) for line in text.splitlines() if line.strip())
+    return {name: int(shift) for name, _, shift in fields}
+
+
 def read_plain_table(text: str, model: Model, source: str) -> dict[str, float]:
     """Read the thresholds of all values of the network. Further tops of a layer take that of its first.
 

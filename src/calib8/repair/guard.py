@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.arithmetic import dequantize, quantize
-from calib8.engine import Crew, EngineOptions, Executor
+from calib8.engine import Crew, EngineOptions, Executor, ExecutorCache
+from calib8.graph import Shape
 from calib8.layer_kit.window_product import evenly
 from calib8.layers.softmax import Softmax
 from calib8.lowering import Model, Step, lower_float
@@ -31,6 +32,7 @@ from calib8.repair.rounded_values import rounded_inputs, with_rounded_values
 Array = NDArray[Any]
 
 _KEPT = 1 << 16  # elements of an output and sample that are compared
+_SHAPES_OPEN = 4
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Split:
     """Samples in two parts that share none.
 
     Attributes:
-        solve, guard: the batches of each, one image a batch where images go through the network one by one.
+        solve, guard: the batches of each, a run a batch.
         solving, guarding: how many images there are.
     """
 
@@ -48,27 +50,34 @@ class Split:
     guarding: int
 
 
-def split(batches: Batches, images: int, every: int = 5) -> Split:
-    """Hold every fifth image out, and at least one of two.
+def split(batches: Batches, images: int, per_run: int = 1, every: int = 5) -> Split:
+    """Hold every fifth run out, and at least one of two.
 
     Args:
         images: how many there are.
+        per_run: how many go through the network together; a part of a run that is left over at the end is left out.
     """
-    every = min(every, max(images, 1))
+    runs = images // per_run
+    every = min(every, max(runs, 2))  # a single run is solved on, and nothing is held out
 
     def part(held_out: bool) -> Iterator[Mapping[str, Array]]:
-        for index, image in enumerate(_single(batches())):
+        for index, run in enumerate(_runs(batches(), per_run)):
             if (index % every == every - 1) == held_out:
-                yield image
+                yield run
 
-    guarding = images // every
-    return Split(lambda: part(False), lambda: part(True), images - guarding, guarding)
+    guarding = runs // every
+    return Split(lambda: part(False), lambda: part(True), (runs - guarding) * per_run, guarding * per_run)
 
 
-def _single(batches: Iterator[Mapping[str, Array]]) -> Iterator[Mapping[str, Array]]:
-    for batch in batches:
-        for at in range(len(next(iter(batch.values())))):
-            yield {blob: array[at : at + 1] for blob, array in batch.items()}
+def _runs(batches: Iterator[Mapping[str, Array]], per_run: int) -> Iterator[Mapping[str, Array]]:
+    """Cut batches of any size into runs."""
+    waiting: dict[str, Array] = {}
+    for given in batches:
+        batch = {blob: np.concatenate([waiting[blob], array]) for blob, array in given.items()} if waiting else given
+        whole = len(next(iter(batch.values()))) // per_run * per_run
+        for at in range(0, whole, per_run):
+            yield {blob: array[at : at + per_run] for blob, array in batch.items()}
+        waiting = {blob: array[whole:] for blob, array in batch.items() if len(array) > whole}
 
 
 def judged_values(model: Model) -> dict[str, int | None]:
@@ -105,8 +114,8 @@ class Guard:
     """The held-out samples, and what FP32 makes of them.
 
     Args:
-        model: of one sample.
-        batches: the held-out samples.
+        model: of one run.
+        batches: the held-out samples, a run each.
         threads: None for all cores; no result depends on it.
     """
 
@@ -115,12 +124,12 @@ class Guard:
         self._axes = judged_values(model)
         self._threads = EngineOptions(threads=threads).thread_count
         self._engine = EngineOptions(threads=1, repack_weights=True)  # the same last bits in FP32 and in INT8
-        self._references = self._outputs(lower_float(model, tuple(self._axes)))
+        self._references = self._outputs(lambda model: lower_float(model, tuple(self._axes)))
         self._signals = {value: self._signal(value) for value in self._axes}
 
     @property
-    def samples(self) -> int:
-        """How many there are."""
+    def runs(self) -> int:
+        """How many runs there are."""
         return len(self._references)
 
     def noise(self, plan: QuantPlan) -> float:
@@ -130,7 +139,7 @@ class Guard:
             frozenset(forms), forms, plan.thresholds, channel_units=plan.channel_units,
             integer_kernels=self._engine.integer_kernels,
         )  # fmt: skip
-        return self._noise(self._outputs(lower_int8(self._model, setup, tuple(self._axes))))
+        return self._noise(self._outputs(lambda model: lower_int8(model, setup, tuple(self._axes))))
 
     def noise_of_values(self, plan: QuantPlan) -> float:
         """Measure a plan's thresholds and units, with weights in float; see `rounded_values`."""
@@ -139,24 +148,37 @@ class Guard:
         def prepared(value: str, array: Array) -> Array:
             return dequantize(quantize(array, inputs[value]), inputs[value]) if value in inputs else array
 
-        steps = lower_float(with_rounded_values(self._model, plan), tuple(self._axes))
-        return self._noise(self._outputs(steps, prepared))
+        def lowered(model: Model) -> tuple[Step, ...]:
+            return lower_float(with_rounded_values(model, plan), tuple(self._axes))
+
+        return self._noise(self._outputs(lowered, prepared))
 
     def _outputs(
-        self, steps: Sequence[Step], prepared: Callable[[str, Array], Array] = lambda _, array: array
+        self,
+        lowered: Callable[[Model], Sequence[Step]],
+        prepared: Callable[[str, Array], Array] = lambda _, array: array,
     ) -> list[dict[str, Array]]:
         """Run all samples; of every judged value what is compared, in the order of the samples."""
-        executor = Executor(steps, tuple(self._axes), self._engine)
-        lanes = [executor, *(executor.sibling() for _ in range(self._threads - 1))]
+        executors: ExecutorCache[Executor] = ExecutorCache(_SHAPES_OPEN)
 
         def work(lane: int, batch: Mapping[str, Array]) -> dict[str, Array]:
             found: dict[str, Array] = {}
             inputs = {value: prepared(value, array) for value, array in self._model.inputs_of(batch).items()}
-            lanes[lane].run(inputs, lambda reading, array: found.__setitem__(str(reading), self._seen(reading, array)))
+            shapes = tuple((value, array.shape) for value, array in inputs.items())
+            executors.get(shapes, lambda: self._executor(lowered, dict(shapes)), lane).run(
+                inputs, lambda reading, array: found.__setitem__(str(reading), self._seen(reading, array))
+            )
             return found
 
         with Crew(self._threads) as crew:
             return list(crew.stream(work, self._batches()))
+
+    def _executor(self, lowered: Callable[[Model], Sequence[Step]], shapes: Mapping[str, Shape]) -> Executor:
+        """Make the executor for inputs of these shapes, which a Python layer may have given its own."""
+        model = self._model
+        if any(model.shapes[value] != shape for value, shape in shapes.items()):
+            model = model.reshaped({model.net.blob_of[value]: shape for value, shape in shapes.items()})
+        return Executor(lowered(model), tuple(self._axes), self._engine)
 
     def _seen(self, value: Any, array: Array) -> Array:
         axis = self._axes[value]

@@ -38,6 +38,9 @@ PASSES: Mapping[str, str] = {
 """What `RepairOptions.without` can name, and what it is."""
 
 
+_SOLVING = (ChannelUnits.name, CompensatedRounding.name, BiasCorrection.name)
+
+
 @dataclass(frozen=True)
 class RepairOptions:
     """How a plan is repaired.
@@ -112,6 +115,18 @@ class Repaired:
             found.append(f"with float weights: {floors}")
         gain = self.best.decibels - first.decibels
         return [*found, f"chosen: {self.best.name}, {gain:+.1f} dB against {first.name}"]
+
+
+def runs_of_samples(sets: int, samples: Split, options: RepairOptions) -> int:
+    """Count the samples that a repair runs, each time anew, for a progress line.
+
+    Args:
+        sets: how many sets of thresholds there are.
+    """
+    sets = 1 if "thresholds" in options.without else sets
+    solving = sum(name not in options.without for name in _SOLVING)
+    judged = 1 + sets + (sets if sets > 1 else 0) + 1 + solving
+    return judged * samples.guarding + solving * samples.solving
 
 
 PlanOf = Callable[[str], QuantPlan]

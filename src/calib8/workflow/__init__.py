@@ -7,7 +7,7 @@ Nothing here reads a command line or prints. Options are frozen dataclasses, res
 - `arrays`: samples of inputs that are no pictures; `inputs`: what they and images take the place of
 - `images`: images for a network's input
 - `checking`: what is in a network, and what is wrong with it
-- `calibrating`: thresholds from samples, integers from thresholds
+- `calibrating`: thresholds from samples, integers from thresholds; `repairing`: integers that lose less
 - `histograms`: counted once and kept in files; `comparing`: what the methods make of them
 - `cluster`: the same on the workers of a Dask scheduler
 - `judging`: what counts as a good result, and the samples that it is judged on (`samples`)
@@ -29,6 +29,7 @@ from calib8.workflow.calibrating import (
     CalibrationResult,
     MeasureOptions,
     calibrate,
+    calibrate_again,
     change_thresholds,
     choose_thresholds,
     measure_histograms,
@@ -111,6 +112,7 @@ __all__ = [
     "Tuner",
     "VerdictOptions",
     "calibrate",
+    "calibrate_again",
     "calibrate_from",
     "change_thresholds",
     "check",

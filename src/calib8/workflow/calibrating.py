@@ -33,8 +33,10 @@ from calib8.measure.thresholds import (
 )
 from calib8.quantize import QuantPlan, make_plan, observed_values, set_thresholds
 from calib8.reading import read_file
+from calib8.repair import Repaired, RepairOptions
 from calib8.workflow.network import Network
 from calib8.workflow.progress import Progress, ProgressCallback, quiet
+from calib8.workflow.repairing import SETS, repaired_plan
 
 _CHANNELS = re.compile(r"channels? \d+(, \d+)*( and \d+ more)?")
 _MOST_PROBLEMS = 20
@@ -78,23 +80,35 @@ class CalibrateOptions(MeasureOptions):
     """How a network is calibrated; the options of `MeasureOptions`, and:
 
     Attributes:
-        method: how thresholds are found, one of `calib8.measure.thresholds.METHODS`.
+        method: how thresholds are found, one of `calib8.measure.thresholds.METHODS`. None tries several where there is
+            a repair, and takes the best; where there is none, it is "kl".
         threshold: what can be set of the method.
         concat_quantize: every bottom of a Concat keeps a threshold of its own.
+        repair: how much `calibrate` does to lose less in INT8, one of `calib8.repair.LEVELS`: "none" rounds as the
+            contract does; "standard" takes seconds.
+        without: parts of the repair that are left out, names of `calib8.repair.PASSES`.
     """
 
-    method: str = DEFAULT_METHOD
+    method: str | None = None
     threshold: ThresholdOptions = ThresholdOptions()
     concat_quantize: bool = False
+    repair: str = "standard"
+    without: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         """Raises OptionError for a value that cannot be used."""
         super().__post_init__()
-        method_named(self.method)
+        method_named(self.one_method)
+        RepairOptions(self.repair, self.without)
+
+    @property
+    def one_method(self) -> str:
+        """The method, where there can be only one: where nothing is repaired."""
+        return self.method or DEFAULT_METHOD
 
     def as_original(self) -> CalibrateOptions:
         """Return these options with the original tool's method, and nothing that it does not do."""
-        return replace(self, method=ORIGINAL_METHOD, threshold=ThresholdOptions())
+        return replace(self, method=ORIGINAL_METHOD, threshold=ThresholdOptions(), repair="none")
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +121,7 @@ class CalibrationResult:
         histograms: of |x|, by value; empty for integers that were read from files.
         dead: values that were 0 in all samples, so that their thresholds mean nothing.
         origin: where the thresholds come from, in words.
+        repaired: what was chosen and what it gained; None where nothing was repaired.
     """
 
     plan: QuantPlan
@@ -114,19 +129,66 @@ class CalibrationResult:
     histograms: Mapping[str, BlobHistogram] = field(default_factory=dict)
     dead: frozenset[str] = frozenset()
     origin: str = ""
+    repaired: Repaired | None = None
 
 
 def calibrate(
     network: Network, options: CalibrateOptions = CalibrateOptions(), progress: ProgressCallback = quiet
 ) -> CalibrationResult:
-    """Run samples through a network, find a threshold for every value, and quantise.
+    """Run samples through a network, find a threshold for every value, quantise, and repair.
 
     Raises:
         DataError, UserLayerError: the samples cannot be used, or there are fewer.
         QuantizationError: thresholds that the integer contract cannot express; all of them.
         OptionError: an option with a value that it cannot have.
     """
-    return choose_thresholds(network, needed_histograms(network, options, progress=progress), options)
+    return calibrate_again(network, {}, options, progress)
+
+
+def calibrate_again(
+    network: Network,
+    known: Mapping[str, BlobHistogram],
+    options: CalibrateOptions,
+    progress: ProgressCallback = quiet,
+) -> CalibrationResult:
+    """Calibrate as `calibrate` does, with what is known of the values; what is missing is measured.
+
+    Args:
+        known: histograms by value, as a result of the same samples has them.
+
+    Raises:
+        DataError, UserLayerError, QuantizationError, OptionError: as `calibrate`.
+    """
+    measured = replace(options, method=options.method or (DEFAULT_METHOD if options.repair == "none" else SETS[0]))
+    histograms = needed_histograms(network, measured, known, progress)
+    if options.repair != "none":
+        found = _repaired(network, histograms, options, observed_by(network, measured), progress)
+        if found is not None:
+            return found
+    return choose_thresholds(network, histograms, measured)
+
+
+def _repaired(
+    network: Network,
+    histograms: Mapping[str, BlobHistogram],
+    options: CalibrateOptions,
+    values: Sequence[str],
+    progress: ProgressCallback,
+) -> CalibrationResult | None:
+    """Repair; None where that is not possible."""
+    found = repaired_plan(
+        network, {v: histograms[v] for v in values}, options.iteration,
+        RepairOptions(options.repair, options.without, options.threads),
+        concat_quantize=options.concat_quantize,
+        method=(options.method, options.threshold) if options.method else None, progress=progress,
+    )  # fmt: skip
+    if found is None:
+        return None
+    plan = found.best.plan
+    _tell_warnings(network, plan)
+    dead = frozenset(v for v in values if histograms[v].dead)
+    origin = f"{options.method or '/'.join(SETS)}, {options.iteration} images, {options.repair} repair"
+    return CalibrationResult(plan, plan.thresholds, histograms, dead, origin, found)
 
 
 def needed_histograms(
@@ -149,7 +211,7 @@ def needed_histograms(
     missing = _missing(network, options, known)
     if not missing:
         return known
-    two_pass = options.two_pass or method_named(options.method).like_the_original
+    two_pass = options.two_pass or method_named(options.one_method).like_the_original
     found = measure_histograms(network, missing, replace(options, two_pass=two_pass), progress)
     check_values(network, found)
     return {**known, **found}
@@ -168,13 +230,13 @@ def check_values(network: Network, histograms: Mapping[str, BlobHistogram]) -> N
 
 def _missing(network: Network, options: CalibrateOptions, known: Mapping[str, BlobHistogram]) -> list[str]:
     """The values that the method measures, without those whose histogram will do."""
-    exact = options.two_pass or method_named(options.method).like_the_original
+    exact = options.two_pass or method_named(options.one_method).like_the_original
     return [v for v in observed_by(network, options) if v not in known or (exact and not known[v].exact)]
 
 
 def observed_by(network: Network, options: CalibrateOptions) -> tuple[str, ...]:
     """Return the values that a method measures, in the order of their layers."""
-    as_written = method_named(options.method).like_the_original
+    as_written = method_named(options.one_method).like_the_original
     return observed_values(network.model, options.concat_quantize, as_written=as_written)
 
 
@@ -207,7 +269,7 @@ def measure_histograms(
 def choose_thresholds(
     network: Network, histograms: Mapping[str, BlobHistogram], options: CalibrateOptions
 ) -> CalibrationResult:
-    """Find the thresholds in histograms of all observed values, and quantise.
+    """Find the thresholds in histograms of all observed values, and quantise; nothing is repaired.
 
     Args:
         histograms: by value, as `needed_histograms` returns them for these options.
@@ -219,14 +281,14 @@ def choose_thresholds(
     missing = _missing(network, options, histograms)
     if missing:
         raise OptionError(
-            f"method {options.method} lacks histograms of {len(missing)} values ({missing[0]!r} ..); "
+            f"method {options.one_method} lacks histograms of {len(missing)} values ({missing[0]!r} ..); "
             "needed_histograms() measures them"
         )
     measured = observed_by(network, options)
-    found = {v: find_threshold(histograms[v], options.method, options.threshold) for v in measured}
+    found = {v: find_threshold(histograms[v], options.one_method, options.threshold) for v in measured}
     dead = frozenset(v for v in measured if histograms[v].dead)
     plan = plan_of(network, found, options.concat_quantize, dead)
-    return CalibrationResult(plan, found, histograms, dead, f"{options.method}, {options.iteration} images")
+    return CalibrationResult(plan, found, histograms, dead, f"{options.one_method}, {options.iteration} images")
 
 
 def change_thresholds(
@@ -292,20 +354,25 @@ def read_thresholds(network: Network, table: str | os.PathLike[str]) -> dict[str
 def plan_of(
     network: Network, thresholds: Mapping[str, float], concat_quantize: bool = False, dead: Collection[str] = ()
 ) -> QuantPlan:
-    """Fold thresholds and compute all integers; passes that repair a plan belong behind this step.
+    """Fold thresholds and compute all integers, by the contract's own rounding.
 
     Raises:
         TableError: values without a threshold; all of them.
         QuantizationError: as `calibrate`.
     """
     plan = make_plan(network.model, thresholds, concat_quantize, dead)
+    _tell_warnings(network, plan)
+    return plan
+
+
+def _tell_warnings(network: Network, plan: QuantPlan) -> None:
+    """Log what does not fit well."""
     lines = together(plan.warnings)
     for line in lines:
         _log.warning("%s: %s", network.model.net.source, line)
     for warning in plan.warnings:
         if warning not in lines:
             _log.info("%s: %s", network.model.net.source, warning)
-    return plan
 
 
 def together(warnings: Sequence[str]) -> list[str]:

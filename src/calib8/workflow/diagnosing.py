@@ -82,7 +82,7 @@ def diagnose(
     """
     options = options.at_most(network.samples)
     preprocessing = _preprocessing(network, options, progress)
-    as_written = method_named(options.method).like_the_original
+    as_written = method_named(options.one_method).like_the_original
     model, values = (
         network.of_one_sample,
         observed_values(network.model, options.concat_quantize, as_written=as_written),
@@ -91,7 +91,7 @@ def diagnose(
         model, runs_of(network, options.iteration), values, image_input(model) or model.inputs[0], options.bins,
         options.threads, lambda done: progress(Progress("examining images", done, options.iteration)),
     )  # fmt: skip
-    convergence = check_convergence(survey, options.method, options.threshold)
+    convergence = check_convergence(survey, options.one_method, options.threshold)
     samples = check_samples(survey, name_of_sample(network.samples))
     return Diagnosis(
         preprocessing, convergence, samples, check_network(model, survey, _plan(model, survey, options)), survey
@@ -134,7 +134,7 @@ def _preprocessing(network: Network, options: DiagnoseOptions, progress: Progres
 
 def _plan(model: Model, survey: Survey, options: DiagnoseOptions) -> QuantPlan | None:
     """The integers that these images would give; None where the contract cannot express them."""
-    thresholds = {v: find_threshold(h, options.method, options.threshold) for v, h in survey.whole.items()}
+    thresholds = {v: find_threshold(h, options.one_method, options.threshold) for v, h in survey.whole.items()}
     dead = frozenset(value for value, histogram in survey.whole.items() if histogram.dead)
     try:
         return make_plan(model, thresholds, options.concat_quantize, dead)

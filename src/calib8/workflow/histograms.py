@@ -220,7 +220,7 @@ def calibrate_from(network: Network, histograms: HistogramSet, options: Calibrat
     problems = histograms.identity.differences(replace(identity_of(network, options), **_not_of_a_network(histograms)))
     if problems:
         raise DataError(f"{network.model.net.source}: the histograms are of another network", problems)
-    exact = options.two_pass or method_named(options.method).like_the_original
+    exact = options.two_pass or method_named(options.one_method).like_the_original
     found = histograms.histograms(observed_by(network, options), exact=exact)
     check_values(network, found)
     return choose_thresholds(network, found, replace(options, iteration=int(histograms.samples.size)))
@@ -375,7 +375,7 @@ def exact_values(identity: Identity, options: CalibrateOptions) -> tuple[str, ..
     """Return the values that are counted exactly, in a second pass; none for methods that do without."""
     if options.two_pass:
         return measured_values(identity.groups)
-    wanted = method_named(options.method).like_the_original
+    wanted = method_named(options.one_method).like_the_original
     return tuple(group.written for group in identity.groups) if wanted else ()
 
 

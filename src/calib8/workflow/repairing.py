@@ -1,0 +1,79 @@
+"""Calibration that repairs: several sets of thresholds from one run over the samples, and the plan that loses least."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from calib8.data import takes
+from calib8.measure.histogram import BlobHistogram
+from calib8.measure.thresholds import ThresholdOptions, find_threshold
+from calib8.quantize import QuantPlan, make_plan
+from calib8.repair import Repaired, RepairOptions, Split, repair, split
+from calib8.repair.pipeline import runs_of_samples
+from calib8.workflow.network import Network
+from calib8.workflow.progress import Progress, ProgressCallback, quiet
+
+_log = logging.getLogger(__name__)
+
+SETS = ("mse", "kl", "kl-fine", "percentile")
+"""Methods whose thresholds are tried, all over the same histograms: of what is quantised, behind a ReLU."""
+
+
+def repaired_plan(
+    network: Network,
+    histograms: Mapping[str, BlobHistogram],
+    images: int,
+    options: RepairOptions,
+    *,
+    concat_quantize: bool = False,
+    method: tuple[str, ThresholdOptions] | None = None,
+    progress: ProgressCallback = quiet,
+) -> Repaired | None:
+    """Find the plan that loses least, on samples that are held out.
+
+    Args:
+        histograms: of all values that are quantised.
+        images: how many samples there are; every fifth one is held out to choose on.
+        method: take the thresholds of this one alone; None tries those of `SETS`.
+
+    Returns:
+        None where there are too few samples to hold one out.
+
+    Raises:
+        QuantizationError: the contract cannot express the thresholds.
+        DataError, UserLayerError: the samples cannot be used.
+    """
+    model = network.of_one_sample
+    samples = _split(network, images)
+    if not samples.guarding:
+        _log.warning("%s: no sample can be held out of %d, so nothing is repaired", model.net.source, images)
+        return None
+    dead = frozenset(v for v, histogram in histograms.items() if histogram.dead)
+
+    def plan_of(name: str) -> QuantPlan:
+        chosen = method[1] if method else ThresholdOptions()
+        found = {v: find_threshold(histogram, name, chosen) for v, histogram in histograms.items()}
+        return make_plan(model, found, concat_quantize, dead)
+
+    names = [method[0]] if method else list(SETS)
+    total = runs_of_samples(len(names), samples, options)
+
+    def told(done: int) -> None:
+        progress(Progress("repairing", done, total))
+
+    found = repair(model, names, plan_of, samples, options, told)
+    for line in found.lines():
+        _log.info("%s: %s", model.net.source, line)
+    return found
+
+
+def _split(network: Network, images: int) -> Split:
+    model = network.of_one_sample
+    per_run = max((model.shapes[v][0] for v in model.inputs if model.shapes[v]), default=1)
+
+    def batches() -> Iterator[Mapping[str, Any]]:
+        return takes(network.samples, images)
+
+    return split(batches, images, per_run)
