@@ -17,7 +17,7 @@ from calib8 import CalibrateOptions, change_thresholds, choose_thresholds, open_
 from calib8.cli.main import main
 from calib8.errors import DataError, OptionError, TableError
 from calib8.quantize import observed_values
-from calib8.workflow import calibrate, needed_histograms
+from calib8.workflow import calibrate, calibrate_again, needed_histograms
 from calib8.workflow.calibrating import together
 
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
@@ -163,13 +163,13 @@ def test_a_repair_by_default(network):
     last = told[-1]
     assert last.done == last.total
     assert repaired.repaired.best.noise < repaired.repaired.plain[0].noise
-    again = choose_thresholds(network, repaired.histograms, CalibrateOptions(iteration=20))
+    again = calibrate_again(network, repaired.histograms, CalibrateOptions(iteration=20))
     assert again.repaired.lines() == repaired.repaired.lines()
 
 
 def test_parts_of_a_repair_are_left_out(network, result):
     options = CalibrateOptions(iteration=20, method="mse", without=frozenset(["compensated-rounding", "channel-units"]))
-    found = choose_thresholds(network, result.histograms, options)
+    found = calibrate_again(network, result.histograms, options)
     assert [stage.name for stage in found.repaired.stages] == ["whole-multipliers", "bias-correction"]
     assert len(found.repaired.plain) == 1 and found.origin == "mse, 20 images, standard repair"
     with pytest.raises(OptionError, match="choose from thresholds"):

@@ -36,8 +36,8 @@ from calib8.workflow.histograms import digests_of
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
 FILES = DIGITS / "deploy.prototxt", DIGITS / "custom.caffemodel"
 IMAGES = 30
-KL = CalibrateOptions(iteration=IMAGES)
-MSE = CalibrateOptions(iteration=IMAGES, method="mse")
+KL = CalibrateOptions(iteration=IMAGES, repair="none")
+MSE = CalibrateOptions(iteration=IMAGES, method="mse", repair="none")
 EAGER = CountOptions(save_seconds=0)
 
 

@@ -15,7 +15,7 @@ from calib8.cli.progress import ProgressLines
 from calib8.cli.start import add_start_options, open_start
 from calib8.cli.table import aligned
 from calib8.errors import OptionError
-from calib8.reading import read_file
+from calib8.reading import exists, read_file
 from calib8.report.shown_samples import names_of_classes
 from calib8.workflow import (
     CalibrationResult,
@@ -82,7 +82,8 @@ def add_parser(commands: Commands) -> None:
     group = parser.add_argument_group("what runs in INT8")
     group.add_argument(
         "--table", metavar="FILE", type=Path, action="append", default=[], dest="tables",
-        help="a calibration table, in the place of the files in PATH; several are measured side by side",
+        help="a calibration table, in the place of the files in PATH, with the int8 weights beside it, if any; "
+        "of a plain one the thresholds alone; several are measured side by side",
     )  # fmt: skip
     group.add_argument("--int8-layers", metavar="LAYER[,..]", help="only these layers (default: all that can)")
     parser.add_argument("--json", action="store_true", help="for programs: one JSON object")
@@ -118,8 +119,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _read(network: Any, path: Path) -> CalibrationResult:
+    """A table, with the weights of its run where they lie beside it; of a plain one, which hands edit, thresholds."""
     if path.suffix in (".pb2", ".prototxt"):
-        return read_calibration(network, path)
+        base, named, _ = path.name.partition("_calibration_table")
+        weights = path.with_name(f"{base}_int8.caffemodel")
+        return read_calibration(network, path, weights if named and exists(weights) else None)
     return change_thresholds(network, read_thresholds(network, path), origin=str(path))
 
 

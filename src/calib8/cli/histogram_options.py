@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import logging
 import os
 import sys
 from dataclasses import replace
@@ -30,6 +31,7 @@ from calib8.workflow import (
     write_histograms,
 )
 
+_log = logging.getLogger(__name__)
 _ONE_PASS = "max"  # a method that needs no exact counts
 
 
@@ -39,7 +41,7 @@ def add_histogram_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--histograms", metavar="FILE", type=Path,
         help="keep what is counted in this file, for `calib8 thresholds` and `calib8 merge`; go on with what it "
-        "has, or where an interrupted run was",
+        "has, or where an interrupted run was. Nothing is repaired, and without --method it is kl",
     )  # fmt: skip
     group.add_argument(
         "--shard", metavar="I/N", type=_shard,
@@ -116,6 +118,8 @@ def calibrate_kept(network: Network, options: argparse.Namespace, progress: Prog
         counted = count_on_cluster(network, _files(options), wanted, options.cluster, progress)
         if options.histograms is not None:
             write_histograms(options.histograms, counted)
+    if wanted.repair != "none":
+        _log.info("histograms that are kept give thresholds; nothing is repaired")
     return calibrate_from(network, counted, wanted)
 
 
