@@ -34,7 +34,7 @@ class Digits:
 def digits() -> Digits:
     prototxt = read_prototxt(DIGITS / "deploy.prototxt")
     files = {"in_prototxt": DIGITS / "deploy.prototxt", "in_caffemodel": DIGITS / "custom.caffemodel"}
-    calibration = Calibration({"model_name": "digits", "iteration": 40, **files}, threads=1)
+    calibration = Calibration({"model_name": "digits", "iteration": 40, **files}, method="kl", repair="none", threads=1)
     calibration.calc_tables()
     thresholds = calibration.thresholds
     calibration.find_tables("mse")  # measures what the other methods look at, too
