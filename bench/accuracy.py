@@ -59,10 +59,11 @@ def calibrated(*, bins: int = DEFAULT_BINS, **options: Any) -> Variant:
 VARIANTS: dict[str, Variant] = {
     "original": calibrated(original=True),
     "original, 204800": calibrated(original=True, bins=204_800),
-    "kl-fine": calibrated(method="kl-fine"),
-    "mse": calibrated(method="mse"),
-    "percentile": calibrated(method="percentile"),
-    "max": calibrated(method="max"),
+    "kl-fine": calibrated(method="kl-fine", repair="none"),
+    "mse": calibrated(method="mse", repair="none"),
+    "percentile": calibrated(method="percentile", repair="none"),
+    "max": calibrated(method="max", repair="none"),
+    "standard": calibrated(),
 }
 
 

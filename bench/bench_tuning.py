@@ -24,7 +24,7 @@ from calib8.analyze.experiment import Experiment, ExperimentOptions
 from calib8.analyze.judges import SquaredDifference, compared_values
 from calib8.analyze.search import Accept, Trial, original_search
 from calib8.analyze.trials import Trials
-from calib8.analyze.units import setup_of, units_of
+from calib8.analyze.units import units_of
 from calib8.cli import main as cli
 from calib8.cli.images import images_of
 from calib8.data import takes
@@ -34,7 +34,7 @@ from calib8.lowering import Model, build_model, lower_float
 from calib8.lowering.integer import lower_int8
 from calib8.proto.caffemodel import read_caffemodel
 from calib8.proto.text import read_prototxt
-from calib8.quantize import QuantPlan, make_plan
+from calib8.quantize import QuantPlan, make_plan, setup_of
 from calib8.workflow import CalibrateOptions, calibrate, open_network
 
 DIGITS = Path(__file__).resolve().parent.parent / "examples" / "digits"

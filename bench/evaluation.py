@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
@@ -21,16 +21,15 @@ import numpy as np
 from figures import Figure, decibels
 from real_models import Classes, Network
 
-from calib8.analyze.units import setup_of
+from calib8.arithmetic import dequantize, quantize
 from calib8.engine import EngineOptions, Executor
 from calib8.engine.options import available_cores
-from calib8.layer_kit.codes import dequantize_node, quantize_node, without_nan
-from calib8.layers import Call, OnnxBuilder, Op
 from calib8.layers.softmax import Softmax
 from calib8.lowering import Model, lower_float
 from calib8.lowering.integer import lower_int8
 from calib8.lowering.steps import Step
-from calib8.quantize import QuantPlan
+from calib8.quantize import QuantPlan, setup_of
+from calib8.repair.rounded_values import rounded_inputs, with_rounded_values
 
 Array = np.ndarray
 Outputs = Mapping[str, Array]
@@ -75,8 +74,12 @@ class Evaluation:
     def floor(self, plan: QuantPlan, model: Model | None = None) -> Result:
         """Weights and arithmetic in float; every value that is codes in the plan quantised, and nothing else."""
         model = model or self.network.model
-        rounded, inputs = quantised_values(model, plan)
-        return self._measured(lower_float(rounded, self._names), lambda name, x: fake(x, inputs.get(name)))
+        inputs = rounded_inputs(model, plan)
+
+        def prepared(name: str, x: Array) -> Array:
+            return dequantize(quantize(x, inputs[name]), inputs[name]) if name in inputs else x
+
+        return self._measured(lower_float(with_rounded_values(model, plan), self._names), prepared)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -180,45 +183,3 @@ def _constant(model: Model, value: str) -> bool:
     if layer.type == "PriorBox":
         return True
     return bool(layer.bottoms) and all(_constant(model, bottom) for bottom in layer.bottoms)
-
-
-def fake(values: Array, threshold: float | None) -> Array:
-    """Quantised and dequantised, by the contract; as they are without a threshold."""
-    if threshold is None:
-        return values
-    codes = np.clip(np.floor(values.astype(np.float64) * (128 / threshold) + 0.5), -128, 127)
-    return (codes * (threshold / 128)).astype(np.float32)
-
-
-def quantised_values(model: Model, plan: QuantPlan) -> tuple[Model, dict[str, float]]:
-    """The model with its values quantised where they are codes in the plan, and the thresholds of inputs that are.
-
-    A BatchNorm that a Scale follows is one step with it: only the Scale's top is rounded.
-    """
-    inside = set(model.batch_norm_pairs)
-    integers = {name for name, own in plan.forms.items() if own is not None}
-    ops = tuple(
-        _Rounding(op, [plan.thresholds[t] for t in layer.tops])
-        if layer.name in integers - inside and op.kind == "onnx" and not op.passive
-        else op
-        for layer, op in model.pairs
-    )
-    read = {v for v in model.inputs if any(reader.name in integers for reader in model.net.consumers[v])}
-    return replace(model, ops=ops), {value: plan.thresholds[value] for value in read}
-
-
-class _Rounding:
-    """An Op whose tops are quantised and dequantised; else as the Op itself."""
-
-    def __init__(self, op: Op, thresholds: Sequence[float]) -> None:
-        self._op, self._thresholds = op, thresholds
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._op, name)
-
-    def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
-        tops = self._op.lower(g, call)
-        return [
-            dequantize_node(g, quantize_node(g, without_nan(g, top), threshold), threshold)
-            for top, threshold in zip(tops, self._thresholds, strict=True)
-        ]

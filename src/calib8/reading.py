@@ -6,6 +6,7 @@ long and for folders that one may not look into; here such a path is none.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import IO
 
 from calib8.errors import Calib8Error
 
+_BLOCK = 1 << 20
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
@@ -58,6 +60,19 @@ def open_file(path: str | os.PathLike[str], error: type[Calib8Error], what: str 
     except (OSError, ValueError) as why:
         raise error(f"{start}: cannot be read: {getattr(why, 'strerror', None) or why}") from None
     raise error(f"{start}: not a regular file, but {kind}")
+
+
+def file_digest(path: str | os.PathLike[str], error: type[Calib8Error]) -> str:
+    """Return `sha256:..` of a file's bytes, read block by block.
+
+    Raises:
+        error: as `open_file`.
+    """
+    digest = hashlib.sha256()
+    with open_file(path, error) as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return f"sha256:{digest.hexdigest()}"
 
 
 def _kind(mode: int) -> str:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from calib8.analyze.experiment import Experiment, ExperimentOptions, real_values
-from calib8.analyze.units import setup_of, units_of
+from calib8.analyze.units import units_of
 from calib8.engine import EngineOptions, Executor, run_int8
 from calib8.errors import DataError
 from calib8.lowering.readings import Codes
-from calib8.quantize import fold_groups, make_plan, observed_values, replan
+from calib8.quantize import fold_groups, make_plan, observed_values, replan, setup_of
 
 PYTHON = """
 import caffe

@@ -9,8 +9,8 @@ import pytest
 from calib8.analyze.experiment import Experiment, ExperimentOptions
 from calib8.analyze.judges import SquaredDifference
 from calib8.analyze.mixed import propose_mixed_precision
-from calib8.analyze.units import setup_of, units_of
-from calib8.quantize import fold_groups, integer_setup, parse_layer_list, replan, without_idle_layers
+from calib8.analyze.units import units_of
+from calib8.quantize import fold_groups, integer_setup, parse_layer_list, replan, setup_of, without_idle_layers
 
 SAMPLES = 12
 

@@ -9,9 +9,10 @@ from calib8.analyze.experiment import Experiment, ExperimentOptions
 from calib8.analyze.judges import QualityDrop, SquaredDifference, top1
 from calib8.analyze.metrics import compare, compare_outputs
 from calib8.analyze.sensitivity import measure_sensitivity
-from calib8.analyze.units import setup_of, units_of
+from calib8.analyze.units import units_of
 from calib8.engine import EngineOptions, run_int8
 from calib8.lowering.readings import Codes
+from calib8.quantize import setup_of
 
 SAMPLES = 4
 

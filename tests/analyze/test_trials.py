@@ -11,11 +11,10 @@ from calib8.analyze.experiment import Experiment, ExperimentOptions
 from calib8.analyze.judges import QualityDrop, SquaredDifference, top1
 from calib8.analyze.search import Accept, Alone, Damage, Together, Trial
 from calib8.analyze.trials import Trials
-from calib8.analyze.units import setup_of
 from calib8.engine import EngineOptions, run_int8
 from calib8.export import read_plan, write_calibration_files
 from calib8.measure.thresholds import find_threshold
-from calib8.quantize import make_plan, replan
+from calib8.quantize import make_plan, replan, setup_of
 
 TUNED, HELD_OUT = (0, 2, 3), (1, 4)
 

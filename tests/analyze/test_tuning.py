@@ -11,8 +11,7 @@ from calib8.analyze.judges import QualityDrop, SquaredDifference, top1
 from calib8.analyze.search import SearchOptions, candidate_search, original_search
 from calib8.analyze.trials import Trials
 from calib8.analyze.tuning import layer_differences, run_search
-from calib8.analyze.units import setup_of
-from calib8.quantize import make_plan
+from calib8.quantize import make_plan, setup_of
 
 TUNED, HELD_OUT = range(6), range(6, 12)
 

@@ -54,6 +54,16 @@ def test_every_fifth_image_is_held_out(images, batch, held_out):
     assert (parts.solving, parts.guarding) == (images - len(held_out), len(held_out))
 
 
+def test_many_images_are_not_all_kept():
+    """What a repair keeps of its samples must not grow with them; those that it takes lie evenly."""
+    parts = split(lambda: ({"n": np.array([n])} for n in range(5000)), 5000)
+    solved, guarded = numbers(parts.solve), numbers(parts.guard)
+    assert (len(solved), len(guarded)) == (parts.solving, parts.guarding) == (256, 64)
+    taken = sorted(solved + guarded)
+    assert len(set(taken)) == 320 and taken[0] < 16 and taken[-1] >= 4984
+    assert max(np.diff(taken)) <= 17
+
+
 def test_images_that_go_together_stay_together():
     parts = split(lambda: iter([{"n": np.arange(0, 5)}, {"n": np.arange(5, 13)}]), 13, per_run=2)
     assert [run["n"].tolist() for run in parts.guard()] == [[8, 9]]

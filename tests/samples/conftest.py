@@ -67,18 +67,20 @@ def yolov3(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture(scope="session")
 def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """calibrated("shapes/ssd", iteration): a copy of an example's model folder, calibrated, with its images."""
-    done: dict[str, Path] = {}
+    """calibrated("shapes/ssd", iteration, *options): a copy of an example's model folder, calibrated, with images."""
+    done: dict[tuple[str, ...], Path] = {}
 
-    def calibrate(name: str, iteration: int) -> Path:
-        if name not in done:
+    def calibrate(name: str, iteration: int, *options: str) -> Path:
+        key = (name, *options)
+        if key not in done:
             top, _, rest = name.partition("/")
             copy = tmp_path_factory.mktemp("examples") / top
             shutil.copytree(EXAMPLES / top, copy, ignore=shutil.ignore_patterns("bmnet_*", "*.py"))
-            done[name] = copy / rest
+            done[key] = copy / rest
             if rest == "yolov3":
-                shutil.copy(SAMPLES / "detection" / "yolov3" / "yolo_data_layer.py", done[name])
-            assert calib8(["calibrate", "it", str(done[name]), "-n", str(iteration), "--method", "mse"]) == 0
-        return done[name]
+                shutil.copy(SAMPLES / "detection" / "yolov3" / "yolo_data_layer.py", done[key])
+            command = ["calibrate", "it", str(done[key]), "-n", str(iteration), "--method", "mse", *options]
+            assert calib8(command) == 0
+        return done[key]
 
     return calibrate

@@ -34,12 +34,13 @@ def test_reads_digits(run_sample, calibrated, int8):
 
 
 def test_int8_differs_from_fp32_unless_no_layer_runs_in_it(run_sample, calibrated):
-    folder = calibrated("digits", 150)
+    folder = calibrated("digits", 150, "--repair", "none")  # repaired, this network's rankings are FP32's
     fp32, int8, last_only = (
         _ranking(run_sample(_SCRIPT, folder, _NO_DIGIT, *_DIGITS, *more).out)
         for more in ([], ["--int8", f"{folder}/it"], ["--int8", "it", "--int8_layer", "ip"])
     )
-    assert fp32 not in (int8, last_only)
+    assert fp32 != int8
+    assert fp32 != last_only != int8
 
 
 def test_prints_names_of_classes(run_sample, calibrated, tmp_path):

@@ -14,8 +14,8 @@ from typing import Any
 
 from calib8.analyze.experiment import Experiment, Lane
 from calib8.analyze.judges import Judge, SquaredDifference
-from calib8.analyze.units import Unit, setup_of, units_of
-from calib8.quantize import QuantPlan, without_idle_layers
+from calib8.analyze.units import Unit, units_of
+from calib8.quantize import QuantPlan, setup_of, without_idle_layers
 
 _REVISITED = 6
 """So many of the best units of the first round are tried again for every further place."""

@@ -19,10 +19,10 @@ from typing import Any
 from calib8.analyze.experiment import Experiment, Lane, lasting, real_values
 from calib8.analyze.judges import Judge
 from calib8.analyze.metrics import CodeUsage, Comparison, OutputComparison, code_usage, compare, compare_outputs, total
-from calib8.analyze.units import Unit, setup_of, units_of
+from calib8.analyze.units import Unit, units_of
 from calib8.graph import Array
 from calib8.lowering import Codes, Reading
-from calib8.quantize import QuantPlan
+from calib8.quantize import QuantPlan, setup_of
 
 MODES = ("alone", "cumulative", "without")
 """The networks that every unit is judged in."""

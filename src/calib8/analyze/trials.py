@@ -10,10 +10,10 @@ from typing import Any
 from calib8.analyze.experiment import Experiment, Lane, Variant, lasting
 from calib8.analyze.judges import Judge, MeanJudge, Outputs, SquaredDifference
 from calib8.analyze.search import Accept, Question, Thresholds
-from calib8.analyze.units import Unit, setup_of, units_of
+from calib8.analyze.units import Unit, units_of
 from calib8.errors import QuantizationError
 from calib8.lowering import Model
-from calib8.quantize import FoldGroup, QuantPlan, fold_groups, replan
+from calib8.quantize import FoldGroup, QuantPlan, fold_groups, replan, setup_of
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from calib8.lowering import Model
-from calib8.lowering.integer import IntegerSetup
 from calib8.quantize import QuantPlan
 
 
@@ -44,10 +43,3 @@ def units_of(model: Model, plan: QuantPlan, needed: Collection[str]) -> tuple[Un
         last = model.net.layer_by_name[names[-1]]
         units.append(Unit(names, last.tops[0], place[names[0]], place[last.name] + 1))
     return tuple(units)
-
-
-def setup_of(plan: QuantPlan, int8_layers: Iterable[str] | None = None) -> IntegerSetup:
-    """Put some of a plan's layers into INT8, as far as they have integers; None for all. Inputs are real numbers."""
-    forms = {name: own for name, own in plan.forms.items() if own is not None}
-    chosen = frozenset(forms) if int8_layers is None else frozenset(forms).intersection(int8_layers)
-    return IntegerSetup(chosen, forms, plan.thresholds, channel_units=plan.channel_units)

@@ -29,7 +29,7 @@ from calib8.errors import TableError
 from calib8.export.calibration_table import table_message
 from calib8.lowering import Model
 from calib8.quantize import QuantPlan
-from calib8.reading import exists, open_file, read_file
+from calib8.reading import exists, file_digest, read_file
 
 MAX_RECORD_BYTES = 16 * 2**20
 _FORMAT = 1
@@ -175,10 +175,4 @@ def parse_record(data: bytes, source: str) -> Record:
 
 def _sha256(path: str | os.PathLike[str], expected: str | None = "") -> str:
     """The digest of a file; not read where nothing is expected."""
-    if expected is None:
-        return ""
-    digest = hashlib.sha256()
-    with open_file(path, TableError) as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return f"sha256:{digest.hexdigest()}"
+    return "" if expected is None else file_digest(path, TableError)

@@ -10,7 +10,7 @@
 from calib8.quantize.folding import FoldGroup, fold_groups, fold_thresholds, observed_values, set_thresholds
 from calib8.quantize.idle import without_idle_layers
 from calib8.quantize.plan import QuantPlan, fp32_reasons, make_plan, refined, replan, settled, with_given
-from calib8.quantize.selection import fp32_layers, integer_setup, parse_layer_list
+from calib8.quantize.selection import fp32_layers, integer_setup, parse_layer_list, setup_of
 
 __all__ = [
     "FoldGroup",
@@ -27,6 +27,7 @@ __all__ = [
     "replan",
     "set_thresholds",
     "settled",
+    "setup_of",
     "with_given",
     "without_idle_layers",
 ]

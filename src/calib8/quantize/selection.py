@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from calib8.errors import OptionError
 from calib8.layers.input import Input
@@ -41,12 +42,16 @@ def integer_setup(model: Model, plan: QuantPlan, int8_layer: str = "", *, accumu
     if accumulator_bits not in (16, 32):
         raise OptionError(f"accumulator_bits is {accumulator_bits}; the chip's are 16, and 32 is the alternative")
     _check(model, names)
+    setup = setup_of(plan, names or None)
+    inputs = _quantized_inputs(model, setup.int8_layers)
+    return replace(setup, quantized_inputs=inputs, accumulator_bits=accumulator_bits)
+
+
+def setup_of(plan: QuantPlan, int8_layers: Iterable[str] | None = None) -> IntegerSetup:
+    """Put some of a plan's layers into INT8, as far as they have integers; None for all. Inputs are real numbers."""
     forms = {name: own for name, own in plan.forms.items() if own is not None}
-    chosen = frozenset(forms) if not names else frozenset(name for name in names if name in forms)
-    inputs = _quantized_inputs(model, chosen)
-    return IntegerSetup(
-        chosen, forms, plan.thresholds, inputs, accumulator_bits=accumulator_bits, channel_units=plan.channel_units
-    )
+    chosen = frozenset(forms) if int8_layers is None else frozenset(forms).intersection(int8_layers)
+    return IntegerSetup(chosen, forms, plan.thresholds, channel_units=plan.channel_units)
 
 
 def fp32_layers(model: Model, setup: IntegerSetup) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,14 +24,15 @@ from calib8.graph import Shape
 from calib8.layer_kit.window_product import evenly
 from calib8.layers.softmax import Softmax
 from calib8.lowering import Model, Step, lower_float
-from calib8.lowering.integer import IntegerSetup, lower_int8
+from calib8.lowering.integer import lower_int8
 from calib8.measure.collect import Batches
-from calib8.quantize import QuantPlan
+from calib8.quantize import QuantPlan, setup_of
 from calib8.repair.rounded_values import rounded_inputs, with_rounded_values
 
 Array = NDArray[Any]
 
 _KEPT = 1 << 16  # elements of an output and sample that are compared
+_MOST_RUNS = 320  # that a repair looks at: what it keeps of them, and its time, do not grow with the samples
 _SHAPES_OPEN = 4
 
 
@@ -51,18 +52,19 @@ class Split:
 
 
 def split(batches: Batches, images: int, per_run: int = 1, every: int = 5) -> Split:
-    """Hold every fifth run out, and at least one of two.
+    """Hold every fifth run out, and at least one of two. Of more than 320 runs, so many are taken, evenly.
 
     Args:
         images: how many there are.
         per_run: how many go through the network together; a part of a run that is left over at the end is left out.
     """
-    runs = images // per_run
+    taken = {int(index): place for place, index in enumerate(evenly(images // per_run, _MOST_RUNS))}
+    runs = len(taken)
     every = min(every, max(runs, 2))  # a single run is solved on, and nothing is held out
 
     def part(held_out: bool) -> Iterator[Mapping[str, Array]]:
         for index, run in enumerate(_runs(batches(), per_run)):
-            if (index % every == every - 1) == held_out:
+            if index in taken and (taken[index] % every == every - 1) == held_out:
                 yield run
 
     guarding = runs // every
@@ -134,11 +136,7 @@ class Guard:
 
     def noise(self, plan: QuantPlan) -> float:
         """Measure a plan, all layers that can in INT8; 0 is FP32."""
-        forms = {name: own for name, own in plan.forms.items() if own is not None}
-        setup = IntegerSetup(
-            frozenset(forms), forms, plan.thresholds, channel_units=plan.channel_units,
-            integer_kernels=self._engine.integer_kernels,
-        )  # fmt: skip
+        setup = replace(setup_of(plan), integer_kernels=self._engine.integer_kernels)
         return self._noise(self._outputs(lambda model: lower_int8(model, setup, tuple(self._axes))))
 
     def noise_of_values(self, plan: QuantPlan) -> float:

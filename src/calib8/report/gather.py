@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
 
-from calib8 import __version__
 from calib8.analyze.answers import answers_of
-from calib8.errors import DataError, OptionError
+from calib8.errors import OptionError
 from calib8.measure.histogram import BlobHistogram
 from calib8.measure.thresholds import METHODS, find_threshold
-from calib8.reading import open_file
 from calib8.report.contents import Report, ShownSample
 from calib8.workflow import (
     CalibrationResult,
@@ -32,10 +26,8 @@ from calib8.workflow import (
 )
 from calib8.workflow.diagnosing import given_recipe, image_input, name_of_sample, runs_of
 from calib8.workflow.progress import quiet
-from calib8.workflow.verdicts import Both
-
-_BLOCK = 1 << 20
-_PACKAGES = ("numpy", "onnx", "onnxruntime", "opencv-python-headless", "protobuf")
+from calib8.workflow.recording import digest_or_nothing, versions
+from calib8.workflow.side_by_side import SideBySide
 
 
 @dataclass(frozen=True)
@@ -125,7 +117,7 @@ def _thresholds(
 def _samples(network: Network, calibration: CalibrationResult, options: ReportOptions) -> tuple[ShownSample, ...]:
     model, source = network.of_one_sample, network.samples
     both, blob, name = (
-        Both(model, calibration.plan, options.diagnosis.threads),
+        SideBySide(model, [calibration.plan], threads=options.diagnosis.threads),
         image_input(model),
         name_of_sample(source),
     )
@@ -141,30 +133,10 @@ def _record(network: Network, calibration: CalibrationResult, options: ReportOpt
     recipe = given_recipe(network)
     prototxt = Path(network.model.net.source)
     found = {
-        "prototxt": f"{prototxt.name}, {_sha256(prototxt)}",
+        "prototxt": f"{prototxt.name}, {digest_or_nothing(prototxt) or 'no file'}",
         "thresholds": calibration.origin,
         "preprocessing": "unknown" if recipe is None else recipe.text,
         "images looked at": str(options.diagnosis.at_most(network.samples).iteration),
         "samples for sensitivity": str(judged),
-        "calib8": __version__,
-        "Python": platform.python_version(),
     }
-    return found | {package: _version(package) for package in _PACKAGES}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except ModuleNotFoundError:
-        return "another build"
-
-
-def _sha256(path: str | os.PathLike[str]) -> str:
-    digest = hashlib.sha256()
-    try:
-        with open_file(path, DataError) as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-    except (DataError, OSError):
-        return "no file"
-    return f"sha256 {digest.hexdigest()}"
+    return found | versions()

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from calib8.analyze.answers import Answer, answers_of
-from calib8.analyze.judges import compared_values
 from calib8.analyze.metrics import OutputComparison, compare_outputs
 from calib8.analyze.quality import Difference, Measure, difference_of, measures_for
-from calib8.analyze.units import setup_of
 from calib8.analyze.yolo import Anchors
-from calib8.engine import EngineOptions, Executor
 from calib8.errors import DataError, OptionError
-from calib8.lowering import Model, lower_float
-from calib8.lowering.integer import lower_int8
+from calib8.lowering import Model
 from calib8.quantize import QuantPlan
 from calib8.workflow.calibrating import CalibrationResult
 from calib8.workflow.judging import JudgeOptions, check_int8
 from calib8.workflow.network import Network
 from calib8.workflow.progress import Progress, ProgressCallback, quiet
 from calib8.workflow.samples import Array, names_of, read_labels, sample_chunks
+from calib8.workflow.side_by_side import SideBySide
 from calib8.workflow.truth import read_boxes, read_maps, read_pictures
 
 _IN_MEMORY = 32
@@ -126,16 +123,19 @@ def measure_quality(
     answer = _answer(model, options)
     truths = _truths(options.truth, answer, names_of(source)[:count], count)
     measures = measures_for(answer, options.truth.peak)
-    run = _Networks(model, [c.plan for c in tables.values()], options)
+    plans = [calibration.plan for calibration in tables.values()]
+    if options.int8_layers is not None:
+        _check_layers(model, plans[0], options.int8_layers)
+    networks = SideBySide(model, plans, int8_layers=options.int8_layers, threads=options.threads)
     parts: list[list[list[Any]]] = [[[] for _ in measures] for _ in range(len(tables) + 1)]
     outputs, done = [OutputComparison()] * len(tables), 0
     for samples in sample_chunks(model, source, count, _IN_MEMORY):
         own = _own_labels(samples.labels, truths, done, len(samples.inputs), answer)
         for inputs, truth in zip(samples.inputs, own, strict=True):
-            of_networks = run.outputs(inputs)
+            of_networks = networks.run(inputs)
             _add(parts, measures, of_networks, truth)
             fp32, *int8 = of_networks
-            outputs = [o + compare_outputs(fp32, y, run.compared) for o, y in zip(outputs, int8, strict=True)]
+            outputs = [o + compare_outputs(fp32, y, networks.compared) for o, y in zip(outputs, int8, strict=True)]
             done += 1
             progress(Progress("evaluating", done, count))
     rows = [
@@ -198,32 +198,6 @@ def _own_labels(
     if labels is None or len(labels) != count:
         raise DataError("the data give no labels; give them (`labels=..`), a class for each image")
     return list(labels)
-
-
-class _Networks:
-    """FP32 first, then INT8 by every plan, on one sample after another."""
-
-    def __init__(self, model: Model, plans: Sequence[QuantPlan], options: QualityOptions) -> None:
-        self.compared = compared_values(model)
-        wanted = tuple(dict.fromkeys((*self.compared, *(v for v in model.net.outputs if v not in model.inputs))))
-        engine = EngineOptions(threads=options.threads)
-        layers = options.int8_layers
-        if layers is not None:
-            _check_layers(model, plans[0], layers)
-        self._executors = [Executor(lower_float(model, wanted), wanted, engine)]
-        for plan in plans:
-            setup = replace(setup_of(plan, layers), integer_kernels=engine.integer_kernels)
-            self._executors.append(Executor(lower_int8(model, setup, wanted), wanted, engine))
-
-    def outputs(self, inputs: Mapping[str, Array]) -> list[dict[str, Array]]:
-        """Compute those of every network."""
-        return [_run(executor, inputs) for executor in self._executors]
-
-
-def _run(executor: Executor, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    outputs: dict[str, Array] = {}
-    executor.run(inputs, lambda reading, array: outputs.__setitem__(str(reading), array.copy()))
-    return outputs
 
 
 def _check_layers(model: Model, plan: QuantPlan, layers: Collection[str]) -> None:

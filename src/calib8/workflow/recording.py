@@ -24,9 +24,8 @@ import numpy as np
 from calib8.data import Batch, SampleSource
 from calib8.data.looking import Examinable
 from calib8.errors import DataError
-from calib8.reading import open_file
+from calib8.reading import file_digest
 
-_BLOCK = 1 << 20
 _PACKAGES = ("numpy", "onnx", "onnxruntime", "opencv-python-headless", "protobuf")
 
 
@@ -81,27 +80,23 @@ def recorded(
     content: dict[str, Any] = {"calibrate": list(words), "images": list(image_words)}
     if samples is not None:
         content["samples"] = {"images": samples[0], "digest": samples[1]}
-    content["model"] = {"prototxt": file_digest(prototxt), "caffemodel": file_digest(caffemodel)}
+    content["model"] = {"prototxt": digest_or_nothing(prototxt), "caffemodel": digest_or_nothing(caffemodel)}
     content["versions"] = versions()
     return content
 
 
 def versions() -> dict[str, str]:
-    """Of calib8, of Python, and of the packages that compute."""
+    """List those of calib8, of Python, and of the packages that compute."""
     found = {"calib8": _version("calib8"), "Python": platform.python_version()}
     return found | {package: _version(package) for package in _PACKAGES}
 
 
-def file_digest(path: str | os.PathLike[str]) -> str:
-    """`sha256:..` of a file; "" for one that cannot be read any more."""
-    digest = hashlib.sha256()
+def digest_or_nothing(path: str | os.PathLike[str]) -> str:
+    """Return `sha256:..` of a file; "" for one that cannot be read any more."""
     try:
-        with open_file(path, DataError) as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
+        return file_digest(path, DataError)
     except DataError:
         return ""
-    return f"sha256:{digest.hexdigest()}"
 
 
 def words_of_record(content: Mapping[str, Any], key: str, folder: Path) -> list[str]:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 
 from calib8.analyze.answers import answers_of
-from calib8.analyze.judges import compared_values
 from calib8.analyze.metrics import OutputComparison, compare_outputs
-from calib8.analyze.units import setup_of
 from calib8.analyze.verdict import OutputVerdict, Verdict, output_verdict
 from calib8.analyze.yolo import Anchors
-from calib8.engine import EngineOptions, Executor
 from calib8.graph import Array
-from calib8.lowering import Model, lower_float
-from calib8.lowering.integer import lower_int8
 from calib8.quantize import QuantPlan
 from calib8.workflow.diagnosing import runs_of
 from calib8.workflow.judging import check_int8
 from calib8.workflow.network import Network
+from calib8.workflow.side_by_side import SideBySide
 
 _SHARE = 20
 _FEWEST, _MOST = 2, 16
@@ -59,7 +55,7 @@ def verdict(network: Network, plan: QuantPlan, options: VerdictOptions = Verdict
     held_out = size is None or size >= options.calibrated + options.count
     skipped = options.calibrated if held_out else 0
     wanted = options.count if size is None else min(options.count, size - skipped)
-    both = Both(model, plan, options.threads)
+    both = SideBySide(model, [plan], threads=options.threads)
     answers = answers_of(model, options.anchors)
     counts: list[list[tuple[int, int]]] = [[] for _ in answers]
     total, images = OutputComparison(), 0
@@ -76,32 +72,6 @@ def verdict(network: Network, plan: QuantPlan, options: VerdictOptions = Verdict
         compared = {v: c for v, c in total.by_value.items() if v in answer.values} or dict(total.by_value)
         outputs.append(output_verdict(answer, [blob_of[v] for v in answer.values], compared, own))
     return Verdict(tuple(outputs), images, held_out)
-
-
-class Both:
-    """A network in FP32 and in INT8, run side by side on one sample after another.
-
-    Attributes:
-        compared: the values whose numbers are compared.
-    """
-
-    def __init__(self, model: Model, plan: QuantPlan, threads: int | None = None) -> None:
-        self.compared = compared_values(model)
-        self._wanted = tuple(dict.fromkeys((*self.compared, *(v for v in model.net.outputs if v not in model.inputs))))
-        engine = EngineOptions(threads=threads)
-        setup = replace(setup_of(plan), integer_kernels=engine.integer_kernels)
-        self._fp32 = Executor(lower_float(model, self._wanted), self._wanted, engine)
-        self._int8 = Executor(lower_int8(model, setup, self._wanted), self._wanted, engine)
-
-    def run(self, inputs: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Compute the outputs in FP32 and in INT8, and what is compared in their place."""
-        return _outputs(self._fp32, inputs), _outputs(self._int8, inputs)
-
-
-def _outputs(executor: Executor, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    outputs: dict[str, Array] = {}
-    executor.run(inputs, lambda reading, array: outputs.__setitem__(str(reading), array.copy()))
-    return outputs
 
 
 def _last_runs(network: Network, skipped: int, wanted: int) -> Iterator[Mapping[str, Array]]:
