@@ -108,7 +108,8 @@ class World:
 
     @contextlib.contextmanager
     def _imports(self) -> Iterator[None]:
-        shadowed = {n for n in sys.modules if "." not in n and self._is_shadowed(n)}
+        # Lists of the names: to ask about one may import, here or in another thread.
+        shadowed = {n for n in list(sys.modules) if "." not in n and self._is_shadowed(n)}
         outside = {n: sys.modules.pop(n) for n in list(sys.modules) if _top(n) in shadowed}
         before = set(sys.modules)
         sys.modules.update(self._modules)
@@ -116,9 +117,9 @@ class World:
         try:
             yield
         finally:
-            new = {_top(n) for n in sys.modules if n not in before}
+            new = {_top(n) for n in list(sys.modules) if n not in before}
             own = {name for name in new if _folder(sys.modules.get(name)) in folders}
-            names = [n for n in sys.modules if n not in before and _top(n) in own]
+            names = [n for n in list(sys.modules) if n not in before and _top(n) in own]
             self._modules = {n: sys.modules.pop(n) for n in names}
             sys.modules.update(outside)
 
@@ -135,7 +136,8 @@ class World:
         try:
             yield
         finally:
-            there = [n for n in sys.modules if n not in before and _top(n) == "caffe" and not _is_own(sys.modules[n])]
+            new = [n for n in list(sys.modules) if n not in before and _top(n) == "caffe"]
+            there = [n for n in new if not _is_own(sys.modules[n])]
             self._modules_in_caffe = {n: sys.modules.pop(n) for n in there}
             package.__path__[:] = path
             for name in _children(self._modules_in_caffe):  # an import makes a module an attribute of its package
