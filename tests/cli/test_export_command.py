@@ -53,7 +53,7 @@ def test_onnx(calibrated, tmp_path, capsys):
     paths = [output / "digits_float.onnx", output / "digits_qdq.onnx"]
     out, err = capsys.readouterr()
     assert (out, err) == ("".join(f"{path}\n" for path in paths), "")
-    assert sorted(output.iterdir()) == paths
+    assert sorted(output.iterdir()) == sorted([*paths, output / "digits_onnx.calib8.json"])
     for path in paths:
         onnx.checker.check_model(str(path), full_check=True)
         (port,) = onnx.load(path).graph.input

@@ -9,8 +9,14 @@ import numpy as np
 import pytest
 
 from calib8.errors import TableError
-from calib8.export import read_plan, write_calibration_files, write_calibration_table, write_weights
-from calib8.export.record import parse_record, record_path, run_of
+from calib8.export import (
+    read_plan,
+    write_calibration_files,
+    write_calibration_table,
+    write_format,
+    write_weights,
+)
+from calib8.export.record import parse_record, record_path, run_of, strangers_in
 from calib8.quantize import make_plan, observed_values
 
 NET = """
@@ -133,3 +139,49 @@ def test_keys_of_later_versions_stay(model, runs):
     data = json.loads((runs[0] / "bmnet_net.calib8.json").read_text())
     found = parse_record(json.dumps({**data, "samples": [1]}).encode(), "t")
     assert found.further == {"samples": [1]} and b'"samples"' in found.to_bytes()
+
+
+@pytest.mark.parametrize("format", ["onnx", "ncnn", "tpu-mlir", "tensorrt", "onnx-int8", "onnx-uint8"])
+def test_an_export_names_the_calibration_that_it_was_made_of(model, runs, format):
+    """Of a plan that was read back, as of the one that was written: reading loses nothing."""
+    one, _ = runs
+    plan = read_plan(model, one / f"{TABLE}.pb2", one / WEIGHTS)
+    paths = write_format(one, format, "net", model, plan)
+    record = parse_record((one / f"net_{format}.calib8.json").read_bytes(), "r")
+    assert record.run == run_of("net", model, plan_of(model, 1.0))
+    assert set(record.files) == {path.name for path in paths}
+    assert strangers_in(one) == ()
+    write_calibration_files(one, "net", model, plan_of(model, 1.3))  # calibrated anew, and not exported
+    (line,) = strangers_in(one)
+    assert f"net_{format}.calib8.json: of another calibration than the bmnet_net files" in line
+
+
+def test_an_export_of_a_network_in_fp32_has_an_identity_too(model, random_model, tmp_path):
+    write_format(tmp_path, "onnx", "net", model)
+    first = parse_record((tmp_path / "net_onnx.calib8.json").read_bytes(), "r")
+    assert first.run == run_of("net", model, None) != run_of("net", random_model(NET, seed=1), None)
+    assert list(first.files) == ["net_float.onnx"]
+
+
+def test_files_that_were_mixed_are_named(model, runs):
+    one, two = runs
+    for folder, factor in ((one, 1.0), (two, 1.3)):
+        write_format(folder, "ncnn", "net", model, plan_of(model, factor))
+    shutil.copy(one / "net.bin", two)
+    shutil.copy(one / WEIGHTS, two)
+    lines = strangers_in(two)
+    assert [line.partition(":")[0] for line in lines] == [WEIGHTS, "net.bin"]
+    (two / "net.bin").unlink()  # whoever takes a file away knows it
+    assert len(strangers_in(two)) == 1
+
+
+def test_a_record_that_names_files_elsewhere_asks_for_none(tmp_path):
+    outside = tmp_path / "outside"
+    outside.write_text("1")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    names = ["../outside", str(outside), "..", ".", ""]
+    content = {"calib8_record": 1, "network": "../x", "run": "r", "files": dict.fromkeys(names, "sha256:0")}
+    (folder / "a.calib8.json").write_text(json.dumps(content))
+    (folder / "b.calib8.json").write_text("{")
+    assert strangers_in(folder) == () == strangers_in(folder / "nowhere")

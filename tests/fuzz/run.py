@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import logging
 import random
 import resource
 import subprocess
@@ -102,6 +103,7 @@ def _keep(name: str, data: bytes) -> None:
 
 def one_target(name: str, seconds: int, seed: int) -> None:
     """A process's work; never returns with atheris."""
+    logging.disable(logging.CRITICAL)
     try:
         import atheris  # noqa: PLC0415
     except ImportError:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 
 from calib8.analyze.journal import Journal
 from calib8.cli.main import build_parser, main
+from calib8.data.arrays import ArraysSource
 from calib8.data.datum import decode_image, read_datum
 from calib8.data.general_data_param import read_param
 from calib8.data.image_list import read_image_list
@@ -34,8 +34,6 @@ from calib8.lowering import build_model, lower_float
 from calib8.lowering.examine import examine_model
 from calib8.proto.caffemodel import read_caffemodel
 from calib8.proto.text import parse_prototxt, read_prototxt
-
-logging.getLogger("calib8").setLevel(logging.CRITICAL)
 
 Target = Callable[[bytes, Path], None]
 TARGETS: dict[str, Target] = {}
@@ -173,6 +171,13 @@ def fuzz_mean(data: bytes, folder: Path) -> None:
     for name in ("mean.npy", "mean.binaryproto"):
         path = written(data, folder, name)
         refuses(lambda path=path: read_mean(path, "mean"))  # type: ignore[misc]
+
+
+@target
+def fuzz_arrays(data: bytes, folder: Path) -> None:
+    """Samples in an `.npz`."""
+    path = written(data, folder, "a.npz")
+    refuses(lambda: list(ArraysSource(path, {"x": (2, 3)}, ["x"]).batches()))
 
 
 @target

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,13 @@ from fuzz.targets import TARGETS, refuses
 
 _CASES = {"hdf5": 40, "command_line": 40, "lmdb": 100}
 FILES = sorted(CORPUS.rglob("*"))
+
+
+@pytest.fixture(autouse=True)
+def _without_log() -> Iterator[None]:
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
 
 
 def test_every_target_has_a_corpus():

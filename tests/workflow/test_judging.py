@@ -49,6 +49,8 @@ def test_tuning_as_the_command_does_it(network, result, commands, tmp_path):
     assert found.calibration.plan is found.plan and found.calibration.origin.endswith("mse, 20 images")
     for path in write_tuning(tmp_path, "digits", network, found):
         assert path.read_bytes() == (commands / "tuned" / path.name).read_bytes(), path.name
+    record = json.loads((tmp_path / "bmnet_digits.calib8.json").read_text())
+    assert set(record["files"]) == {p.name for p in tmp_path.iterdir()} - {"bmnet_digits.calib8.json"}
     # "calibrating" is what kl looks at, before the ReLU: mse, which the calibration was made by, has not measured it.
     assert {one.stage for one in told} == {"calibrating", "tuning"} and all(0 <= one.done <= one.total for one in told)
 
@@ -66,7 +68,9 @@ def test_mixed_precision_and_damage(network, result, tmp_path):
     tuner = Tuner(network, result, TuneOptions(samples=4, held_out=0, search="none"), DropOptions(1e-9, metric))
     mixed = tuner.mixed_precision()
     assert mixed.metric == "difference" and mixed.found.kept and mixed.samples == 4
-    assert write_mixed(tmp_path, "digits", mixed)[0].name == "bmnet_digits_mixed.json"
+    assert write_mixed(tmp_path, "digits", network, mixed)[0].name == "bmnet_digits_mixed.json"
+    names = ["bmnet_digits_fp32_layers.txt", "bmnet_digits_int8_layer.txt", "bmnet_digits_mixed.json"]
+    assert list(json.loads((tmp_path / "bmnet_digits_mixed.calib8.json").read_text())["files"]) == names
     damage = tuner.layer_damage()
     assert damage.whole > 0 and list(damage.differences)[-1] == "ip"
     with pytest.raises(OptionError, match="leaves nothing to tune"):

@@ -148,9 +148,10 @@ def run(options: argparse.Namespace) -> int:
         else:
             given = read_thresholds(network, options.thresholds)
             result = change_thresholds(network, given, concat_quantize=options.concat_quantize)
-    paths = write_calibration_files(
-        output, options.name, network.model, result.plan, _record(options, output, samples)
-    )  # fmt: skip
+        progress.clear()
+        paths = write_calibration_files(
+            output, options.name, network.model, result.plan, _record(options, output, samples)
+        )  # fmt: skip
     if result.repaired is None:
         _warn_of_clipping(network.model, result, options.method or DEFAULT_METHOD)
     print(summary(network.model, result))

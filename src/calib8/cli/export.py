@@ -6,6 +6,7 @@ import argparse
 import logging
 from pathlib import Path
 
+from calib8.atomic import claim_folder
 from calib8.cli.options import Commands, add_shape_option, network_name
 from calib8.errors import OptionError
 from calib8.export import FORMATS, write_format
@@ -60,9 +61,15 @@ def run(options: argparse.Namespace) -> int:
     Returns:
         The exit code.
     """
-    path, name, output = options.path, options.name, options.output or options.path
-    require_folder(path, OptionError, "it holds deploy.prototxt and custom.caffemodel")
+    output = options.output or options.path
+    require_folder(options.path, OptionError, "it holds deploy.prototxt and custom.caffemodel")
     require_folder(output, OptionError, "the results would go there")
+    with claim_folder(output):
+        return _export(options, output)
+
+
+def _export(options: argparse.Namespace, output: Path) -> int:
+    path, name = options.path, options.name
     network = open_network(path / "deploy.prototxt", path / "custom.caffemodel", shapes=dict(options.shapes))
     if options.batch is not None:
         network = network.with_batch(options.batch)

@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from calib8.atomic import write_atomically
+from calib8.atomic import claim_folder, write_atomically
 from calib8.cli.images import add_resize_options
 from calib8.cli.options import Commands
 from calib8.cli.progress import ProgressLine
@@ -104,6 +104,11 @@ def create(options: argparse.Namespace) -> int:
         The exit code.
     """
     check_target(options.output, force=options.force)  # before hours of work
+    with claim_folder(options.output.parent):
+        return _create(options)
+
+
+def _create(options: argparse.Namespace) -> int:
     classes = [x for line in read_lines(options.labels, "labels") if (x := line.strip())] if options.labels else []
     labelled = labelled_images(options.source, classes)
     if options.shuffle is not None:
@@ -199,10 +204,11 @@ def mean(options: argparse.Namespace) -> int:
         The exit code.
     """
     records = LmdbRecords(options.path, "lmdb")
-    with ProgressLine("reading", records.count) as progress:
-        mean = mean_image(records, progress)
-    with write_atomically(options.output) as file:
-        file.write(mean_bytes(mean))
+    with claim_folder(options.output.parent):
+        with ProgressLine("reading", records.count) as progress:
+            mean = mean_image(records, progress)
+        with write_atomically(options.output) as file:
+            file.write(mean_bytes(mean))
     channels = mean.mean(axis=(1, 2), dtype=np.float64)
     print(f"{options.output}: {_by_x(mean.shape)}, mean of each channel {', '.join(f'{m:.4f}' for m in channels)}")
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from calib8.atomic import claim_folder
 from calib8.cli.options import Commands, add_common_options
 from calib8.errors import OptionError
 from calib8.measure.histogram_file import read_histograms
@@ -51,9 +52,10 @@ def run(options: argparse.Namespace) -> int:
     names = [str(path) for path in options.files]
     if len(names) < 2 or len(set(names)) < len(names):
         raise OptionError("merging takes two files or more, each named once")
-    sets = {name: read_histograms(name) for name in names}
-    merged = merge_histograms(sets)
-    write_histograms(options.output, merged)
+    with claim_folder(options.output.parent):
+        sets = {name: read_histograms(name) for name in names}
+        merged = merge_histograms(sets)
+        write_histograms(options.output, merged)
     print(f"{options.output}: {merged.samples.size} samples of {len(names)} files")
     if not merged.exact and any(one.exact for one in sets.values()):
         print(

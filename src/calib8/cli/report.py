@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from calib8.atomic import claim_folder
 from calib8.cli.judging import METRICS, add_judge_options, metrics_of
 from calib8.cli.options import Commands
 from calib8.cli.progress import ProgressLines
@@ -81,11 +82,14 @@ def run(options: argparse.Namespace) -> int:
         sensitivity=FewSamples(options.samples, metric, options.threads, options.budget),
         calibrated=options.iteration, shown=options.shown, classes=_classes(options.classes),
     )  # fmt: skip
-    with ProgressLines() as progress:
-        network, calibration = open_start(options, progress)
-        gathered = gather(network, options.name, calibration, wanted, progress)
-    page = report_html(gathered)
-    (path,) = write_files(options.output or options.path, [(f"bmnet_{options.name}_report.html", page)])
+    output = options.output or options.path
+    require_folder(options.path, OptionError, "it holds deploy.prototxt and custom.caffemodel")
+    with claim_folder(output):
+        with ProgressLines() as progress:
+            network, calibration = open_start(options, progress)
+            gathered = gather(network, options.name, calibration, wanted, progress)
+        page = report_html(gathered)
+        (path,) = write_files(output, [(f"bmnet_{options.name}_report.html", page)])
     print(f"{gathered.verdict.grade.value}: {gathered.verdict.samples}")
     print(path)
     return 0

@@ -8,6 +8,7 @@ import logging
 
 from calib8.analyze.report import SENSITIVITY_HEADER, sensitivity_rows
 from calib8.analyze.sensitivity import Sensitivity
+from calib8.atomic import claim_folder
 from calib8.cli.judging import METRICS, add_judge_options, metrics_of
 from calib8.cli.options import Commands
 from calib8.cli.progress import ProgressLines
@@ -79,14 +80,17 @@ def run(options: argparse.Namespace) -> int:
         require_folder(options.output, OptionError, "the results would go there")
     (metric,) = metrics_of(options, options.metric)
     judged = SensitivityOptions(options.samples, metric, options.threads, options.budget)
-    with ProgressLines() as progress:
+    output = options.output or options.path
+    require_folder(options.path, OptionError, "it holds deploy.prototxt and custom.caffemodel")
+    with claim_folder(output), ProgressLines() as progress:
         network, calibration = open_start(options, progress)
         result = sensitivity(network, calibration, judged, progress)
         picture = None
         if not options.no_picture and _can_draw():
             measured = measure_options(options).at_most(network.samples)
             picture = draw_sensitivity(network, options.name, result, measured, progress)
-    paths = write_sensitivity(options.output or options.path, options.name, result, calibration.origin, picture)
+        progress.clear()
+        paths = write_sensitivity(output, options.name, result, calibration.origin, picture)
     print(aligned([SENSITIVITY_HEADER, *sensitivity_rows(result)], right=range(2, len(SENSITIVITY_HEADER))))
     print(f"\neverything in INT8, {result.samples} samples: {_whole(result)}; thresholds: {calibration.origin}")
     print("\n".join(map(str, paths)))

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from calib8.atomic import claim_folder
 from calib8.cli.calibrate import summary
 from calib8.cli.options import Commands, network_name
 from calib8.cli.table import aligned
@@ -14,6 +15,7 @@ from calib8.errors import OptionError
 from calib8.export import write_calibration_files
 from calib8.measure.histogram_file import HistogramSet, read_histograms
 from calib8.measure.thresholds import METHODS, ThresholdOptions
+from calib8.reading import require_folder
 from calib8.workflow import (
     CalibrateOptions,
     ComparedBlob,
@@ -95,6 +97,13 @@ def _quantise(histograms: HistogramSet, choices: ThresholdOptions, options: argp
         raise OptionError("NAME goes together with PATH, the folder of the network")
     if options.method is None or len(options.method) != 1:
         raise OptionError("say by which method the network is quantised: one `method=..`")
+    output = options.output or options.path
+    require_folder(options.path, OptionError, "it holds deploy.prototxt and custom.caffemodel")
+    with claim_folder(output):
+        return _write(output, histograms, choices, options)
+
+
+def _write(output: Path, histograms: HistogramSet, choices: ThresholdOptions, options: argparse.Namespace) -> int:
     network = open_calibrated(options.path / "deploy.prototxt", options.path / "custom.caffemodel", histograms)
     identity = histograms.identity
     wanted = CalibrateOptions(
@@ -102,7 +111,7 @@ def _quantise(histograms: HistogramSet, choices: ThresholdOptions, options: argp
         method=options.method[0], threshold=choices, concat_quantize=identity.concat_quantize,
     )  # fmt: skip
     result = calibrate_from(network, histograms, wanted)
-    paths = write_calibration_files(options.output or options.path, options.name, network.model, result.plan)
+    paths = write_calibration_files(output, options.name, network.model, result.plan)
     print(summary(network.model, result))
     print("\n".join(str(path) for path in paths))
     return 0

@@ -151,7 +151,7 @@ def run(options: argparse.Namespace) -> int:
         if drop is not None:
             mixed = tuner.mixed_precision(plan, progress)
             progress.clear()
-            paths = write_mixed(output, options.name, mixed)
+            paths = write_mixed(output, options.name, network, mixed)
             _print_proposal(mixed)
             print("\n".join(map(str, paths)))
     return 0

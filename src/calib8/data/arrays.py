@@ -117,6 +117,8 @@ class _Member(_Stored):
 
     def __init__(self, path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
         self._path, self._member = path, member.filename
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError("it is packed in a way that numpy does not use")  # other ways take memory as they like
         with archive.open(member) as file:
             head = read_head(file.read(HEAD_BYTES))
         check_size(head, member.file_size - head.begin)

@@ -19,7 +19,7 @@ from calib8.data.files import find_path, read_lines
 from calib8.errors import DataError
 from calib8.graph import Shape
 from calib8.proto import caffe_pb2
-from calib8.proto.hdf5 import MOST_COMPRESSED
+from calib8.proto.hdf5 import HDF5_DAMAGES, MOST_COMPRESSED
 from calib8.reading import is_file
 
 _MOST_CHUNK = 2**28  # bytes that are unpacked at once
@@ -158,5 +158,5 @@ def _open(path: Path, what: str) -> Iterator[Any]:
             yield file
     except DataError:
         raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as why:  # h5py raises any for a damaged file
+    except HDF5_DAMAGES as why:
         raise DataError(f"{what}: {path} is no readable HDF5 file: {why}") from None

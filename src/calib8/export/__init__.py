@@ -20,6 +20,7 @@ from calib8.export.files import (
     write_calibration_files,
     write_calibration_table,
     write_files,
+    write_set,
     write_weights,
 )
 from calib8.export.formats import FORMATS, Format, write_format
@@ -50,5 +51,6 @@ __all__ = [
     "write_files",
     "write_format",
     "write_int8_model",
+    "write_set",
     "write_weights",
 ]

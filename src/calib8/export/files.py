@@ -18,7 +18,7 @@ from calib8.errors import TableError
 from calib8.export.calibration_table import Message, table_bytes, table_message, table_text
 from calib8.export.int8_caffemodel import read_int8_model, write_int8_model
 from calib8.export.plain_table import plain_shifts, plain_table, read_plain_table
-from calib8.export.record import check_same_run, run_of, write_record
+from calib8.export.record import ENDING, check_same_run, run_of, write_record
 from calib8.export.table_reader import (
     parse_binary_table,
     parse_text_table,
@@ -56,6 +56,27 @@ def write_files(folder: str | os.PathLike[str], files: Iterable[tuple[str, bytes
     return tuple(paths)
 
 
+def write_set(
+    folder: str | os.PathLike[str], base: str, files: Iterable[tuple[str, bytes]], name: str, run: str
+) -> tuple[Path, ...]:
+    """Write files of one run, and the record `BASE.calib8.json` that says so: all of them or none.
+
+    Args:
+        name: the network's.
+        run: its identity, see `run_of`.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        OptionError: the folder does not exist or cannot be written.
+    """
+    with write_together():
+        paths = write_files(folder, files)
+        write_record(paths, name, run, path=Path(folder) / f"{base}{ENDING}")
+    return paths
+
+
 def write_weights(path: str | os.PathLike[str], name: str, model: Model, plan: QuantPlan) -> None:
     """Write the int8 caffemodel, and the record of its run beside it.
 
@@ -89,6 +110,7 @@ def write_calibration_files(
     model: Model,
     plan: QuantPlan,
     further: Mapping[str, Any] = MappingProxyType({}),
+    beside: Iterable[tuple[str, bytes]] = (),
 ) -> tuple[Path, ...]:
     """Write `bmnet_NAME_int8.caffemodel` and the three `bmnet_NAME_calibration_table` files: all of them or none.
 
@@ -96,9 +118,10 @@ def write_calibration_files(
 
     Args:
         further: keys of the record.
+        beside: further files of the run, names and contents.
 
     Returns:
-        The paths of the four.
+        The paths of the four, and of those beside them.
 
     Raises:
         OptionError: the folder does not exist or cannot be written.
@@ -107,8 +130,9 @@ def write_calibration_files(
     with write_together():
         write_int8_model(weights, model, plan)
         tables = _write_tables(Path(folder) / f"bmnet_{name}_calibration_table", name, model, plan)
-        write_record([weights, *tables], name, run_of(name, model, plan), further)
-    return weights, *tables
+        paths = weights, *tables, *write_files(folder, beside)
+        write_record(paths, name, run_of(name, model, plan), further)
+    return paths
 
 
 def _write_tables(path: str | os.PathLike[str], name: str, model: Model, plan: QuantPlan) -> tuple[Path, ...]:

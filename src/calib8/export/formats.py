@@ -10,10 +10,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 from calib8.errors import OptionError
-from calib8.export.files import write_files
+from calib8.export.files import write_set
 from calib8.export.ncnn import ncnn_export
 from calib8.export.onnx_model import onnx_export
 from calib8.export.onnx_qdq import Zero, qdq_export
+from calib8.export.record import run_of
 from calib8.export.tensorrt import tensorrt_cache
 from calib8.export.tpu_mlir import tpu_mlir_files
 from calib8.lowering import Model, fold_channel_affines
@@ -105,6 +106,8 @@ def write_format(
 ) -> tuple[Path, ...]:
     """Write a network for another tool: all files of a format or none; returns their paths.
 
+    Beside them goes `NAME_FORMAT.calib8.json`, the record of their run.
+
     Args:
         format: one of `FORMATS`.
         name: the network's, which the files' names begin with.
@@ -118,4 +121,5 @@ def write_format(
         raise OptionError(f"`format` is {format!r}; expected one of {', '.join(FORMATS)}")
     if FORMATS[format].needs_plan and plan is None:
         raise OptionError(f"`format` {format} is for a calibrated network; calibrate it first")
-    return write_files(folder, FORMATS[format].files(name, model, plan))
+    files = FORMATS[format].files(name, model, plan)
+    return write_set(folder, f"{name}_{format}", files, name, run_of(name, model, plan))

@@ -1,6 +1,8 @@
-"""`bmnet_NAME.calib8.json`: which files are of one run.
+"""`bmnet_NAME.calib8.json` and its like: which files are of one run.
 
-The formats that the compiler reads have no room for it, so it stands beside them. One object:
+The formats that the compiler reads have no room for it, so it stands beside them: `bmnet_NAME.calib8.json` beside the
+files of a calibration or of a search, `bmnet_NAME_mixed.calib8.json` beside a proposal of layers in FP32, and
+`NAME_FORMAT.calib8.json` beside an export. One object:
 
     calib8_record   1, the format
     network         the network's name
@@ -29,10 +31,12 @@ from calib8.errors import TableError
 from calib8.export.calibration_table import table_message
 from calib8.lowering import Model
 from calib8.quantize import QuantPlan
-from calib8.reading import exists, file_digest, read_file
+from calib8.reading import exists, file_digest, is_file, paths_in, read_file
 
 MAX_RECORD_BYTES = 16 * 2**20
+ENDING = ".calib8.json"
 _FORMAT = 1
+_MOST_RECORDS = 100
 _BLOCK = 1 << 20
 _ENDINGS = ("_int8.caffemodel", "_calibration_table", ".caffemodel")
 _log = logging.getLogger(__name__)
@@ -65,14 +69,16 @@ def record_path(file: str | os.PathLike[str]) -> Path:
     path = Path(file)
     name = path.name.removesuffix(".pb2").removesuffix(".prototxt")
     ending = next((e for e in _ENDINGS if name.endswith(e) and name != e), "")
-    return path.with_name(f"{name.removesuffix(ending)}.calib8.json")
+    return path.with_name(f"{name.removesuffix(ending)}{ENDING}")
 
 
-def run_of(name: str, model: Model, plan: QuantPlan) -> str:
-    """Identify a result: a digest of everything that its files hold."""
-    digest = hashlib.sha256(table_message(name, model, plan).SerializeToString(deterministic=True))
+def run_of(name: str, model: Model, plan: QuantPlan | None) -> str:
+    """Identify a result: a digest of everything that its files hold; of the weights where there is no plan."""
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape"))
+    if plan is not None:
+        digest = hashlib.sha256(table_message(name, model, plan).SerializeToString(deterministic=True))
     for layer in model.net.layers:
-        own = plan.forms[layer.name]
+        own = None if plan is None else plan.forms[layer.name]
         for blob in layer.blobs if own is None else own.blobs:
             digest.update(repr((layer.name, blob.shape, blob.dtype.str)).encode())
             flat = blob.reshape(-1)
@@ -82,7 +88,11 @@ def run_of(name: str, model: Model, plan: QuantPlan) -> str:
 
 
 def write_record(
-    files: Iterable[str | os.PathLike[str]], name: str, run: str, further: Mapping[str, Any] = MappingProxyType({})
+    files: Iterable[str | os.PathLike[str]],
+    name: str,
+    run: str,
+    further: Mapping[str, Any] = MappingProxyType({}),
+    path: Path | None = None,
 ) -> None:
     """Write the record of files of one folder, within the `write_together` that writes them.
 
@@ -90,13 +100,15 @@ def write_record(
 
     Args:
         further: keys to add.
+        path: of the record, None for the one that the first file's name says.
 
     Raises:
         OptionError: the folder cannot be written.
     """
-    digests = {path.name: _sha256(part) for path, part in written_files().items() if path in set(map(Path, files))}
-    path = record_path(next(iter(files)))
-    before = _read_if_any(path, refuse=False)
+    wanted, written = [Path(file) for file in files], written_files()
+    digests = {file.name: _sha256(part) for file, part in written.items() if file in wanted}
+    path = path or record_path(wanted[0])
+    before = _read_if_any(written.get(path, path), refuse=False)
     # Weights may be written by another call than the tables; files of an earlier run are no longer what they were.
     kept = before.files if before is not None and before.run == run else {}
     with write_atomically(path) as file:
@@ -130,6 +142,38 @@ def check_same_run(table: str | os.PathLike[str], weights: str | os.PathLike[str
             "together they give wrong results. Calibrate again, or take both from one run; if you have changed one of "
             "them on purpose, remove the record"
         )
+
+
+def strangers_in(folder: Path) -> tuple[str, ...]:
+    """Say which files of a folder are not those that its records tell of, and which records are of other runs."""
+    try:
+        paths = [path for path in paths_in(folder, TableError) if path.name.endswith(ENDING)]
+    except TableError:
+        return ()
+    found = {path: record for path in paths[:_MOST_RECORDS] if (record := _read_if_any(path, refuse=False)) is not None}
+    lines = []
+    for path, record in found.items():
+        changed = [name for name, digest in record.files.items() if _is_another(folder, name, digest)]
+        if changed:
+            lines.append(
+                f"{', '.join(changed)}: changed or replaced since {path} was written, so the files of its run do not "
+                "belong together any more"
+            )
+        of_calibration = found.get(folder / f"bmnet_{record.network}{ENDING}")
+        if of_calibration is not None and of_calibration.run != record.run:
+            lines.append(f"{path}: of another calibration than the bmnet_{record.network} files; make its files again")
+    return tuple(lines)
+
+
+def _is_another(folder: Path, name: str, digest: str) -> bool:
+    """Whether a file is there, and has other bytes than it had."""
+    path = folder / name
+    if path.parent != folder or not is_file(path):  # a record from elsewhere names whatever it likes
+        return False
+    try:
+        return file_digest(path, TableError) != digest
+    except TableError:
+        return False
 
 
 class _Origin:

@@ -22,6 +22,9 @@ MAX_GROUPS = 100_000
 MOST_COMPRESSED = 1100
 """zlib's best is 1032 to 1: a dataset that claims more than that of its stored bytes is not read."""
 
+HDF5_DAMAGES = (OSError, LookupError, RuntimeError, ValueError, TypeError, ArithmeticError, AttributeError, MemoryError)
+"""What h5py raises for damaged files: whatever its C library's numbers lead to."""
+
 
 def read_hdf5_layers(path: str | os.PathLike[str]) -> list[tuple[str, tuple[NDArray[np.float32], ...]]]:
     """Read the name and the blobs of every layer, in the file's order of creation or else by name.
@@ -39,7 +42,7 @@ def read_hdf5_layers(path: str | os.PathLike[str]) -> list[tuple[str, tuple[NDAr
             return list(_layers(h5py, data, "", [0], 0))
     except CaffemodelError:
         raise
-    except (OSError, KeyError, RuntimeError, ValueError) as why:  # h5py raises any of these for a damaged file
+    except HDF5_DAMAGES as why:
         raise CaffemodelError(f"{path}: {why}") from None
 
 

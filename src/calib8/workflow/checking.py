@@ -11,6 +11,7 @@ from pathlib import Path
 from calib8.analyze.overview import Overview, overview_of
 from calib8.data import look_at, open_source
 from calib8.errors import CaffemodelError, Calib8Error, DataError, NotRunError, UserLayerError
+from calib8.export.record import strangers_in
 from calib8.graph import Phase, Shape
 from calib8.layers.data import SHAPES_ADVICE
 from calib8.lowering.examine import examine_model
@@ -57,7 +58,8 @@ def check(
         return Overview("", {}, {}, (), tuple(problems), ())
     with contextlib.nullcontext() if run_python else without_running():
         overview = _examined(network, weights, dict(shapes or {}), phase)
-    return replace(overview, problems=(*problems, *overview.problems))
+    notes = (*overview.notes, *strangers_in(Path(prototxt).parent))
+    return replace(overview, problems=(*problems, *overview.problems), notes=notes)
 
 
 def _examined(prototxt: Prototxt, weights: Caffemodel | None, shapes: dict[str, Shape], phase: Phase) -> Overview:

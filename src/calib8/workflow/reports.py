@@ -8,8 +8,8 @@ from pathlib import Path
 from calib8.analyze.pictures import sensitivity_picture, shown_tops
 from calib8.analyze.report import difference_log, mixed_json, sensitivity_csv, sensitivity_json, tuning_json
 from calib8.analyze.sensitivity import Sensitivity
-from calib8.atomic import write_together
-from calib8.export import write_calibration_files, write_files
+from calib8.export import write_calibration_files, write_files, write_set
+from calib8.export.record import run_of
 from calib8.workflow.calibrating import MeasureOptions, measure_histograms
 from calib8.workflow.network import Network
 from calib8.workflow.progress import ProgressCallback, quiet
@@ -56,6 +56,8 @@ def draw_sensitivity(
 def write_tuning(folder: Folder, name: str, network: Network, result: TuneResult) -> tuple[Path, ...]:
     """Write the four files of the calibration, `bmnet_NAME_tuning.json` and `report.log`; returns their paths.
 
+    Beside them goes `bmnet_NAME.calib8.json`, the record of their run.
+
     Raises:
         OptionError: the folder does not exist or cannot be written.
     """
@@ -63,10 +65,8 @@ def write_tuning(folder: Folder, name: str, network: Network, result: TuneResult
         name, result.search, result.metric, (result.tuned, result.held_out), result.before, result.found,
         network.of_one_sample,
     )  # fmt: skip
-    with write_together():
-        paths = write_calibration_files(folder, name, network.model, result.plan)
-        contents = {f"bmnet_{name}_tuning.json": report, "report.log": difference_log(result.differences)}
-        return paths + write_files(folder, contents.items())
+    beside = {f"bmnet_{name}_tuning.json": report, "report.log": difference_log(result.differences)}
+    return write_calibration_files(folder, name, network.model, result.plan, beside=beside.items())
 
 
 def write_layer_damage(folder: Folder, damage: LayerDamage) -> tuple[Path, ...]:
@@ -78,8 +78,10 @@ def write_layer_damage(folder: Folder, damage: LayerDamage) -> tuple[Path, ...]:
     return write_files(folder, [("report.log", difference_log(damage.differences))])
 
 
-def write_mixed(folder: Folder, name: str, result: MixedResult) -> tuple[Path, ...]:
+def write_mixed(folder: Folder, name: str, network: Network, result: MixedResult) -> tuple[Path, ...]:
     """Write `bmnet_NAME_mixed.json`, `_int8_layer.txt` and `_fp32_layers.txt`; returns their paths.
+
+    Beside them goes `bmnet_NAME_mixed.calib8.json`, the record of the run that they are for.
 
     Raises:
         OptionError: the folder does not exist or cannot be written.
@@ -90,4 +92,5 @@ def write_mixed(folder: Folder, name: str, result: MixedResult) -> tuple[Path, .
         f"{base}_int8_layer.txt": f"{proposal.int8_layer}\n".encode(),
         f"{base}_fp32_layers.txt": "".join(f"{layer}\n" for layer in proposal.fp32_layers).encode(),
     }
-    return write_files(folder, contents.items())
+    run = run_of(name, network.model, result.plan)
+    return write_set(folder, f"{base}_mixed", contents.items(), name, run)

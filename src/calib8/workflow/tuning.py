@@ -176,12 +176,14 @@ class MixedResult:
         metric: the metric's name.
         samples: number of runs.
         max_drop: what may drop.
+        plan: the integers that it was measured with.
     """
 
     found: MixedPrecision
     metric: str
     samples: int
     max_drop: float
+    plan: QuantPlan
 
 
 def tune(
@@ -265,11 +267,12 @@ class Tuner:
         """
         if self._drop is None or self._drop_judge is None:
             raise OptionError("mixed precision needs to know what may drop: give the Tuner DropOptions")
+        plan = plan or self._plan
         found = propose_mixed_precision(
-            self._experiment, plan or self._plan, self._drop_judge, self._drop.max_drop, compared_values(self._model),
+            self._experiment, plan, self._drop_judge, self._drop.max_drop, compared_values(self._model),
             lambda done, steps, what: progress(Progress("mixed precision", done, steps, what)),
         )  # fmt: skip
-        return MixedResult(found, self._drop_judge.name, len(self._samples.inputs), self._drop.max_drop)
+        return MixedResult(found, self._drop_judge.name, len(self._samples.inputs), self._drop.max_drop, plan)
 
     @property
     def _search_name(self) -> str:
