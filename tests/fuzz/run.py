@@ -149,7 +149,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--one", metavar="TARGET", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    logging.getLogger("calib8").setLevel(logging.CRITICAL)
     if options.one:
         one_target(options.one, options.seconds, options.seed)
         return 0

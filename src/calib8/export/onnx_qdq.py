@@ -101,9 +101,12 @@ class _Builder(GraphBuilder):
 
     def _dequantized(self, codes: NDArray[Any], scales: NDArray[np.float32], axis: int | None) -> str:
         name = super().weight(codes)
+        # Without zero points, 0 is meant; ONNX Runtime 1.23.0 then makes one for all outputs of a Gemm, and fails.
         if axis is None or scales.size == 1:
-            return self.node("DequantizeLinear", name, self.scalar(float(scales[0])))
-        return self.node("DequantizeLinear", name, self.constant(scales), axis=axis)
+            zero = [self.constant(np.int8(0))] if codes.dtype == np.int8 else []
+            return self.node("DequantizeLinear", name, self.scalar(float(scales[0])), *zero)
+        zeros = [self.constant(np.zeros(scales.size, np.int8))] if codes.dtype == np.int8 else []
+        return self.node("DequantizeLinear", name, self.constant(scales), *zeros, axis=axis)
 
 
 @dataclass
