@@ -32,7 +32,7 @@ def test_right_data(folder, capsys):
     out, err = capsys.readouterr()
     assert err == "" and "as given" in out and "problem" not in out
     assert out.splitlines()[-1].startswith("digits, 40 images")
-    assert sorted(p.name for p in folder.iterdir() if p.name.startswith("bmnet")) == []
+    assert sorted(p.name for p in folder.iterdir() if p.name.startswith("bmnet")) == ["bmnet_digits.calib8.json"]
 
 
 def test_a_wrong_scale_in_the_data_layer(folder, capsys):

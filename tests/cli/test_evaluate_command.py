@@ -71,7 +71,7 @@ def test_truth_that_does_not_fit(folder, capsys, tmp_path):
         (["--boxes", str(tmp_path)], "none of them fits"),
         (["--boxes", "x", "--maps", "y"], "--boxes and --maps"),
         (["--labels", str(tmp_path / "none")], "none"),
-        (["--output", str(tmp_path)], "writes no files"),
+        (["--output", str(tmp_path / "none")], "the record would go there"),
     ):
         assert evaluate(folder, "--samples", "10", *options) == 1
         assert words in capsys.readouterr().err

@@ -12,6 +12,7 @@ import pytest
 
 from calib8.cli.main import main
 from calib8.data import open_source, takes
+from calib8.errors import OptionError
 from calib8.proto.text import read_prototxt
 from calib8.workflow import data_layer
 
@@ -114,6 +115,102 @@ def test_a_record_without_options(folder, capsys):
     assert calibrate(folder, "--from", str(record)) == 1
     assert "holds no options" in capsys.readouterr().err
     assert calibrate(folder, "--from", str(folder / "none.json")) == 1
+
+
+def test_options_are_taken_one_by_one(folder, tmp_path, capsys):
+    assert calibrate(folder, *pictures(folder), *OPTIONS) == 0
+    others = tmp_path / "others"
+    shutil.copytree(folder.parent / "pictures", others)
+    command = ["sensitivity", "d", str(folder), "--samples", "2", "--no-picture", "--threads", "1"]
+    capsys.readouterr()
+    assert main([*command, "--images", str(others), "--mean=127"]) == 0
+    err = capsys.readouterr().err
+    assert "--scale=0.0078125" in err and "--images" not in err and "--mean" not in err
+    options = json.loads((folder / "bmnet_d.calib8.json").read_text())["commands"]["sensitivity"]["options"]
+    assert "--mean=127.0" in options and "--scale=0.0078125" in options and "--images={record}/../../others" in options
+    assert main([*command, "--no-record"]) == 1  # a plain Input layer has no images of its own
+    assert "as recorded" not in capsys.readouterr().err
+
+
+def test_calibrate_takes_the_images_that_the_doctor_was_given(folder, capsys):
+    assert main(["doctor", "d", str(folder), *pictures(folder), "--mean", "128", "--scale", "0.0078125"]) == 0
+    capsys.readouterr()
+    assert calibrate(folder, "-n", "4", "--no-verdict") == 0
+    assert "images as recorded" in capsys.readouterr().err
+    content = json.loads((folder / "bmnet_d.calib8.json").read_text())
+    assert "--mean=128.0" in content["images"] and content["run"] and list(content["commands"]) == ["doctor"]
+
+
+def test_every_command_says_what_it_did(folder, tmp_path):
+    assert calibrate(folder, *pictures(folder), *OPTIONS) == 0
+    record = folder / "bmnet_d.calib8.json"
+    run = json.loads(record.read_text())["run"]
+    labels = tmp_path / "labels.txt"
+    labels.write_text("".join(f"{i % 10}\n" for i in range(12)))
+    for command in (
+        ["doctor", "d", str(folder), "-n", "6"],
+        ["evaluate", "d", str(folder), "--labels", str(labels), "--samples", "6"],
+        ["sensitivity", "d", str(folder), "--samples", "2", "--no-picture"],
+        ["report", "d", str(folder), "--samples", "2", "--shown", "1"],
+        ["tune", "d", str(folder), "--samples", "2", "--minutes", "0.01", "--output", str(folder)],
+    ):
+        assert main(command) == 0
+    content = json.loads(record.read_text())
+    commands = content["commands"]
+    assert set(commands) >= {"doctor", "tune"} and content["calibrate"][:1] == ["--iteration=8"] * (
+        run == content["run"]
+    )
+    for name, entry in commands.items():
+        assert entry["samples"]["images"] > 0 and entry["model"]["prototxt"].startswith("sha256:"), name
+        assert entry["versions"]["calib8"] and str(tmp_path) not in json.dumps(entry), name
+    assert commands["doctor"]["samples"]["images"] == 6
+    assert "bmnet_d_tuning.json" in commands["tune"]["files"]
+
+
+def test_samples_have_the_same_digest_whoever_reads_them(folder, tmp_path):
+    assert calibrate(folder, *pictures(folder), *OPTIONS) == 0
+    first = json.loads((folder / "bmnet_d.calib8.json").read_text())["samples"]
+    for options in (["doctor"], ["evaluate", "--metric", "difference"], ["sensitivity", "--no-picture"]):
+        count = ["-n" if options[0] == "doctor" else "--samples", "8"]
+        code = main([options[0], "d", str(folder), *count, *options[1:]])
+        assert code == (options[0] == "evaluate")  # which has no labels here
+        if code == 0:
+            assert json.loads((folder / "bmnet_d.calib8.json").read_text())["commands"][options[0]]["samples"] == first
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    assert calibrate(folder, "-n", "8", "--histograms", str(tmp_path / "h"), "--output", str(kept), "--no-verdict") == 0
+    assert json.loads((kept / "bmnet_d.calib8.json").read_text())["samples"]["digest"] == first["digest"]
+
+
+def test_kept_histograms_again_without_them(folder, tmp_path):
+    one = ["-n", "8", *pictures(folder), "--mean", "128", "--scale", "0.0078125", "--no-verdict"]
+    assert calibrate(folder, *one, "--histograms", str(tmp_path / "h")) == 0
+    again = tmp_path / "again"
+    again.mkdir()
+    record = folder / "bmnet_d.calib8.json"
+    assert calibrate(folder, "--from", str(record), "--output", str(again), "--no-verdict") == 0
+    assert files(again) == files(folder) and len(files(again)) == 4
+
+
+def test_what_is_left_out_is_recorded(folder, tmp_path):
+    without = ["--without", "bias-correction", "--without", "channel-units"]
+    assert calibrate(folder, *pictures(folder), *OPTIONS, *without) == 0
+    record = folder / "bmnet_d.calib8.json"
+    assert json.loads(record.read_text())["calibrate"].count("--without=bias-correction") == 1
+    again = tmp_path / "again"
+    again.mkdir()
+    assert calibrate(folder, "--from", str(record), "--output", str(again), "--no-verdict") == 0
+    assert files(again) == files(folder)
+
+
+def test_a_folder_that_cannot_be_written_keeps_the_doctor_from_nothing(folder, capsys, monkeypatch):
+    def refuses(*_):
+        raise OptionError("cannot write")
+
+    monkeypatch.setattr("calib8.cli.recording.note_command", refuses)
+    assert main(["doctor", "d", str(folder), *pictures(folder), "-v"]) == 0
+    assert "nothing is recorded of this" in capsys.readouterr().err
+    assert main(["doctor", "d", str(folder), *pictures(folder), "--output", str(folder)]) == 1
 
 
 def test_tuning_keeps_the_images(folder, capsys):

@@ -107,7 +107,7 @@ def test_main_tunes_every_layer_but_the_ignored(calibrated, tmp_path, capsys):
 
 def test_one_layer_is_tested_and_tuned(calibrated, tmp_path):
     assert run("test.py", calibrated, tmp_path / "test") == 0
-    assert names(tmp_path / "test") == ["report.log"]
+    assert names(tmp_path / "test") == ["bmnet_digits.calib8.json", "report.log"]
     everything = log(tmp_path / "test")
     assert run("test.py", calibrated, tmp_path / "test", "--layer", "relu2a") == 0
     assert log(tmp_path / "test") == {"relu2a": everything["relu2a"]}

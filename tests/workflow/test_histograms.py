@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from calib8 import CalibrateOptions, open_network
+from calib8.data.digests import digests_of
 from calib8.errors import DataError, OptionError
 from calib8.export import write_calibration_files
 from calib8.measure.histogram_file import read_histograms
@@ -31,7 +32,6 @@ from calib8.workflow import (
     part_of,
 )
 from calib8.workflow.comparing import snr_of
-from calib8.workflow.histograms import digests_of
 
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
 FILES = DIGITS / "deploy.prototxt", DIGITS / "custom.caffemodel"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from calib8.analyze.doctor import Finding
@@ -15,6 +14,7 @@ from calib8.atomic import claim_folder
 from calib8.cli.flags import Flags, with_flags
 from calib8.cli.histogram_options import (
     add_histogram_options,
+    as_one_run,
     calibrate_kept,
     check_histogram_options,
     count_shard,
@@ -44,7 +44,7 @@ from calib8.workflow import (
     read_thresholds,
     verdict,
 )
-from calib8.workflow.recording import HashedSource, recorded
+from calib8.workflow.recording import digest_or_nothing, hashed, recorded
 
 _log = logging.getLogger(__name__)
 _MUCH_CLIPPED = 0.01
@@ -131,19 +131,19 @@ def run(options: argparse.Namespace) -> int:
     check_histogram_options(options)
     if options.shard is not None:
         return count_shard(options)
-    samples = None
+    samples: Mapping[str, object] | None = None
     with claim_folder(output), ProgressLines() as progress:
         network = open_network(options.path / "deploy.prototxt", options.path / "custom.caffemodel", images_of(options))
         if options.skip_bad:
             network = without_bad(network, options, options.iteration)
             options.iteration = min(options.iteration, network.samples.size or options.iteration)
         if options.histograms is not None or options.cluster is not None:
-            result = calibrate_kept(network, options, progress)
+            result, samples = calibrate_kept(network, options, progress)
             _tell_findings(quick_check(network, options.threads))
         elif options.thresholds is None:
-            hashed = HashedSource(network.samples)
-            result = calibrate(replace(network, source=hashed), wanted_of(options), progress)
-            samples = options.iteration, hashed.digest
+            read, source = hashed(network)
+            result = calibrate(read, wanted_of(options), progress)
+            samples = source.samples(options.iteration)
             _tell_findings(quick_check(network, options.threads))
         else:
             given = read_thresholds(network, options.thresholds)
@@ -163,11 +163,15 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _record(options: argparse.Namespace, output: Path, samples: tuple[int, str] | None) -> dict[str, object]:
+def _record(options: argparse.Namespace, output: Path, samples: Mapping[str, object] | None) -> dict[str, object]:
     """What the files' record says of this run."""
+    if options.histograms is not None or options.cluster is not None:
+        options = as_one_run(options)
     words, images = (words_of(options, names, options.flags, output) for names in (CALIBRATE_OPTIONS, IMAGE_OPTIONS))
     own = options.path / "deploy.prototxt", options.path / "custom.caffemodel"
     content = recorded(*own, samples, words, images)
+    if options.thresholds is not None:
+        content["thresholds"] = digest_or_nothing(options.thresholds)
     if options.from_record is not None:
         _compare_samples(options.from_record, content.get("samples"))
     return content
@@ -176,7 +180,9 @@ def _record(options: argparse.Namespace, output: Path, samples: tuple[int, str] 
 def _compare_samples(path: Path, samples: object) -> None:
     """Say that a repeated calibration has other samples."""
     before = parse_record(read_file(path, MAX_RECORD_BYTES, OptionError), str(path)).further.get("samples")
-    if before is not None and samples is not None and before != samples:
+    if not (isinstance(before, dict) and isinstance(samples, dict)):
+        return
+    if any(before[key] != samples[key] for key in before.keys() & samples.keys()):
         _log.warning("%s: the samples are others than those of the record, so the result may be another one", path)
 
 

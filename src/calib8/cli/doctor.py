@@ -14,6 +14,7 @@ from calib8.cli.flags import with_flags
 from calib8.cli.images import add_image_options, images_of, without_bad
 from calib8.cli.options import Commands, add_common_options, add_gpu_option, network_name
 from calib8.cli.progress import ProgressLines
+from calib8.cli.recording import entry_of, note_if_possible
 from calib8.cli.table import aligned
 from calib8.cli.threshold_options import add_threshold_options, calibrate_options
 from calib8.errors import OptionError
@@ -21,6 +22,7 @@ from calib8.measure.thresholds import DEFAULT_METHOD
 from calib8.reading import require_folder
 from calib8.terminal import printable
 from calib8.workflow import DiagnoseOptions, Diagnosis, diagnose, open_network
+from calib8.workflow.recording import hashed
 
 _DESCRIPTION = """\
 Say whether the images are the right ones, before you trust a calibration. No labels are needed.
@@ -67,6 +69,7 @@ def add_parser(commands: Commands) -> None:
         "-n", "--iteration", type=int, default=100, metavar="N",
         help="how many images are looked at, at most (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument("--output", metavar="FOLDER", type=Path, help="where the record goes (default: PATH)")
     parser.add_argument("--json", action="store_true", help="for programs: one JSON object")
     add_threshold_options(parser, DEFAULT_METHOD)
     group = parser.add_argument_group("running")
@@ -82,15 +85,21 @@ def run(options: argparse.Namespace) -> int:
         The exit code.
     """
     require_folder(options.path, OptionError, "it holds deploy.prototxt and custom.caffemodel")
+    if options.output is not None:
+        require_folder(options.output, OptionError, "the record would go there")
     if options.thresholds is not None:
         raise OptionError("--thresholds are of no use here: the doctor measures how sure thresholds are")
     wanted = DiagnoseOptions(**vars(calibrate_options(options)))
     with ProgressLines() as progress:
         network = open_network(options.path / "deploy.prototxt", options.path / "custom.caffemodel", images_of(options))
         network = without_bad(network, options)
+        network, source = hashed(network)
         diagnosis = diagnose(network, wanted, progress)
     text = json.dumps(as_json(options.name, diagnosis), indent=1) if options.json else as_text(options.name, diagnosis)
     print(with_flags(text, options.flags))
+    found = [{k: v for k, v in finding_json(one).items() if v} for one in diagnosis.findings]
+    samples = source.samples(diagnosis.survey.images)
+    note_if_possible(options, "doctor", entry_of(options, options.output or options.path, samples, result=found))
     return 0
 
 

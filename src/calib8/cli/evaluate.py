@@ -5,21 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from calib8.analyze.quality import Difference
 from calib8.cli.judging import add_judge_options, metrics_of
 from calib8.cli.options import Commands
 from calib8.cli.progress import ProgressLines
+from calib8.cli.recording import entry_of, note_if_possible, source_of
 from calib8.cli.start import add_start_options, open_start
 from calib8.cli.table import aligned
 from calib8.errors import OptionError
-from calib8.reading import exists, read_file
+from calib8.export.record import run_of
+from calib8.reading import exists, read_file, require_folder
 from calib8.report.shown_samples import names_of_classes
 from calib8.workflow import (
     CalibrationResult,
     EvaluateOptions,
+    Network,
     QualityOptions,
     QualityReport,
     Truth,
@@ -29,6 +32,7 @@ from calib8.workflow import (
     read_calibration,
     read_thresholds,
 )
+from calib8.workflow.recording import hashed
 
 _MOST_BYTES = 1 << 20
 
@@ -66,7 +70,7 @@ def add_parser(commands: Commands) -> None:
         epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.set_defaults(run=run)
-    add_start_options(parser, samples=QualityOptions.usual_samples, output="nowhere")
+    add_start_options(parser, samples=QualityOptions.usual_samples, output="PATH, for the record alone")
     group = add_judge_options(parser)
     group.add_argument("--boxes", metavar="PATH", help="COCO's JSON, or a folder with YOLO's .txt or VOC's .xml files")
     group.add_argument("--maps", metavar="FOLDER", help="a PNG for each image, whose pixels are classes; 255 for none")
@@ -96,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
         The exit code.
     """
     if options.output is not None:
-        raise OptionError("--output has no meaning here: evaluate writes no files")
+        require_folder(options.output, OptionError, "the record would go there")
     if options.metric not in ("difference", "top1"):
         return _by_metric(options)
     layers = None if options.int8_layers is None else tuple(options.int8_layers.split(","))
@@ -110,15 +114,39 @@ def run(options: argparse.Namespace) -> int:
     )  # fmt: skip
     with ProgressLines() as progress:
         network, calibration = open_start(options, progress)
+        network, source = hashed(network)
         tables: dict[str, CalibrationResult] = {}
         for path in options.tables:
             tables[str(path)] = _read(network, path)
-        report = measure_quality(network, tables or {calibration.origin: calibration}, wanted, progress)
-    print(json.dumps(as_json(options.name, report), indent=1) if options.json else as_text(report))
+        used = tables or {calibration.origin: calibration}
+        report = measure_quality(network, used, wanted, progress)
+    found = as_json(options.name, report)
+    print(json.dumps(found, indent=1) if options.json else as_text(report))
+    _note(options, network, used, source.samples(report.images), found)
     return 0
 
 
-def _read(network: Any, path: Path) -> CalibrationResult:
+def _note(
+    options: argparse.Namespace,
+    network: Network,
+    tables: Mapping[str, CalibrationResult],
+    samples: Mapping[str, object],
+    result: Mapping[str, object],
+) -> None:
+    """Write it into the record."""
+    folder = options.output or options.path
+    runs = [run_of(options.name, network.model, one.plan) for one in tables.values()]
+    origins = [source_of(name, folder) for name in tables]
+    if isinstance(tables_found := result.get("tables"), list):
+        named = [{**one, "table": origin} for one, origin in zip(tables_found, origins, strict=True)]
+        result = {**result, "tables": named}
+    entry = entry_of(
+        options, folder, samples, thresholds=", ".join(origins), run=runs[0] if len(runs) == 1 else "", result=result
+    )
+    note_if_possible(options, "evaluate", entry)
+
+
+def _read(network: Network, path: Path) -> CalibrationResult:
     """A table, with the weights of its run where they lie beside it; of a plain one, which hands edit, thresholds."""
     if path.suffix in (".pb2", ".prototxt"):
         base, named, _ = path.name.partition("_calibration_table")
@@ -132,10 +160,12 @@ def _by_metric(options: argparse.Namespace) -> int:
     (metric,) = metrics_of(options, options.metric)
     with ProgressLines() as progress:
         network, calibration = open_start(options, progress)
+        network, source = hashed(network)
         judged = EvaluateOptions(options.samples, metric, options.threads, options.budget)
         result = evaluate(network, calibration, judged, progress)
     figures = {"network": options.name, "samples": result.samples, "metric": result.metric, "loss": result.loss}
     figures |= {"fp32": result.fp32, "int8": result.int8}
+    _note(options, network, {calibration.origin: calibration}, source.samples(result.samples), figures)
     if options.json:
         print(json.dumps(figures, indent=1))
     else:

@@ -30,6 +30,7 @@ from calib8.workflow import (
     part_of,
     write_histograms,
 )
+from calib8.workflow.recording import described
 
 _log = logging.getLogger(__name__)
 _ONE_PASS = "max"  # a method that needs no exact counts
@@ -108,8 +109,17 @@ def count_shard(options: argparse.Namespace) -> int:
     return 0
 
 
-def calibrate_kept(network: Network, options: argparse.Namespace, progress: ProgressLines) -> CalibrationResult:
-    """Calibrate as always, but count into a file, or on a cluster, or both."""
+def as_one_run(options: argparse.Namespace) -> argparse.Namespace:
+    """The options of a run that counts nothing into files and gives the same bytes, for the record."""
+    wanted = calibrate_options(options)
+    method = None if options.original else wanted.one_method
+    return argparse.Namespace(**{**vars(options), "method": method, "repair": "none", "without": []})
+
+
+def calibrate_kept(
+    network: Network, options: argparse.Namespace, progress: ProgressLines
+) -> tuple[CalibrationResult, dict[str, object]]:
+    """Calibrate as always, but count into a file, or on a cluster, or both; with a description of the samples."""
     wanted = wanted_of(options)
     if options.cluster is None:
         counted = count_to_file(network, wanted, options.histograms, progress=progress)
@@ -120,7 +130,7 @@ def calibrate_kept(network: Network, options: argparse.Namespace, progress: Prog
             write_histograms(options.histograms, counted)
     if wanted.repair != "none":
         _log.info("histograms that are kept give thresholds; nothing is repaired")
-    return calibrate_from(network, counted, wanted)
+    return calibrate_from(network, counted, wanted), described(counted.samples)
 
 
 def _import_dask() -> None:

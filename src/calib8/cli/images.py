@@ -31,6 +31,11 @@ def add_image_options(parser: argparse.ArgumentParser, *, with_samples: bool = T
         "times",
     )  # fmt: skip
     group.add_argument(
+        "--no-record", action="store_true",
+        help="take nothing from the record of an earlier command in PATH (default: what it says of images, where no "
+        "option here says something else)",
+    )  # fmt: skip
+    group.add_argument(
         "--skip-bad", action="store_true",
         help="go on without images that cannot be used, and say how many there are; all are decoded for that before "
         "anything runs (default: name them and stop)",

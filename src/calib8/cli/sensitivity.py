@@ -8,16 +8,19 @@ import logging
 
 from calib8.analyze.report import SENSITIVITY_HEADER, sensitivity_rows
 from calib8.analyze.sensitivity import Sensitivity
-from calib8.atomic import claim_folder
+from calib8.atomic import claim_folder, write_together
 from calib8.cli.judging import METRICS, add_judge_options, metrics_of
 from calib8.cli.options import Commands
 from calib8.cli.progress import ProgressLines
+from calib8.cli.recording import entry_of, note, source_of
 from calib8.cli.start import add_start_options, open_start
 from calib8.cli.table import aligned
 from calib8.cli.threshold_options import measure_options
 from calib8.errors import OptionError
+from calib8.export.record import run_of
 from calib8.reading import require_folder
 from calib8.workflow import SensitivityOptions, draw_sensitivity, sensitivity, write_sensitivity
+from calib8.workflow.recording import hashed
 
 _log = logging.getLogger(__name__)
 
@@ -84,13 +87,18 @@ def run(options: argparse.Namespace) -> int:
     require_folder(options.path, OptionError, "it holds deploy.prototxt and custom.caffemodel")
     with claim_folder(output), ProgressLines() as progress:
         network, calibration = open_start(options, progress)
+        network, source = hashed(network)
         result = sensitivity(network, calibration, judged, progress)
         picture = None
         if not options.no_picture and _can_draw():
             measured = measure_options(options).at_most(network.samples)
             picture = draw_sensitivity(network, options.name, result, measured, progress)
         progress.clear()
-        paths = write_sensitivity(output, options.name, result, calibration.origin, picture)
+        samples, origin = source.samples(judged.count_for(network)), source_of(calibration.origin, output)
+        run = run_of(options.name, network.model, calibration.plan)
+        with write_together():
+            paths = write_sensitivity(output, options.name, result, calibration.origin, picture)
+            note(options, output, "sensitivity", entry_of(options, output, samples, thresholds=origin, run=run))
     print(aligned([SENSITIVITY_HEADER, *sensitivity_rows(result)], right=range(2, len(SENSITIVITY_HEADER))))
     print(f"\neverything in INT8, {result.samples} samples: {_whole(result)}; thresholds: {calibration.origin}")
     print("\n".join(map(str, paths)))

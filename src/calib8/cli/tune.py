@@ -10,13 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from calib8.analyze.report import difference_log
-from calib8.atomic import claim_folder, make_folder
+from calib8.atomic import claim_folder, make_folder, write_together
 from calib8.cli.judging import METRICS, add_judge_options, metrics_of
 from calib8.cli.options import Commands
 from calib8.cli.progress import ProgressLines
+from calib8.cli.recording import entry_of, note, source_of
 from calib8.cli.start import add_start_options, open_start, spellings
 from calib8.cli.table import aligned
 from calib8.errors import OptionError
+from calib8.export.record import run_of
 from calib8.lowering import Model
 from calib8.quantize import QuantPlan
 from calib8.reading import exists, is_file, is_folder, read_file
@@ -33,6 +35,7 @@ from calib8.workflow import (
     write_mixed,
     write_tuning,
 )
+from calib8.workflow.recording import hashed
 
 _log = logging.getLogger(__name__)
 
@@ -136,22 +139,33 @@ def run(options: argparse.Namespace) -> int:
         raise OptionError(f"{output}: is a link, which is not followed; name the folder for the results with --output")
     with ExitStack() as stack, ProgressLines() as progress:
         network, calibration = open_start(options, progress)
+        network, source = hashed(network)
         tuner = Tuner(network, calibration, wanted, drop)
+        samples = source.samples(tuner.images)
         make_folder(output)
         stack.enter_context(claim_folder(output))
         if options.part == "test":
-            _print_damage(output, tuner.layer_damage(progress))
+            damage = tuner.layer_damage(progress)
+            with write_together():
+                write_layer_damage(output, damage)
+                _note(options, output, "tune --part test", network, calibration.plan, calibration.origin, samples)
+            _print_damage(damage)
             return 0
         plan = None
         if options.part == "tune" or options.search != "none":
             result = tuner.tune(progress)
             progress.clear()
-            _print_tuning(result, network, options, write_tuning(output, options.name, network, result))
             plan = result.plan
+            with write_together():
+                written = write_tuning(output, options.name, network, result)
+                _note(options, output, "tune", network, plan, calibration.origin, samples)
+            _print_tuning(result, network, options, written)
         if drop is not None:
             mixed = tuner.mixed_precision(plan, progress)
             progress.clear()
-            paths = write_mixed(output, options.name, network, mixed)
+            with write_together():
+                paths = write_mixed(output, options.name, network, mixed)
+                _note(options, output, "tune --max-drop", network, mixed.plan, calibration.origin, samples)
             _print_proposal(mixed)
             print("\n".join(map(str, paths)))
     return 0
@@ -221,8 +235,22 @@ def _ignored(options: argparse.Namespace) -> frozenset[str]:
     return frozenset(name for line in text.splitlines() for part in line.split(",") if (name := part.strip()))
 
 
-def _print_damage(output: Path, damage: LayerDamage) -> None:
-    write_layer_damage(output, damage)
+def _note(
+    options: argparse.Namespace,
+    output: Path,
+    command: str,
+    network: Network,
+    plan: QuantPlan,
+    origin: str,
+    samples: dict[str, object],
+) -> None:
+    """Write into the record what was done; `origin` is where the search began."""
+    run = run_of(options.name, network.model, plan)
+    entry = entry_of(options, output, samples, thresholds=source_of(origin, output), run=run)
+    note(options, output, command, entry)
+
+
+def _print_damage(damage: LayerDamage) -> None:
     print(difference_log(damage.differences).decode(), end="")
     if damage.whole is not None:
         print(f"whole network, {damage.metric}: {damage.whole:.9g}")

@@ -1,7 +1,7 @@
 """Calibration and test samples: LMDB, image lists, HDF5, the user's Python layers, all behind `SampleSource`."""
 
 from calib8.data.arrays import ArraysSource
-from calib8.data.faces import Batch, Linear, SampleSource, takes
+from calib8.data.faces import Batch, Linear, SampleSource, origin_of, takes
 from calib8.data.image_params import read_image_params
 from calib8.data.images import ImagesSource
 from calib8.data.looking import Look, look_at, refuse_bad_samples
@@ -19,6 +19,7 @@ __all__ = [
     "SampleSource",
     "look_at",
     "open_source",
+    "origin_of",
     "read_image_params",
     "refuse_bad_samples",
     "takes",

@@ -66,6 +66,22 @@ class Seekable(Protocol):
         ...
 
 
+@runtime_checkable
+class Wrapping(Protocol):
+    """A source that gives what another one gives.
+
+    Attributes:
+        origin: that other one, which knows of files and of preprocessing.
+    """
+
+    origin: SampleSource
+
+
+def origin_of(source: SampleSource) -> SampleSource:
+    """Return the source that reads the samples, whoever looks at them on their way."""
+    return origin_of(source.origin) if isinstance(source, Wrapping) else source
+
+
 def takes(source: SampleSource, iteration: int, start: int = 0) -> Iterator[Batch]:
     """Yield batches until `iteration` images were given; the last batch is cut to what is still missing.
 

@@ -6,7 +6,8 @@ files of a calibration or of a search, `bmnet_NAME_mixed.calib8.json` beside a p
 
     calib8_record   1, the format
     network         the network's name
-    run             the run's identity: a digest of all thresholds and integers, so the same for the same result
+    run             the run's identity: a digest of all thresholds and integers, so the same for the same result; ""
+                    where there was no calibration yet, and only commands that looked at the network are recorded
     files           {"name of a file": "sha256:..."}, in the folder of the record
 
 Keys are added, never renamed or removed; readers pass over keys that they do not know.
@@ -18,15 +19,15 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from calib8.atomic import write_atomically, written_files
+from calib8.atomic import claim_folder, write_atomically, write_together, written_files
 from calib8.errors import TableError
 from calib8.export.calibration_table import table_message
 from calib8.lowering import Model
@@ -38,6 +39,7 @@ ENDING = ".calib8.json"
 _FORMAT = 1
 _MOST_RECORDS = 100
 _BLOCK = 1 << 20
+_PATIENCE = 10.0  # seconds that a note waits for another command
 _ENDINGS = ("_int8.caffemodel", "_calibration_table", ".caffemodel")
 _log = logging.getLogger(__name__)
 
@@ -117,9 +119,66 @@ def write_record(
 
 def _kept(before: Record | None, run: str, further: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a new record says beside its files: of another run, only the images are still true."""
-    if further or before is None:
+    if before is None:
         return further
-    return before.further if before.run == run else {k: v for k, v in before.further.items() if k == "images"}
+    commands = _commands_on(before, run)
+    if further:
+        return {**further, **commands}
+    if before.run == run:
+        return before.further
+    return {**{k: v for k, v in before.further.items() if k == "images"}, **commands}
+
+
+def _commands_on(before: Record, run: str) -> dict[str, Any]:
+    """What commands did whose word is still true: on these integers, or on none."""
+    commands = before.further.get("commands")
+    known = commands if isinstance(commands, dict) else {}
+    kept = {k: v for k, v in known.items() if isinstance(v, dict) and v.get("run", "") in ("", run)}
+    return {"commands": kept} if kept else {}
+
+
+def calibrated_images(table: str | os.PathLike[str]) -> int | None:
+    """Say with how many samples a table was made, by the record beside it; None where that does not know the file."""
+    path = record_path(table)
+    record = _read_if_any(path, refuse=False)
+    known = None if record is None else record.files.get(Path(table).name)
+    if record is None or known is None or known != _sha256(table):
+        return None
+    samples = record.further.get("samples")
+    images = samples.get("images") if isinstance(samples, dict) else None
+    return images if isinstance(images, int) and images >= 0 else None
+
+
+def note_command(
+    folder: str | os.PathLike[str], name: str, command: str, entry: Mapping[str, Any], images: Sequence[str] = ()
+) -> None:
+    """Add to a network's record what a command did, within the `write_together` that writes the command's files.
+
+    Args:
+        folder: of the record; a record that is there keeps what it says.
+        command: its name; what the same command did before is replaced.
+        entry: "options", "samples", "run" and the like; "files" are added here: what the block has written.
+        images: words that say how samples are made, for a record to which no calibration has said it.
+
+    Raises:
+        OptionError: the folder cannot be written.
+        TableError: there is another file in the record's place.
+    """
+    path = Path(folder) / f"bmnet_{name}{ENDING}"
+    with claim_folder(folder, _PATIENCE), write_together():
+        written = written_files()
+        now = written.get(path, path)
+        before = _read_if_any(now, refuse=True, called=path) or Record(name, "", {})
+        beside = {p.name: part for p, part in written.items() if p.parent == path.parent}
+        own = {name: _sha256(part) for name, part in beside.items() if not name.endswith(ENDING)}
+        entry = {**entry, **({"files": dict(sorted(own.items()))} if own else {})}
+        further = dict(before.further)
+        known = further.get("commands")
+        further["commands"] = dict(sorted({**(known if isinstance(known, dict) else {}), command: entry}.items()))
+        if images and (not before.run or "images" not in further):
+            further["images"] = list(images)
+        with write_atomically(path) as file:
+            file.write(replace(before, further=further).to_bytes())
 
 
 def check_same_run(table: str | os.PathLike[str], weights: str | os.PathLike[str]) -> None:
@@ -160,7 +219,7 @@ def strangers_in(folder: Path) -> tuple[str, ...]:
                 "belong together any more"
             )
         of_calibration = found.get(folder / f"bmnet_{record.network}{ENDING}")
-        if of_calibration is not None and of_calibration.run != record.run:
+        if of_calibration is not None and of_calibration.run not in ("", record.run):
             lines.append(f"{path}: of another calibration than the bmnet_{record.network} files; make its files again")
     return tuple(lines)
 
@@ -183,15 +242,17 @@ class _Origin:
         self.path = os.fspath(path)
         self.record_path = record_path(path)
         self.record = _read_if_any(self.record_path, refuse=True)
+        if self.record is not None and not self.record.run:
+            self.record = None  # it tells of no calibration
         known = None if self.record is None else self.record.files.get(Path(path).name)
         self.run = self.record.run if self.record is not None and known == _sha256(path, known) else None
 
 
-def _read_if_any(path: Path, *, refuse: bool) -> Record | None:
+def _read_if_any(path: Path, *, refuse: bool, called: Path | None = None) -> Record | None:
     if not exists(path):
         return None
     try:
-        return parse_record(read_file(path, MAX_RECORD_BYTES, TableError), str(path))
+        return parse_record(read_file(path, MAX_RECORD_BYTES, TableError), str(called or path))
     except TableError:
         if refuse:
             raise

@@ -20,7 +20,7 @@ from calib8.analyze.doctor.preprocessing import (
 from calib8.analyze.doctor.recipes import Recipe, guessed_recipe
 from calib8.analyze.doctor.samples import check_samples
 from calib8.analyze.doctor.survey import Survey, survey_images
-from calib8.data import ImagesSource, Linear, Preprocess, SampleSource, takes
+from calib8.data import ImagesSource, Linear, Preprocess, SampleSource, origin_of, takes
 from calib8.data.preprocess import RESIZE_MODES
 from calib8.errors import DataError, QuantizationError
 from calib8.graph import Array
@@ -127,7 +127,7 @@ def _preprocessing(network: Network, options: DiagnoseOptions, progress: Progres
     given = _recipe(network, np.concatenate([sample[blob] for sample in samples]))
     variations = _variations(network, given, count)
     return check_preprocessing(
-        model, samples, blob, given, variations, _adviser(network.samples, given), options.threads,
+        model, samples, blob, given, variations, _adviser(origin_of(network.samples), given), options.threads,
         lambda done, total: progress(Progress("trying preprocessing", done, total)),
     )  # fmt: skip
 
@@ -173,13 +173,13 @@ def _check_shapes(model: Model, run: Mapping[str, Array]) -> None:
 
 def name_of_sample(source: SampleSource) -> Callable[[int], str]:
     """Say what the samples of a source are called: by their files, where they come from files."""
-    names: tuple[str, ...] = getattr(source, "names", ())
+    names: tuple[str, ...] = getattr(origin_of(source), "names", ())
     return lambda index: names[index] if index < len(names) else f"sample {index + 1}"
 
 
 def given_recipe(network: Network) -> Recipe | None:
     """Say how pixels become samples, where the data say it; None where only the user knows."""
-    linear = getattr(network.samples, "linear", None)
+    linear = getattr(origin_of(network.samples), "linear", None)
     known = isinstance(linear, Linear) and all(linear.scale)
     return Recipe(linear.mean, linear.scale, linear.order) if known and linear is not None else None
 
@@ -192,7 +192,7 @@ def _recipe(network: Network, samples: Array) -> Recipe:
 
 def _variations(network: Network, given: Recipe, count: int) -> list[Variation]:
     """The same images, brought to the input's size in other ways."""
-    source = network.samples
+    source = origin_of(network.samples)
     if not isinstance(source, ImagesSource):
         return []
     variations = []

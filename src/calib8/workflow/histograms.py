@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from calib8.atomic import write_atomically
-from calib8.data import Batch, ImagesSource, Preprocess, refuse_bad_samples, takes
+from calib8.data import Batch, ImagesSource, Preprocess, origin_of, refuse_bad_samples, takes
+from calib8.data.digests import Digests, digests_of
 from calib8.data.files import find_path
 from calib8.engine import EngineOptions
 from calib8.errors import DataError, OptionError
@@ -50,9 +50,7 @@ from calib8.workflow.progress import Progress, ProgressCallback, quiet
 _log = logging.getLogger(__name__)
 SAVE_SECONDS = 30.0
 """An interrupted run loses no more than what was counted in this time, and one batch."""
-_SAMPLE_BYTES = 8
 _MAX_MEAN_BYTES = 1 << 30
-Digests = NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -379,20 +377,6 @@ def exact_values(identity: Identity, options: CalibrateOptions) -> tuple[str, ..
     return tuple(group.written for group in identity.groups) if wanted else ()
 
 
-def digests_of(batch: Batch) -> Digests:
-    """Compute a number of 64 bits for each sample of a batch: of everything that the network is given of it."""
-    images = len(next(iter(batch.values())))
-    found = np.empty(images, np.uint64)
-    for index in range(images):
-        digest = hashlib.blake2b(digest_size=_SAMPLE_BYTES)
-        for blob, array in sorted(batch.items()):
-            own = array[index] if array.ndim and len(array) == images else array
-            digest.update(repr((blob, own.shape)).encode())
-            digest.update(np.ascontiguousarray(own, "<f4").data)
-        found[index] = int.from_bytes(digest.digest(), "little")
-    return found
-
-
 def _known(network: Network, options: CalibrateOptions, part: Part, paths: list[Path]) -> HistogramSet | None:
     """What was counted before: by an interrupted run, else by one that came to its end."""
     for path in paths:
@@ -456,7 +440,7 @@ def _digest_of(model: Model) -> str:
 
 def _preparation(network: Network) -> str:
     """How pixels become samples, in words that do not depend on where files lie."""
-    source = network.source
+    source = None if network.source is None else origin_of(network.source)
     if isinstance(source, ImagesSource):
         return _words(source.preprocess)
     layers = (layer for layer, op in network.model.pairs if op.kind == "source")

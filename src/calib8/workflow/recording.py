@@ -1,20 +1,24 @@
-"""What a calibration did, for its record: enough to do it again, and to prepare the same images in the same way.
+"""What a command did, for the record: enough to do it again, and to prepare the same images in the same way.
 
 Keys that `bmnet_NAME.calib8.json` gets beside those of `calib8.export.record`:
 
     calibrate   the options of the command that are not the usual ones, a list of words; {record} is the record's folder
     images      those of them that say which images are used, and how they become samples
-    samples     {"images", "digest"}: how many were used, and a digest of all their numbers
+    samples     {"images", "digest", "in_order"}: how many were used, a digest of all their numbers whatever their
+                order, and one of them in their order, where one process has read them so
     model       {"prototxt", "caffemodel"}: digests of the two files
     versions    of calib8 and of what computes
+    commands    {"sensitivity": {..}, ..}: what later commands did, the last of each kind: "options", "samples", "model"
+                and "versions" as above; "thresholds", where they came from; "run", of the integers that were looked at;
+                "files", digests by name; "result", where it is short
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,67 +26,99 @@ from typing import Any
 import numpy as np
 
 from calib8.data import Batch, SampleSource
+from calib8.data.digests import Digests, digest_of_all, digests_of
+from calib8.data.faces import Seekable
 from calib8.data.looking import Examinable
 from calib8.errors import DataError
 from calib8.reading import file_digest
+from calib8.workflow.network import Network
 
 _PACKAGES = ("numpy", "onnx", "onnxruntime", "opencv-python-headless", "protobuf")
 
 
 class HashedSource(SampleSource):
-    """A source that makes a digest of the samples which it gives, in its first pass."""
+    """A source that makes a digest of the samples which it gives; of each once, however often it is read.
+
+    Attributes:
+        origin: the source that reads them.
+    """
 
     def __init__(self, source: SampleSource) -> None:
-        self._source, self._digest, self._first = source, hashlib.sha256(), True
+        self.origin, self._digests, self._seen = source, [np.empty(0, np.uint64)], 0
         self.shapes, self.size = source.shapes, source.size
         self.batch_size, self.notes = source.batch_size, source.notes
 
     def batches(self) -> Iterator[Batch]:
         """See SampleSource."""
-        first, self._first = self._first, False
-        for batch in self._source.batches():
-            if first:
-                self._take_in(batch)
-            yield batch
+        return self._noted(self.origin.batches(), 0)
 
     def problems(self, *, decode: bool) -> Iterator[str]:
         """See Examinable; nothing is known of a source that is none."""
-        return self._source.problems(decode=decode) if isinstance(self._source, Examinable) else iter(())
+        return self.origin.problems(decode=decode) if isinstance(self.origin, Examinable) else iter(())
 
     def without(self, bad: Collection[int]) -> HashedSource:
         """See Examinable."""
-        return HashedSource(self._source.without(bad) if isinstance(self._source, Examinable) else self._source)
+        return type(self)(self.origin.without(bad) if isinstance(self.origin, Examinable) else self.origin)
 
-    @property
-    def digest(self) -> str:
-        """Of the blobs, their shapes and their numbers, in the order in which they came."""
-        return f"sha256:{self._digest.hexdigest()}"
+    def samples(self, images: int) -> dict[str, object]:
+        """Describe the first so many samples, as far as they were read."""
+        digests = np.concatenate(self._digests)[:images]
+        return {**described(digests), "in_order": digest_of_all(digests)}
 
-    def _take_in(self, batch: Batch) -> None:
-        for blob, array in batch.items():
-            self._digest.update(repr((blob, array.shape, array.dtype.str)).encode())
-            self._digest.update(np.ascontiguousarray(array).data)
+    def _noted(self, batches: Iterator[Batch], start: int) -> Iterator[Batch]:
+        for batch in batches:
+            images = len(next(iter(batch.values())))
+            if start <= self._seen < start + images:
+                self._digests.append(digests_of(batch)[self._seen - start :])
+                self._seen = start + images
+            start += images
+            yield batch
+
+
+class SeekableHashedSource(HashedSource):
+    """One over a source that need not begin with the first sample."""
+
+    def batches_from(self, start: int) -> Iterator[Batch]:
+        """See Seekable."""
+        source = self.origin
+        return self._noted(source.batches_from(start) if isinstance(source, Seekable) else source.batches(), start)
+
+
+def hashed(network: Network) -> tuple[Network, HashedSource]:
+    """Let a digest be made of a network's samples while they are read."""
+    kind = SeekableHashedSource if isinstance(network.samples, Seekable) else HashedSource
+    source = kind(network.samples)
+    return replace(network, source=source), source
+
+
+def described(digests: Digests) -> dict[str, object]:
+    """Describe samples by their digests, whatever their order."""
+    return {"images": digests.size, "digest": digest_of_all(np.sort(digests))}
 
 
 def recorded(
     prototxt: str | os.PathLike[str],
     caffemodel: str | os.PathLike[str],
-    samples: tuple[int, str] | None,
+    samples: Mapping[str, object] | None,
     words: Sequence[str] = (),
     image_words: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The keys of a record.
 
     Args:
-        samples: how many, and their digest; None where thresholds were given.
+        samples: as `HashedSource.samples` describes them; None where thresholds were given.
         words, image_words: of the command.
     """
     content: dict[str, Any] = {"calibrate": list(words), "images": list(image_words)}
     if samples is not None:
-        content["samples"] = {"images": samples[0], "digest": samples[1]}
-    content["model"] = {"prototxt": digest_or_nothing(prototxt), "caffemodel": digest_or_nothing(caffemodel)}
-    content["versions"] = versions()
-    return content
+        content["samples"] = dict(samples)
+    return content | what_computed(prototxt, caffemodel)
+
+
+def what_computed(prototxt: str | os.PathLike[str], caffemodel: str | os.PathLike[str]) -> dict[str, Any]:
+    """Digests of the two files, and versions."""
+    model = {"prototxt": digest_or_nothing(prototxt), "caffemodel": digest_or_nothing(caffemodel)}
+    return {"model": model, "versions": versions()}
 
 
 def versions() -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.data import ImagesSource, SampleSource, refuse_bad_samples, takes
+from calib8.data import ImagesSource, SampleSource, origin_of, refuse_bad_samples, takes
 from calib8.errors import DataError
 from calib8.lowering import Model
 from calib8.reading import read_file
@@ -67,7 +67,8 @@ def sample_chunks(model: Model, source: SampleSource, count: int, images: int) -
 
 def names_of(source: SampleSource) -> tuple[str, ...]:
     """Name the files of a source's images; () where they come from no files."""
-    return source.names if isinstance(source, ImagesSource) else ()
+    own = origin_of(source)
+    return own.names if isinstance(own, ImagesSource) else ()
 
 
 def _runs(model: Model, arrays: Mapping[str, Array], count: int) -> list[dict[str, Array]]:

@@ -275,6 +275,11 @@ class Tuner:
         return MixedResult(found, self._drop_judge.name, len(self._samples.inputs), self._drop.max_drop, plan)
 
     @property
+    def images(self) -> int:
+        """How many images it was given, to tune on and held out."""
+        return sum(len(next(iter(one.values()))) for one in self._samples.inputs)
+
+    @property
     def _search_name(self) -> str:
         return "original, one layer" if self._options.layer else self._options.search
 
