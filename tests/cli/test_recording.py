@@ -127,7 +127,7 @@ def test_options_are_taken_one_by_one(folder, tmp_path, capsys):
     err = capsys.readouterr().err
     assert "--scale=0.0078125" in err and "--images" not in err and "--mean" not in err
     options = json.loads((folder / "bmnet_d.calib8.json").read_text())["commands"]["sensitivity"]["options"]
-    assert "--mean=127.0" in options and "--scale=0.0078125" in options and "--images={record}/../../others" in options
+    assert {"--mean=127", "--scale=0.0078125", "--images={record}/../others"} <= set(options)
     assert main([*command, "--no-record"]) == 1  # a plain Input layer has no images of its own
     assert "as recorded" not in capsys.readouterr().err
 
@@ -138,13 +138,12 @@ def test_calibrate_takes_the_images_that_the_doctor_was_given(folder, capsys):
     assert calibrate(folder, "-n", "4", "--no-verdict") == 0
     assert "images as recorded" in capsys.readouterr().err
     content = json.loads((folder / "bmnet_d.calib8.json").read_text())
-    assert "--mean=128.0" in content["images"] and content["run"] and list(content["commands"]) == ["doctor"]
+    assert "--mean=128" in content["images"] and content["run"] and list(content["commands"]) == ["doctor"]
 
 
 def test_every_command_says_what_it_did(folder, tmp_path):
     assert calibrate(folder, *pictures(folder), *OPTIONS) == 0
     record = folder / "bmnet_d.calib8.json"
-    run = json.loads(record.read_text())["run"]
     labels = tmp_path / "labels.txt"
     labels.write_text("".join(f"{i % 10}\n" for i in range(12)))
     for command in (
@@ -157,9 +156,7 @@ def test_every_command_says_what_it_did(folder, tmp_path):
         assert main(command) == 0
     content = json.loads(record.read_text())
     commands = content["commands"]
-    assert set(commands) >= {"doctor", "tune"} and content["calibrate"][:1] == ["--iteration=8"] * (
-        run == content["run"]
-    )
+    assert set(commands) >= {"doctor", "tune"}
     for name, entry in commands.items():
         assert entry["samples"]["images"] > 0 and entry["model"]["prototxt"].startswith("sha256:"), name
         assert entry["versions"]["calib8"] and str(tmp_path) not in json.dumps(entry), name
