@@ -35,8 +35,8 @@ def test_compiled_and_numpy_count_the_same(seed, size, share, exponent):
         for table in (compiled, plain):
             monkeypatch.setattr(counting, "COMPILED", table is compiled)
             first = table.count_scaled(x, scale, limit)
-            assert first == (counting.largest(x), int((x == 0).sum()))
-            assert table.count_centred(x[::2].copy(), limit / 63, limit)[1] == int((x[::2] == 0).sum())
+            assert first == (x.size, counting.largest(x), int((x == 0).sum()))
+            assert table.count_centred(x[::2].copy(), limit / 63, limit)[2] == int((x[::2] == 0).sum())
     assert np.array_equal(compiled.counts, plain.counts)
     assert compiled.counts.sum() == x.size + x[::2].size
 
@@ -45,9 +45,49 @@ def test_compiled_and_numpy_count_the_same(seed, size, share, exponent):
 def test_values_beyond_the_limit_are_not_counted(bad):
     table = counting.Table(16)
     x = np.array([0.5, bad, 1.0], np.float32)
-    peak, zeros = table.count_scaled(x, 4.0, 2.0)
-    assert zeros == 0 and not peak <= 2.0
+    assert table.count_scaled(x, 4.0, 2.0) == (0, 0.0, 0)
     assert table.counts.sum() == 0
+
+
+@needs_compiled
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -3.0])
+def test_blocks_before_a_value_beyond_the_limit_are_counted_and_reported(bad):
+    table = counting.Table(16)
+    x = np.zeros(5000, np.float32)
+    x[[7, 4500]] = 1.5, bad
+    taken, peak, zeros = table.count_scaled(x, 4.0, 2.0)
+    assert 8 <= taken <= 4500 and peak == 1.5 and zeros == taken - 1
+    assert table.counts[0] == taken - 1 and table.counts[6] == 1
+
+
+@needs_compiled
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize(
+    ("bins", "exponent"), [(128, 0), (2048, 3), (8192, -90), (2048, -130), (2048, 120), (204800, 1)]
+)
+def test_bins_are_those_of_the_formula_near_every_edge(bins, exponent, wide):
+    """Values beside the edges, where a product instead of the formula's division would choose the wrong bin."""
+    _counting = counting._counting
+    if _counting.use_wide(wide) != wide:
+        pytest.skip("this processor has no vectors of 512 bits")
+    try:
+        limit = float(np.float32(1.7 * 2.0**exponent))
+        width = limit / (bins - 1)
+        edges = ((np.arange(bins - 1) + 0.5) * width).astype(np.float32)
+        near = [edges]
+        for side in (0, np.inf):
+            for _ in range(4):
+                near.append(np.nextafter(near[-1], np.float32(side)))
+            near.append(edges)
+        x = np.minimum(np.concatenate(near), np.float32(limit))
+        x[::3] *= -1
+        x = np.insert(x, [5, 6, 100, 4000 % x.size], 0)
+        table = counting.Table(bins)
+        assert table.count_centred(x, width, limit)[0] == x.size
+        expected = np.bincount((np.abs(x.astype(np.float64)) / width + 0.5).astype(np.int64), minlength=bins)
+        assert np.array_equal(table.counts, expected)
+    finally:
+        _counting.use_wide(True)
 
 
 @needs_compiled

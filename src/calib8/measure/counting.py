@@ -1,7 +1,7 @@
 """The loop that counts |x| into bins: compiled where it could be, numpy elsewhere, with the same counts.
 
 The compiled module is optional, so that the package installs without a compiler; `COMPILED` says whether it is used.
-It takes under 1 ns a value and releases the GIL; numpy takes 2 to 3 ns.
+It takes 0.2 to 0.7 ns a value and releases the GIL; numpy takes 2 to 3 ns.
 """
 
 from __future__ import annotations
@@ -23,6 +23,13 @@ _BLOCK = 1 << 15
 Values = NDArray[np.float32]
 
 
+Counted = tuple[int, float, int]
+"""What was counted of an array: how many values, from the first on; the largest |x| of them; how many of them are 0.
+
+Not all are counted where one is NaN or beyond the limit; some of those before it may be missing, too.
+"""
+
+
 class Table:
     """Counts of so many bins.
 
@@ -34,14 +41,14 @@ class Table:
         self.bins = bins
         self._counts = np.zeros(bins, dtype=np.int64)
         # Compiled code adds to small counters first: what it touches at random is half as large.
-        self._recent = np.zeros(bins + _counting.SPREAD, dtype=np.uint32) if COMPILED else None
+        self._recent = np.zeros(bins, dtype=np.uint32) if COMPILED else None
         self._pending = 0  # values that are in the small counters only
 
     @property
     def counts(self) -> NDArray[np.int64]:
         """The counts, shape (bins,), to be read and written."""
         if self._recent is not None and self._pending:
-            self._counts += self._recent[: self.bins]
+            self._counts += self._recent
             self._recent[:] = 0
             self._pending = 0
         return self._counts
@@ -49,35 +56,32 @@ class Table:
     def widen(self, doublings: int) -> None:
         """Make the bins 2^doublings times as wide: what is in bin i goes to bin i / 2^doublings."""
         if self._recent is not None:
-            add_up(self._recent[: self.bins], doublings)
+            add_up(self._recent, doublings)
         add_up(self._counts, doublings)
 
-    def count_scaled(self, values: Values, scale: float, limit: float) -> tuple[float, int]:
-        """Add one to bin `floor(|x| * scale)` for every value, if none is NaN or larger than `limit`.
+    def count_scaled(self, values: Values, scale: float, limit: float) -> Counted:
+        """Add one to bin `floor(|x| * scale)` for every value, up to a block with a NaN or an |x| beyond `limit`.
 
         Args:
-            values: contiguous.
+            values: contiguous, of any shape.
             scale: a power of two, so that float32 scales exactly.
             limit: a finite float32 number; its bin is in the table.
-
-        Returns:
-            The largest |x| (NaN if there is one), and the number of zeros if the values were counted.
         """
         if self._recent is not None:
             return self._compiled(_counting.count_scaled, values, scale, limit)
         return _count_if(values, self._counts, limit, lambda block: _scaled(block, scale))
 
-    def count_centred(self, values: Values, width: float, limit: float) -> tuple[float, int]:
+    def count_centred(self, values: Values, width: float, limit: float) -> Counted:
         """Do the same with bin `floor(|x| / width + 0.5)`, in float64."""
         if self._recent is not None:
             return self._compiled(_counting.count_centred, values, width, limit)
         return _count_if(values, self._counts, limit, lambda block: _centred(block, width))
 
     def _compiled(
-        self, function: Callable[..., tuple[float, int, int]], values: Values, step: float, limit: float
-    ) -> tuple[float, int]:
-        peak, zeros, self._pending = function(values, self._recent, self._counts, self._pending, step, limit)
-        return peak, zeros
+        self, function: Callable[..., tuple[int, float, int, int]], values: Values, step: float, limit: float
+    ) -> Counted:
+        taken, peak, zeros, self._pending = function(values, self._recent, self._counts, self._pending, step, limit)
+        return taken, peak, zeros
 
 
 def add_up(counts: NDArray[np.integer], doublings: int) -> None:
@@ -99,9 +103,9 @@ def largest(values: Values) -> float:
 
 def _count_if(
     values: Values, counts: NDArray[np.int64], limit: float, bins_of: Callable[[Values], NDArray[np.intp]]
-) -> tuple[float, int]:
+) -> Counted:
     peak = largest(values)
-    return (peak, _count(values.reshape(-1), counts, bins_of)) if peak <= limit else (peak, 0)
+    return (values.size, peak, _count(values.reshape(-1), counts, bins_of)) if peak <= limit else (0, 0.0, 0)
 
 
 def _count(values: Values, counts: NDArray[np.int64], bins_of: Callable[[Values], NDArray[np.intp]]) -> int:

@@ -141,15 +141,15 @@ class _Counter(ABC):
 
     def add(self, values: NDArray[np.float32]) -> None:
         """Count an array of any shape."""
-        array = _contiguous(values)
-        peak, zeros = self._count(array)
-        # Nothing is counted yet where this holds; written so that it holds for NaN, too.
-        if not peak <= self._limit:
-            array = self._admit(array, peak)
-            peak, zeros = self._count(array)
-        self.maximum = max(self.maximum, peak)
-        self._samples += array.size
-        self._zeros += zeros
+        rest = _contiguous(values)
+        while True:
+            taken, peak, zeros = self._count(rest)
+            self.maximum = max(self.maximum, peak)
+            self._samples += taken
+            self._zeros += zeros
+            if taken == rest.size:
+                return
+            rest = self._admit(rest.reshape(-1)[taken:])
 
     @property
     def non_finite(self) -> int:
@@ -176,15 +176,16 @@ class _Counter(ABC):
         return CounterState(self._exact, bins, self.maximum, counts, *tallies)
 
     @abstractmethod
-    def _count(self, array: NDArray[np.float32]) -> tuple[float, int]:
-        """Count values, unless one is NaN or larger than `_limit`; return the largest |x| and the number of zeros."""
+    def _count(self, array: NDArray[np.float32]) -> counting.Counted:
+        """Count values from the first on, up to one that is NaN or larger than `_limit`, or somewhat before it."""
 
     @abstractmethod
     def _make_room(self, finite: NDArray[np.float32], peak: float) -> NDArray[np.float32]:
         """Raise the limit to `peak`, or set apart what lies beyond it."""
 
-    def _admit(self, array: NDArray[np.float32], peak: float) -> NDArray[np.float32]:
-        """What of an array can be counted: without the values that are not finite."""
+    def _admit(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Make sure that all of an array can be counted; what is not finite is set apart."""
+        peak = counting.largest(array)
         if not math.isfinite(peak):
             finite = array[np.isfinite(array)]
             nans = int(np.count_nonzero(np.isnan(array)))
@@ -237,7 +238,7 @@ class Histogram(_Counter):
         """Return what has been counted so far."""
         return self._histogram(self._table.counts.copy())
 
-    def _count(self, array: NDArray[np.float32]) -> tuple[float, int]:
+    def _count(self, array: NDArray[np.float32]) -> counting.Counted:
         return self._table.count_centred(array, self._divisor, self._limit)
 
     def _make_room(self, finite: NDArray[np.float32], peak: float) -> NDArray[np.float32]:
@@ -309,7 +310,7 @@ class AdaptiveHistogram(_Counter):
         counts[0] += self._zeros
         return self._histogram(counts)
 
-    def _count(self, array: NDArray[np.float32]) -> tuple[float, int]:
+    def _count(self, array: NDArray[np.float32]) -> counting.Counted:
         return self._table.count_scaled(array, self._scale, self._limit)
 
     def _make_room(self, finite: NDArray[np.float32], peak: float) -> NDArray[np.float32]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,6 +12,8 @@ from calib8.measure.histogram import BlobHistogram
 _TOP_CODE = 127
 _CODES = 128
 _CHUNK = 1 << 10
+_ODD_CODES = 2 * np.arange(1, _TOP_CODE + 1) - 1
+_ODD = _ODD_CODES.astype(np.float64)
 
 
 def threshold(histogram: BlobHistogram) -> float:
@@ -29,10 +33,9 @@ def threshold(histogram: BlobHistogram) -> float:
     convolutional networks for rapid-deployment", NeurIPS 2019 (arXiv:1810.05723), E[(X - Q(X))^2], over the
     measured distribution instead of a fitted one.
     """
-    moments = _Moments(histogram.counts)
-    ends = np.arange(1, histogram.bins + 1)
-    errors = np.concatenate([moments.errors(ends[at : at + _CHUNK]) for at in range(0, ends.size, _CHUNK)])
-    return histogram.width * int(ends[int(np.argmin(errors))])
+    moments, bins = _Moments(histogram.counts), histogram.bins
+    errors = np.concatenate([moments.errors(first, bins) for first in range(1, bins + 1, _CHUNK)])
+    return histogram.width * (1 + int(np.argmin(errors)))
 
 
 class _Moments:
@@ -44,16 +47,26 @@ class _Moments:
         self._m1 = _suffix(h * j)
         self._m2 = float((h * j * j).sum())
 
-    def errors(self, ends: NDArray[np.intp]) -> NDArray[np.float64]:
-        """Compute the squared error, in squared bins, of candidates of so many bins."""
-        odd = 2 * np.arange(1, _TOP_CODE + 1) - 1
-        # Codes that a candidate reaches beyond the last bin read the trailing 0 of the sums.
-        reach = np.minimum(-(-ends[:, None] * odd // (2 * _CODES)), self._m0.size - 1)
+    def errors(self, first: int, bins: int) -> NDArray[np.float64]:
+        """Compute the squared error, in squared bins, of some candidates from that of `first` bins on."""
+        ends, reach = _reach(first, bins)
         step = ends / _CODES
         errors: NDArray[np.float64] = (
-            self._m2 - 2 * step * self._m1[reach].sum(axis=1) + step**2 * (self._m0[reach] @ odd)
+            self._m2 - 2 * step * self._m1.take(reach).sum(axis=1) + step**2 * (self._m0.take(reach) @ _ODD)
         )
         return errors
+
+
+@lru_cache(maxsize=2)
+def _reach(first: int, bins: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return candidates, and from which bin on each of them reaches each code. Kept: they are the same for all blobs.
+
+    Codes that a candidate reaches beyond the last bin read the trailing 0 of the sums.
+    """
+    ends = np.arange(first, min(first + _CHUNK, bins + 1))
+    reach = np.minimum(-(-ends[:, None] * _ODD_CODES // (2 * _CODES)), bins)
+    ends.flags.writeable = reach.flags.writeable = False
+    return ends, reach
 
 
 def _suffix(values: NDArray[np.float64]) -> NDArray[np.float64]:
