@@ -64,6 +64,7 @@ VARIANTS: dict[str, Variant] = {
     "percentile": calibrated(method="percentile", repair="none"),
     "max": calibrated(method="max", repair="none"),
     "standard": calibrated(),
+    "thorough": calibrated(repair="thorough"),
 }
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from calib8 import Calibration
 from calib8.cli.boundary import guarded
+from calib8.repair import LEVELS
 
 
 def run_calibration(args: argparse.Namespace) -> int:
@@ -23,7 +24,7 @@ def run_calibration(args: argparse.Namespace) -> int:
     }
     print(calibration_info, flush=True)
 
-    calib = Calibration(calibration_info)
+    calib = Calibration(calibration_info, repair=args.repair)
     calib.calc_tables()
     calib.export(folder)  # all files or none; export_model and export_calibration_pb2 write them one after the other
     return 0
@@ -35,6 +36,12 @@ def main() -> int:
     parser.add_argument("model_name", metavar="model-name", help="model name")
     parser.add_argument("model_path", metavar="model-path", help="model path")
     parser.add_argument("--memory_opt", action="store_true", help="Enable memory optimization.")
+    parser.add_argument(
+        "--repair",
+        choices=LEVELS,
+        default="standard",
+        help="how much is done to lose less in INT8 (default: %(default)s)",
+    )
     args = parser.parse_args()
     return guarded("calibration.py", lambda: run_calibration(args))
 

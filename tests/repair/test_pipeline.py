@@ -121,9 +121,47 @@ def test_samples_to_choose_on_are_not_solved_on(model, plan_of, samples):
                 np.testing.assert_array_equal(a, b)
 
 
-def test_the_number_of_threads_changes_nothing(model, plan_of, samples):
+@pytest.fixture(scope="module")
+def thorough(model, plan_of, samples):
+    options = RepairOptions("thorough", threads=2)
+    return repair(model, ["half", "all", "tiny", "impossible"], plan_of, split(lambda: iter(samples), IMAGES), options)
+
+
+def test_thorough_goes_on_from_standard(found, thorough):
+    """All plans of the standard repair are among those that the guard chooses from."""
+    count = len(found.stages)
+    assert [(s.name, s.noise) for s in thorough.stages[:count]] == [(s.name, s.noise) for s in found.stages]
+    assert [s.name for s in thorough.stages[count:]] == [
+        "output-noise", "output-noise, channel-units", "output-noise, compensated-rounding",
+        "output-noise, bias-correction", "refitted-weights, 1", "refitted-weights, 4",
+    ]  # fmt: skip
+    assert thorough.best.noise == min(s.noise for s in (*thorough.plain, *thorough.stages)) <= found.best.noise
+    assert thorough.stages[count].plan.thresholds != found.stages[0].plan.thresholds
+    assert thorough.stages[-1].plan.given["ip"] == "refitted-weights"
+
+
+@pytest.mark.parametrize("name", ["output-noise", "refitted-weights"])
+def test_each_thorough_pass_can_be_left_out(model, plan_of, samples, name):
+    options = RepairOptions("thorough", frozenset([name]))
+    made = repair(model, ["half", "all"], plan_of, split(lambda: iter(samples), IMAGES), options)
+    assert not any(s.name.startswith(name) for s in made.stages) and len(made.stages) > 4
+
+
+def test_progress_of_a_thorough_repair_counts_all_runs(model, plan_of, samples):
+    done = []
+    options = RepairOptions("thorough")
+    repair(model, ["half"], plan_of, split(lambda: iter(samples), IMAGES), options, lambda *told: done.append(told))
+    runs = [told[1:] for told in done if told[0] == "repairing"]
+    assert runs == sorted(runs) and runs[-1][0] == runs[-1][1]
+    for stage in ("searching thresholds", "refitting weights, 1", "refitting weights, 4"):
+        _, last, total = [told for told in done if told[0] == stage][-1]
+        assert last == total > 2
+
+
+@pytest.mark.parametrize("level", ["standard", "thorough"])
+def test_the_number_of_threads_changes_nothing(model, plan_of, samples, level):
     runs = [
-        repair(model, ["half", "all"], plan_of, split(lambda: iter(samples), IMAGES), RepairOptions(threads=n))
+        repair(model, ["half", "all"], plan_of, split(lambda: iter(samples), IMAGES), RepairOptions(level, threads=n))
         for n in (1, 3)
     ]
     assert runs[0].lines() == runs[1].lines()
@@ -134,12 +172,14 @@ def test_the_number_of_threads_changes_nothing(model, plan_of, samples):
 
 def test_progress_counts_all_runs(model, plan_of, samples):
     done = []
-    repair(model, ["half", "all"], plan_of, split(lambda: iter(samples), IMAGES), progress=done.append)
-    assert done == sorted(done) and done[-1] == 3 * 24 + 9 * 6
+    repair(
+        model, ["half", "all"], plan_of, split(lambda: iter(samples), IMAGES), progress=lambda *told: done.append(told)
+    )
+    assert done == sorted(done) and done[-1] == ("repairing", 3 * 24 + 9 * 6, 3 * 24 + 9 * 6)
 
 
 def test_options_that_are_not_possible():
-    with pytest.raises(OptionError, match="`repair` is 'all'; choose one of none, standard"):
+    with pytest.raises(OptionError, match="`repair` is 'all'; choose one of none, standard, thorough"):
         RepairOptions(level="all")
     with pytest.raises(OptionError, match="`without` names 'rounding'; choose from thresholds, "):
         RepairOptions(without=frozenset(["rounding"]))

@@ -51,7 +51,8 @@ def add_repair_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--repair", choices=LEVELS, default="standard",
         help="what is done to lose less in INT8, judged on every fifth image, which nothing is solved on: standard "
-        "takes seconds; none rounds as the contract does (default: %(default)s)",
+        "takes seconds; thorough goes on from there and takes minutes; none rounds as the contract does (default: "
+        "%(default)s)",
     )  # fmt: skip
     group.add_argument(
         "--without", action="append", choices=PASSES, default=[], metavar="PASS",

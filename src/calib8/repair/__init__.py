@@ -11,6 +11,11 @@ The passes, a file each:
 - `compensated_rounding`: weights rounded so that their errors cancel; the algorithm is in `rounding`
 - `bias_correction`: takes the mean error that rounded weights make out of the biases
 
+What is thorough, and runs the network by itself:
+
+- `output_noise`: thresholds searched by the noise at the outputs, in networks that `layer_runs` runs layer by layer
+- `refitted_weights`: weights that make up for what the layers before are off by
+
 and what they look at: `input_windows`, windows of codes and their moments; `rounded_values`, a network with rounded
 values and float weights.
 """

@@ -36,7 +36,7 @@ from calib8.layer_kit.window_product import WindowProduct
 from calib8.layers.batch_norm import AffineChannels
 from calib8.lowering import Model
 from calib8.quantize import QuantPlan, with_given
-from calib8.repair.input_windows import InputWindows
+from calib8.repair.input_windows import InputWindows, Windows
 from calib8.repair.rounding import compensated, curvature, descended, nearest
 
 Array = NDArray[np.float64]
@@ -62,7 +62,7 @@ class CompensatedRounding:
 
     def counters(self, model: Model, plan: QuantPlan) -> dict[str, WindowsOfLayers]:
         """Ask for windows of the bottoms of all layers that can be solved."""
-        layers = [layer for layer in model.net.layers if _problem_of(model, plan, layer) is not None]
+        layers = [layer for layer in model.net.layers if problem_of(model, plan, layer) is not None]
         width = sum(_width(model, layer) for layer in layers)
         windows = min(_WINDOWS, max(1, _BYTES // max(width, 1)))
         per_sample = -(-windows // self._samples)
@@ -77,7 +77,7 @@ class CompensatedRounding:
     def apply(self, model: Model, plan: QuantPlan, observed: Mapping[str, WindowsOfLayers]) -> QuantPlan:
         """Give all layers that were observed their integers."""
         for layer in model.net.layers:
-            problem = _problem_of(model, plan, layer)
+            problem = problem_of(model, plan, layer)
             if problem is not None:
                 windows = observed[layer.bottoms[0]].by_layer[layer.name]
                 if windows.count * _INPUTS_PER_WINDOW >= problem.target.shape[2]:
@@ -106,7 +106,8 @@ def _width(model: Model, layer: Layer) -> int:
     return int(groups * inputs)
 
 
-def _problem_of(model: Model, plan: QuantPlan, layer: Layer) -> _Problem | None:
+def problem_of(model: Model, plan: QuantPlan, layer: Layer) -> LayerProblem | None:
+    """Say what is to be solved of a layer; None where its weights are no matrix times windows, or not in INT8."""
     op, form = model.op_of[layer.name], plan.forms.get(layer.name)
     if not isinstance(op, WindowProduct) or not isinstance(form, WeightedSum) or len(layer.bottoms) != 1:
         return None
@@ -121,7 +122,7 @@ def _problem_of(model: Model, plan: QuantPlan, layer: Layer) -> _Problem | None:
     )
     real_bias = bias[0].reshape(-1) / units[:, 0] if bias else None
     behind = None if bias else _batch_norm_behind(model, plan, layer)
-    return _Problem(layer, op, form, target, ty, real_bias, behind)
+    return LayerProblem(layer, op, form, target, ty, real_bias, behind)
 
 
 def _batch_norm_behind(model: Model, plan: QuantPlan, layer: Layer) -> tuple[str, AffineChannels] | None:
@@ -132,7 +133,7 @@ def _batch_norm_behind(model: Model, plan: QuantPlan, layer: Layer) -> tuple[str
 
 
 @dataclass(frozen=True, eq=False)
-class _Problem:
+class LayerProblem:
     """One layer to be solved.
 
     Attributes:
@@ -150,7 +151,7 @@ class _Problem:
     bias: Array | None
     behind: tuple[str, AffineChannels] | None
 
-    def solved(self, windows: InputWindows) -> dict[str, WeightedSum | AffineChannels]:
+    def solved(self, windows: Windows) -> dict[str, WeightedSum | AffineChannels]:
         """Solve for the weights, and give the mean error to the offset that takes it; forms by layer name."""
         rshift = self._best_rshift(windows)
         target = np.ldexp(self.target, rshift)
@@ -160,10 +161,11 @@ class _Problem:
         for first, last in _ranges(target.shape[2]):
             moments = windows.moments(first, last)
             about = moments.covariance if takes_mean else moments.second
-            over = curvature(about, _damping(about))
+            over = curvature(about, damping(about))
             part = target[:, :, first:last]
-            rounded[:, :, first:last] = descended(part, compensated(part, over), over)
-            mean_error += np.einsum("gok,gk->go", part - rounded[:, :, first:last], moments.means)
+            wanted = moments.wanted(part, centred=takes_mean)
+            rounded[:, :, first:last] = descended(wanted.weights, compensated(wanted.weights, over), over)
+            mean_error += wanted.means - np.einsum("gok,gk->go", rounded[:, :, first:last], moments.means)
         return self._forms(rounded, rshift, mean_error.reshape(-1))
 
     def _forms(self, rounded: Array, rshift: int, mean_error: Array) -> dict[str, WeightedSum | AffineChannels]:
@@ -179,7 +181,7 @@ class _Problem:
             found[name] = _shifted(affine, np.ldexp(mean_error, -rshift))
         return {self.layer.name: replace(self.form, weights=weights, bias=bias, rshift=rshift, warnings=()), **found}
 
-    def _best_rshift(self, windows: InputWindows) -> int:
+    def _best_rshift(self, windows: Windows) -> int:
         """Choose the right shift by the errors of nearest integers, inputs taken as independent, and clamped biases."""
         squares = windows.mean_squares()
         last = min(self.form.rshift + 1, MAX_RSHIFT)
@@ -208,6 +210,7 @@ def _ranges(inputs: int) -> Iterator[tuple[int, int]]:
     return itertools.pairwise(edges)
 
 
-def _damping(second_moments: Array) -> Array:
+def damping(second_moments: Array) -> Array:
+    """Give what is added to the diagonal of each group's moments, (G); see the module's text."""
     means = np.diagonal(second_moments, axis1=1, axis2=2).mean(axis=1)
     return np.asarray(_DAMPING * means + _LEAST_DAMPING)

@@ -43,12 +43,19 @@ class Split:
     Attributes:
         solve, guard: the batches of each, a run a batch.
         solving, guarding: how many images there are.
+        per_run: images in a run.
     """
 
     solve: Batches
     guard: Batches
     solving: int
     guarding: int
+    per_run: int = 1
+
+    @property
+    def solving_runs(self) -> int:
+        """How many runs there are to solve on."""
+        return self.solving // self.per_run
 
 
 def split(batches: Batches, images: int, per_run: int = 1, every: int = 5) -> Split:
@@ -68,7 +75,7 @@ def split(batches: Batches, images: int, per_run: int = 1, every: int = 5) -> Sp
                 yield run
 
     guarding = runs // every
-    return Split(lambda: part(False), lambda: part(True), (runs - guarding) * per_run, guarding * per_run)
+    return Split(lambda: part(False), lambda: part(True), (runs - guarding) * per_run, guarding * per_run, per_run)
 
 
 def _runs(batches: Iterator[Mapping[str, Array]], per_run: int) -> Iterator[Mapping[str, Array]]:
@@ -112,6 +119,45 @@ def _before_softmax(model: Model, value: str) -> bool:
     return bool(op.moves_data) and any(_before_softmax(model, b) for b in layer.bottoms)
 
 
+class OutputNoise:
+    """The noise of the module's text, from what is compared of each sample.
+
+    Attributes:
+        values: that are compared.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._axes = judged_values(model)
+        self.values = tuple(self._axes)
+
+    def seen(self, value: str, array: Array) -> Array:
+        """Return what is compared of a value."""
+        axis = self._axes[value]
+        if axis is not None:
+            array = array - array.mean(axis=axis, keepdims=True, dtype=np.float64)
+        flat = array.reshape(-1)
+        return flat[evenly(flat.size, _KEPT)].astype(np.float32)
+
+    def signals(self, references: Sequence[Mapping[str, Array]]) -> dict[str, float]:
+        """Sum the squares of what FP32 gives, by value."""
+        return {
+            v: math.fsum(_squares(one[v] - one[v].mean(dtype=np.float64)) for one in references) for v in self.values
+        }
+
+    def squares(self, reference: Mapping[str, Array], output: Mapping[str, Array]) -> dict[str, float]:
+        """Sum the squares of the differences of one sample, by value."""
+        return {v: _squares(output[v].astype(np.float64) - reference[v]) for v in self.values}
+
+    def of(self, signals: Mapping[str, float], squares: Sequence[Mapping[str, float]]) -> float:
+        """Put the squares of all samples together."""
+        parts = []
+        for value, signal in signals.items():
+            noise = math.fsum(one[value] for one in squares)
+            if signal > 0:
+                parts.append(noise / signal if math.isfinite(noise) else math.inf)
+        return math.fsum(parts) / len(parts) if parts else 0.0
+
+
 class Guard:
     """The held-out samples, and what FP32 makes of them.
 
@@ -123,11 +169,11 @@ class Guard:
 
     def __init__(self, model: Model, batches: Batches, threads: int | None = None) -> None:
         self._model, self._batches = model, batches
-        self._axes = judged_values(model)
+        self._measure = OutputNoise(model)
         self._threads = EngineOptions(threads=threads).thread_count
         self._engine = EngineOptions(threads=1, repack_weights=True)  # the same last bits in FP32 and in INT8
-        self._references = self._outputs(lambda model: lower_float(model, tuple(self._axes)))
-        self._signals = {value: self._signal(value) for value in self._axes}
+        self._references = self._outputs(lambda model: lower_float(model, self._measure.values))
+        self._signals = self._measure.signals(self._references)
 
     @property
     def runs(self) -> int:
@@ -137,7 +183,7 @@ class Guard:
     def noise(self, plan: QuantPlan) -> float:
         """Measure a plan, all layers that can in INT8; 0 is FP32."""
         setup = replace(setup_of(plan), integer_kernels=self._engine.integer_kernels)
-        return self._noise(self._outputs(lambda model: lower_int8(model, setup, tuple(self._axes))))
+        return self._noise(self._outputs(lambda model: lower_int8(model, setup, self._measure.values)))
 
     def noise_of_values(self, plan: QuantPlan) -> float:
         """Measure a plan's thresholds and units, with weights in float; see `rounded_values`."""
@@ -147,7 +193,7 @@ class Guard:
             return dequantize(quantize(array, inputs[value]), inputs[value]) if value in inputs else array
 
         def lowered(model: Model) -> tuple[Step, ...]:
-            return lower_float(with_rounded_values(model, plan), tuple(self._axes))
+            return lower_float(with_rounded_values(model, plan), self._measure.values)
 
         return self._noise(self._outputs(lowered, prepared))
 
@@ -164,7 +210,7 @@ class Guard:
             inputs = {value: prepared(value, array) for value, array in self._model.inputs_of(batch).items()}
             shapes = tuple((value, array.shape) for value, array in inputs.items())
             executors.get(shapes, lambda: self._executor(lowered, dict(shapes)), lane).run(
-                inputs, lambda reading, array: found.__setitem__(str(reading), self._seen(reading, array))
+                inputs, lambda reading, array: found.__setitem__(str(reading), self._measure.seen(str(reading), array))
             )
             return found
 
@@ -176,27 +222,11 @@ class Guard:
         model = self._model
         if any(model.shapes[value] != shape for value, shape in shapes.items()):
             model = model.reshaped({model.net.blob_of[value]: shape for value, shape in shapes.items()})
-        return Executor(lowered(model), tuple(self._axes), self._engine)
-
-    def _seen(self, value: Any, array: Array) -> Array:
-        axis = self._axes[value]
-        if axis is not None:
-            array = array - array.mean(axis=axis, keepdims=True, dtype=np.float64)
-        flat = array.reshape(-1)
-        return flat[evenly(flat.size, _KEPT)].astype(np.float32)
-
-    def _signal(self, value: str) -> float:
-        sums = [_squares(one[value] - one[value].mean(dtype=np.float64)) for one in self._references]
-        return math.fsum(sums)
+        return Executor(lowered(model), self._measure.values, self._engine)
 
     def _noise(self, outputs: Sequence[Mapping[str, Array]]) -> float:
-        parts = []
-        for value, signal in self._signals.items():
-            pairs = zip(self._references, outputs, strict=True)
-            noise = math.fsum(_squares(y[value].astype(np.float64) - x[value]) for x, y in pairs)
-            if signal > 0:
-                parts.append(noise / signal if math.isfinite(noise) else math.inf)
-        return math.fsum(parts) / len(parts) if parts else 0.0
+        pairs = zip(self._references, outputs, strict=True)
+        return self._measure.of(self._signals, [self._measure.squares(*pair) for pair in pairs])
 
 
 def _squares(values: Array) -> float:

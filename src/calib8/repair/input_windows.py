@@ -6,8 +6,9 @@ the number of threads, or the library that multiplies.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,19 @@ from calib8.arithmetic import quantize
 from calib8.layer_kit.window_product import WindowProduct
 
 _ROWS_EXACT = 1 << 10  # products of two codes are at most 2^14, and float32 adds whole numbers exactly up to 2^24
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """What a layer is to compute over its windows.
+
+    Attributes:
+        weights: (G, O, K), real.
+        means: of the outputs, (G, O).
+    """
+
+    weights: NDArray[np.float64]
+    means: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +62,28 @@ class Moments:
         of_sums = self.sums[:, :, None] * self.sums[:, None, :]
         return (self.products * self.count - of_sums) / float(self.count) ** 2
 
+    def wanted(self, weights: NDArray[np.float64], *, centred: bool) -> Wanted:
+        """Say what integers are to be near: here the weights that the layer has, (G, O, K).
+
+        Args:
+            centred: whether only what is left of the mean counts, since an offset takes the mean.
+        """
+        return Wanted(weights, np.einsum("gok,gk->go", weights, self.means))
+
+
+class Windows(Protocol):
+    """What a layer's weights are solved over."""
+
+    @property
+    def count(self) -> int:
+        """Number of windows."""
+
+    def mean_squares(self) -> NDArray[np.float64]:
+        """Compute E[x^2] of every input, (G, K)."""
+
+    def moments(self, first: int = 0, last: int | None = None) -> Moments:
+        """Compute the moments of a range of the K inputs, all by default."""
+
 
 class InputWindows:
     """Codes of windows of a value, some of each sample, kept.
@@ -65,6 +101,15 @@ class InputWindows:
     def add(self, values: NDArray[Any]) -> None:
         """Take in a value of one sample, in real units."""
         self._parts.append(quantize(self._op.product_windows(values, self._per_sample), self._threshold))
+
+    def add_codes(self, codes: NDArray[np.int8]) -> None:
+        """Take in a value of one sample, as codes."""
+        self._parts.append(self._op.product_windows(codes, self._per_sample))
+
+    @property
+    def parts(self) -> Sequence[NDArray[np.int8]]:
+        """The windows of each sample, (G, n, K)."""
+        return self._parts
 
     @property
     def count(self) -> int:

@@ -1,6 +1,7 @@
 """Repair: from several sets of thresholds to the one plan that loses least.
 
     thresholds (several) -> the best set -> passes, one after another -> the best of all plans on the way
+                                 thorough: search by output noise, passes again, refitted weights ->
 
 Every choice is made on samples that nothing was solved on (`guard`): which thresholds, by what remains of the error
 when weights are float; and at the end which plan, among those behind each pass and the contract's own of every set of
@@ -17,16 +18,18 @@ from calib8.engine import EngineOptions
 from calib8.errors import OptionError, QuantizationError
 from calib8.lowering import Model
 from calib8.measure.collect import CollectOptions
-from calib8.quantize import QuantPlan
+from calib8.quantize import QuantPlan, replan
 from calib8.repair.bias_correction import BiasCorrection
 from calib8.repair.channel_units import ChannelUnits
 from calib8.repair.compensated_rounding import CompensatedRounding
 from calib8.repair.guard import Guard, Split, decibels
+from calib8.repair.output_noise import OUTPUT_NOISE, search_thresholds
 from calib8.repair.passes import PlanPass, run_pass
+from calib8.repair.refitted_weights import REFITTED, refit_weights
 from calib8.repair.whole_multipliers import WholeMultipliers
 
-LEVELS = ("none", "standard")
-"""How much is done to repair a plan: nothing, or what takes seconds."""
+LEVELS = ("none", "standard", "thorough")
+"""How much is done to repair a plan: nothing, what takes seconds, or what takes minutes."""
 PASSES: Mapping[str, str] = {
     "thresholds": "the set of thresholds that costs least, instead of that of one method",
     "exact-pools": "poolings whose multipliers have no error",
@@ -34,11 +37,17 @@ PASSES: Mapping[str, str] = {
     "channel-units": "a unit for each channel between a convolution and its BatchNorm",
     "compensated-rounding": "weights rounded so that their errors cancel",
     "bias-correction": "biases that take back the mean error of rounded weights, where nothing else does",
+    "output-noise": "thorough: thresholds searched by the noise at the outputs",
+    "refitted-weights": "thorough: weights that make up for what the layers before are off by",
 }
 """What `RepairOptions.without` can name, and what it is."""
+RIDGES = (1.0, 4.0)
+"""How tightly weights are held when they are refitted; each is tried. See `refitted_weights`."""
 
 
 _SOLVING = (ChannelUnits.name, CompensatedRounding.name, BiasCorrection.name)
+Told = Callable[[str, int, int], None]
+"""Called with what is under way, how much of it is done, and of how much."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +119,7 @@ class Repaired:
         first = self.plain[0]
         floors = ", ".join(f"{name} {decibels(noise):.1f} dB" for name, noise in self.floor.items())
         found = [f"signal to noise of {self.guarding} samples that were held out, all layers in INT8:"]
-        found += [f"  {stage.name:<24}{stage.decibels:6.1f} dB" for stage in (*self.plain, *self.stages)]
+        found += [f"  {stage.name:<36}{stage.decibels:6.1f} dB" for stage in (*self.plain, *self.stages)]
         if floors:
             found.append(f"with float weights: {floors}")
         gain = self.best.decibels - first.decibels
@@ -126,7 +135,18 @@ def runs_of_samples(sets: int, samples: Split, options: RepairOptions) -> int:
     sets = 1 if "thresholds" in options.without else sets
     solving = sum(name not in options.without for name in _SOLVING)
     judged = 1 + sets + (sets if sets > 1 else 0) + 1 + solving
-    return judged * samples.guarding + solving * samples.solving
+    passes = solving
+    if options.level == "thorough":
+        if OUTPUT_NOISE not in options.without:
+            judged, passes = judged + 1 + solving + 2, passes + solving
+        if REFITTED not in options.without:
+            judged += len(RIDGES)
+            passes += len(RIDGES) if BiasCorrection.name not in options.without else 0
+    return judged * samples.guarding + passes * samples.solving
+
+
+def _quiet(stage: str, done: int, total: int) -> None:
+    """Tell nobody."""
 
 
 PlanOf = Callable[[str], QuantPlan]
@@ -139,7 +159,7 @@ def repair(
     plan_of: PlanOf,
     samples: Split,
     options: RepairOptions = RepairOptions(),
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Told = _quiet,
 ) -> Repaired:
     """Find the plan that loses least.
 
@@ -147,13 +167,13 @@ def repair(
         model: of one sample.
         names: of sets of thresholds; the first one is what the plan without a repair has, and has to be possible.
         samples: to solve on, and to choose on.
-        progress: called with the number of samples that were run.
+        progress: told of samples that were run, and, where it is thorough, of values that are done.
 
     Raises:
         QuantizationError: the contract cannot express the first set of thresholds.
         Calib8Error: what the samples or a layer in Python raise.
     """
-    work = _Work(model, samples, options, progress)
+    work = _Work(model, samples, options, progress, runs_of_samples(len(names), samples, options))
     first = plan_of(names[0])
     others = {} if "thresholds" in options.without else _possible(names[1:], plan_of)
     plain = [work.stage(name, plan) for name, plan in {names[0]: first, **others}.items()]
@@ -164,8 +184,32 @@ def repair(
     for one in work.passes():
         plan = work.run(one, plan)
         stages.append(work.stage(one.name, plan))
+    if options.level == "thorough":
+        stages += _thorough(work, stages, [stage.plan.thresholds for stage in plain])
     best = min((*plain, *stages), key=lambda stage: stage.noise)
     return Repaired(best, tuple(plain), tuple(stages), floor, samples.guarding)
+
+
+def _thorough(work: _Work, standard: Sequence[Stage], others: Sequence[Mapping[str, float]]) -> list[Stage]:
+    """Go on from the stages of the standard repair; the plans of all stages that this adds.
+
+    Args:
+        standard: the thresholds that were chosen, then the passes.
+        others: the sets of thresholds that were measured.
+    """
+    stages: list[Stage] = []
+    base = next((s.plan for s in standard if s.name == ChannelUnits.name), standard[0].plan)
+    if work.does(OUTPUT_NOISE):
+        searched = work.searched(standard[0].plan, others)
+        stages.append(work.stage(OUTPUT_NOISE, searched))
+        for one in work.passes():
+            searched = work.run(one, searched)
+            stages.append(work.stage(f"{OUTPUT_NOISE}, {one.name}", searched))
+        units = next((s.plan for s in stages if s.name.endswith(ChannelUnits.name)), stages[0].plan)
+        base = min((base, units), key=work.floor)
+    for ridge in RIDGES if work.does(REFITTED) else ():
+        stages.append(work.stage(f"{REFITTED}, {ridge:g}", work.refitted(base, ridge)))
+    return stages
 
 
 def _possible(names: Sequence[str], plan_of: PlanOf) -> dict[str, QuantPlan]:
@@ -182,32 +226,51 @@ def _possible(names: Sequence[str], plan_of: PlanOf) -> dict[str, QuantPlan]:
 class _Work:
     """Runs passes and measures plans, and counts samples for the progress."""
 
-    def __init__(self, model: Model, samples: Split, options: RepairOptions, progress: Callable[[int], None]) -> None:
+    def __init__(self, model: Model, samples: Split, options: RepairOptions, progress: Told, total: int) -> None:
         self._model, self._samples, self._options, self._progress = model, samples, options, progress
-        self._done = 0
+        self._done, self._total = 0, total
         self._guard = Guard(model, samples.guard, options.threads)
         self._count(samples.guarding)
+
+    def does(self, name: str) -> bool:
+        """Tell whether a part is wanted."""
+        return name not in self._options.without
 
     def passes(self) -> list[PlanPass[Any]]:
         """Make the passes that solve on samples, in their order."""
         solving = self._samples.solving
         known: tuple[PlanPass[Any], ...] = (ChannelUnits(solving), CompensatedRounding(solving), BiasCorrection())
-        return [one for one in known if one.name not in self._options.without]
+        return [one for one in known if self.does(one.name)]
 
     def passed(self, kind: type[WholeMultipliers], plan: QuantPlan) -> QuantPlan:
         """Run the pass that observes nothing."""
-        without = self._options.without
-        return kind("exact-pools" not in without, "whole-sums" not in without).apply(self._model, plan, {})
+        return kind(self.does("exact-pools"), self.does("whole-sums")).apply(self._model, plan, {})
 
     def run(self, one: PlanPass[Any], plan: QuantPlan) -> QuantPlan:
         """Run a pass over the samples to solve on."""
         options = CollectOptions(engine=EngineOptions(threads=self._options.threads))
         before = self._done
         found = run_pass(
-            one, self._model, plan, self._samples.solve, options, lambda done: self._progress(before + done)
+            one, self._model, plan, self._samples.solve, options, lambda done: self._count(before + done - self._done)
         )
-        self._done = before + self._samples.solving
+        self._count(before + self._samples.solving - self._done)
         return found
+
+    def searched(self, plan: QuantPlan, others: Sequence[Mapping[str, float]]) -> QuantPlan:
+        """Search thresholds by the noise at the outputs."""
+        found = search_thresholds(
+            self._model, plan, others, self._samples.solve, self._samples.solving_runs, self._options.threads,
+            lambda done, total: self._progress("searching thresholds", done, total),
+        )  # fmt: skip
+        return self.passed(WholeMultipliers, replan(self._model, plan, found.changes))
+
+    def refitted(self, plan: QuantPlan, ridge: float) -> QuantPlan:
+        """Refit weights, and see to the mean errors of what is left."""
+        found = refit_weights(
+            self._model, plan, ridge, self._samples.solve, self._samples.solving_runs, self._options.threads,
+            lambda done, total: self._progress(f"refitting weights, {ridge:g}", done, total),
+        )  # fmt: skip
+        return self.run(BiasCorrection(), found) if self.does(BiasCorrection.name) else found
 
     def stage(self, name: str, plan: QuantPlan) -> Stage:
         """Measure a plan."""
@@ -223,4 +286,4 @@ class _Work:
 
     def _count(self, samples: int) -> None:
         self._done += samples
-        self._progress(self._done)
+        self._progress("repairing", self._done, self._total)

@@ -25,15 +25,21 @@ def with_rounded_values(model: Model, plan: QuantPlan) -> Model:
     Inputs are not: `rounded_inputs` names them. What lies between a BatchNorm and its Scale is not rounded, since the
     two are one step, and neither are the tops of layers that hand codes on.
     """
-    inside = set(model.batch_norm_pairs)
 
     def rounded(name: str, op: Op, tops: Sequence[str]) -> Op:
-        if plan.forms.get(name) is None or name in inside or op.passive or op.kind != "onnx":
+        if not is_rounded(model, plan, name):
             return op
         steps = [(plan.thresholds[top], plan.channel_units.get(top)) for top in tops]
         return cast(Op, _Rounded(op, steps))
 
     return replace(model, ops=tuple(rounded(layer.name, op, layer.tops) for layer, op in model.pairs))
+
+
+def is_rounded(model: Model, plan: QuantPlan, name: str) -> bool:
+    """Tell whether the tops of a layer are rounded; see `with_rounded_values`."""
+    op = model.op_of[name]
+    computes = op.kind == "onnx" and not op.passive and name not in model.batch_norm_pairs
+    return computes and plan.forms.get(name) is not None
 
 
 def rounded_inputs(model: Model, plan: QuantPlan) -> dict[str, float]:

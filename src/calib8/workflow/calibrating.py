@@ -85,7 +85,7 @@ class CalibrateOptions(MeasureOptions):
         threshold: what can be set of the method.
         concat_quantize: every bottom of a Concat keeps a threshold of its own.
         repair: how much `calibrate` does to lose less in INT8, one of `calib8.repair.LEVELS`: "none" rounds as the
-            contract does; "standard" takes seconds.
+            contract does; "standard" takes seconds; "thorough" goes on from there and takes minutes.
         without: parts of the repair that are left out, names of `calib8.repair.PASSES`.
     """
 

@@ -11,7 +11,6 @@ from calib8.measure.histogram import BlobHistogram
 from calib8.measure.thresholds import ThresholdOptions, find_threshold
 from calib8.quantize import QuantPlan, make_plan
 from calib8.repair import Repaired, RepairOptions, Split, repair, split
-from calib8.repair.pipeline import runs_of_samples
 from calib8.workflow.network import Network
 from calib8.workflow.progress import Progress, ProgressCallback, quiet
 
@@ -58,10 +57,9 @@ def repaired_plan(
         return make_plan(model, found, concat_quantize, dead)
 
     names = [method[0]] if method else list(SETS)
-    total = runs_of_samples(len(names), samples, options)
 
-    def told(done: int) -> None:
-        progress(Progress("repairing", done, total))
+    def told(stage: str, done: int, total: int) -> None:
+        progress(Progress(stage, done, total))
 
     found = repair(model, names, plan_of, samples, options, told)
     for line in found.lines():
