@@ -6,6 +6,9 @@ H = H0 + pad_beg + pad_end. Top (N, C, H', W'), the first of these that is set:
 `shrink_factor` s alone: H' = (H - 1) div s + 1; `zoom_factor` z alone: H' = H + (H - 1) * (z - 1); `height` and
 `width`: these; shrink_factor and zoom_factor: first the one, then the other; `full_zoom_factor` f (Synopsys): H * f.
 `use_blob_size: true` (soeaver/caffe-model) comes before all of them: the height and width of a second bottom.
+Of networks that come from ONNX: `coordinates`, which says where the centre of a pixel of the top lies in the bottom, as
+ONNX's Resize does (align_corners, half_pixel, pytorch_half_pixel, asymmetric), and `scale_h` and `scale_w`, what rows
+and columns are multiplied by, where that is not H' / H; places beyond the border are on it.
 Source: hszhao/PSPNet, src/caffe/util/interp.cpp, caffe_cpu_interp2; the order of the forms:
 foss-for-synopsys-dwc-arc-processors/synopsys-caffe, src/caffe/layers/interp_layer.cpp, InterpLayer::Reshape.
 DeepLab (gpapan/caffe) allows only one form, so that its files mean the same. `use_blob_size`: twmht/TensorRT-Caffe,
@@ -14,13 +17,17 @@ its plugin for this layer; ermig1979/Synet, its reader of Caffe's layers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+
+import numpy as np
 
 from calib8.graph import Shape
 from calib8.layer_kit.base import Call, Op, register
 from calib8.layer_kit.fields import Fields, Group, RefusedError
 from calib8.layer_kit.onnx_builder import OnnxBuilder
 
+_COORDINATES = ("align_corners", "half_pixel", "pytorch_half_pixel", "asymmetric")
 _FACTORS = ("shrink_factor", "zoom_factor", "full_zoom_factor")
 
 
@@ -36,6 +43,14 @@ class Interp(Op):
         if min(self.cut) < 0:
             raise RefusedError("interp_param.pad_beg or pad_end is above 0; Caffe only cuts, with numbers below 0")
         self.shrink, self.zoom, self.full_zoom = (_read_factor(group, name) for name in _FACTORS)
+        self.coordinates: str = group.coordinates
+        self.scale: tuple[float, float] = (group.scale_h, group.scale_w)
+        if self.coordinates not in _COORDINATES:
+            raise RefusedError(
+                f"interp_param.coordinates is {self.coordinates!r}; expected {' or '.join(_COORDINATES)}"
+            )
+        if not all(math.isfinite(s) and s >= 0 for s in self.scale):
+            raise RefusedError(f"interp_param.scale_h and scale_w are {self.scale}; expected above 0")
         sides = (group.has("height"), group.has("width"))
         self.size: tuple[int, int] | None = (group.height, group.width) if all(sides) else None
         self.takes_size: bool = group.use_blob_size
@@ -70,11 +85,14 @@ class Interp(Op):
         before, after = self.cut
         if before or after:
             x = g.node("Slice", x, g.ints(before, before), g.ints(h - after, w - after), g.ints(2, 3))
-        if (h - before - after, w - before - after) == top[2:]:
+        kept = (h - before - after, w - before - after)
+        if kept == top[2:] and not any(self.scale):
             return [x]
-        return [
-            g.node("Resize", x, "", "", g.ints(*top), mode="linear", coordinate_transformation_mode="align_corners")
-        ]
+        how = {"mode": "linear", "coordinate_transformation_mode": self.coordinates}
+        if not any(self.scale):
+            return [g.node("Resize", x, "", "", g.ints(*top), **how)]
+        factors = [own or large / small for own, large, small in zip(self.scale, top[2:], kept, strict=True)]
+        return [g.node("Resize", x, "", g.constant(np.array([1, 1, *factors], np.float32)), **how)]
 
 
 def _read_factor(group: Group, name: str) -> int | None:

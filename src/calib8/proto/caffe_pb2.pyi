@@ -1276,7 +1276,7 @@ class InputParameter(_message.Message):
     def __init__(self, shape: _Optional[_Iterable[_Union[BlobShape, _Mapping]]] = ..., enable_quantize: bool = ...) -> None: ...
 
 class InterpParameter(_message.Message):
-    __slots__ = ("height", "width", "zoom_factor", "shrink_factor", "pad_beg", "pad_end", "full_zoom_factor", "use_blob_size")
+    __slots__ = ("height", "width", "zoom_factor", "shrink_factor", "pad_beg", "pad_end", "full_zoom_factor", "use_blob_size", "coordinates", "scale_h", "scale_w")
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     ZOOM_FACTOR_FIELD_NUMBER: _ClassVar[int]
@@ -1285,6 +1285,9 @@ class InterpParameter(_message.Message):
     PAD_END_FIELD_NUMBER: _ClassVar[int]
     FULL_ZOOM_FACTOR_FIELD_NUMBER: _ClassVar[int]
     USE_BLOB_SIZE_FIELD_NUMBER: _ClassVar[int]
+    COORDINATES_FIELD_NUMBER: _ClassVar[int]
+    SCALE_H_FIELD_NUMBER: _ClassVar[int]
+    SCALE_W_FIELD_NUMBER: _ClassVar[int]
     height: int
     width: int
     zoom_factor: int
@@ -1293,7 +1296,10 @@ class InterpParameter(_message.Message):
     pad_end: int
     full_zoom_factor: int
     use_blob_size: bool
-    def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., zoom_factor: _Optional[int] = ..., shrink_factor: _Optional[int] = ..., pad_beg: _Optional[int] = ..., pad_end: _Optional[int] = ..., full_zoom_factor: _Optional[int] = ..., use_blob_size: bool = ...) -> None: ...
+    coordinates: str
+    scale_h: float
+    scale_w: float
+    def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., zoom_factor: _Optional[int] = ..., shrink_factor: _Optional[int] = ..., pad_beg: _Optional[int] = ..., pad_end: _Optional[int] = ..., full_zoom_factor: _Optional[int] = ..., use_blob_size: bool = ..., coordinates: _Optional[str] = ..., scale_h: _Optional[float] = ..., scale_w: _Optional[float] = ...) -> None: ...
 
 class LRNParameter(_message.Message):
     __slots__ = ("local_size", "alpha", "beta", "norm_region", "k", "engine")

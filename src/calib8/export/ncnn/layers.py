@@ -624,6 +624,8 @@ def _padding(step: Step, op: Padding) -> None:
 
 @_converts(Interp)
 def _interp(step: Step, op: Interp) -> None:
+    if op.coordinates != "align_corners":
+        raise RefusedError(f"places pixels by {op.coordinates!r}, which was not compared with ncnn's rule")
     x, (before, after) = step.bottoms[0], op.cut
     if before or after:
         ends = [size - after for size in step.bottom[1:]]
