@@ -9,7 +9,7 @@ from calib8.errors import Calib8Error, ModelError, UserLayerError
 
 CLASSES = [x for x in vars(errors).values() if isinstance(x, type) and issubclass(x, Exception)]
 PARENTS = {
-    "PrototxtError": ModelError, "CaffemodelError": ModelError, "UnsupportedError": ModelError,
+    "PrototxtError": ModelError, "CaffemodelError": ModelError, "OnnxError": ModelError, "UnsupportedError": ModelError,
     "NotRunError": UserLayerError,
 }  # fmt: skip
 

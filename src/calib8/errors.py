@@ -4,6 +4,7 @@
     ├── ModelError              the prototxt or the caffemodel: `problems` lists all that is wrong with it
     │   ├── PrototxtError       the text cannot be read, or a field has no meaning
     │   ├── CaffemodelError     the binary cannot be read, or does not fit the prototxt
+    │   ├── OnnxError           an ONNX model cannot be read, or means nothing
     │   └── UnsupportedError    layers or fields that calib8 does not compute
     ├── DataError               a calibration or test sample, an LMDB, an image list, a Python data layer
     ├── UserLayerError          a Python layer of the user's raised, or cannot be found
@@ -57,6 +58,10 @@ class PrototxtError(ModelError):
 
 class CaffemodelError(ModelError):
     """A weight file that cannot be read, or that does not fit its prototxt."""
+
+
+class OnnxError(ModelError):
+    """An ONNX model that cannot be read, or that means nothing."""
 
 
 class UnsupportedError(ModelError):

@@ -62,6 +62,23 @@ def open_file(path: str | os.PathLike[str], error: type[Calib8Error], what: str 
     raise error(f"{start}: not a regular file, but {kind}")
 
 
+def open_inside(folder: Path, name: str, error: type[Calib8Error], what: str) -> IO[bytes]:
+    """Open a regular file that a file of others names, in its own folder or below, on a way without links.
+
+    Raises:
+        `error`: the name leads elsewhere, or the file cannot be opened.
+    """
+    parts = Path(name).parts
+    if not parts or "\0" in name or "\\" in name or Path(name).is_absolute() or ".." in parts:
+        raise error(f"{what}: names the file {name!r}; expected one in the folder of the model")
+    path = folder
+    for part in parts:
+        path = path / part
+        if os.path.islink(path):  # noqa: PTH114
+            raise error(f"{what}: names the file {name!r}, and {path} is a link; put the file itself there")
+    return open_file(path, error, what)
+
+
 def file_digest(path: str | os.PathLike[str], error: type[Calib8Error]) -> str:
     """Return `sha256:..` of a file's bytes, read block by block.
 
