@@ -290,6 +290,6 @@ def test_rows_of_several_tops_name_them(folder, capsys):
 
 def test_a_folder_that_cannot_be_written_is_said_before_anything_runs(folder, capsys, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: not (Path(path) == folder and mode == os.W_OK))
-    monkeypatch.setattr("calib8.cli.calibrate.open_network", None)  # running would fail otherwise
+    monkeypatch.setattr("calib8.cli.calibrate.open_files", None)  # running would fail otherwise
     assert main(["calibrate", "digits", str(folder)]) == 1
     assert f"{folder}: you may not write there" in capsys.readouterr().err

@@ -20,8 +20,9 @@ from calib8.cli.histogram_options import (
     count_shard,
     wanted_of,
 )
-from calib8.cli.images import add_image_options, images_of, without_bad
-from calib8.cli.options import Commands, add_common_options, add_gpu_option, network_name
+from calib8.cli.images import add_image_options, open_files, without_bad
+from calib8.cli.network import add_network_arguments
+from calib8.cli.options import Commands, add_common_options, add_gpu_option
 from calib8.cli.progress import ProgressLines
 from calib8.cli.recording import CALIBRATE_OPTIONS, IMAGE_OPTIONS, words_of
 from calib8.cli.table import aligned
@@ -39,7 +40,6 @@ from calib8.workflow import (
     VerdictOptions,
     calibrate,
     change_thresholds,
-    open_network,
     quick_check,
     read_thresholds,
     verdict,
@@ -48,26 +48,32 @@ from calib8.workflow.recording import digest_or_nothing, hashed, recorded
 
 _log = logging.getLogger(__name__)
 _MUCH_CLIPPED = 0.01
+_NO_CAFFEMODEL = "there is no caffemodel of an ONNX model; these integers are for calib8's other commands, like"
 # What to try where a method clips much.
 _INSTEAD = {
     "kl": "--method mse", "kl-fine": "--method mse", "percentile": "a larger --percent, or --method mse"
 }  # fmt: skip
 
 _DESCRIPTION = """\
-Quantise a Caffe network to INT8 for the BM1880.
+Quantise a Caffe network, or an ONNX model, to INT8 for the BM1880.
 
 PATH is a folder with deploy.prototxt and custom.caffemodel. Calibration images come through the network's own data
 layer (a Data layer over an LMDB, ImageData, HDF5Data or a Python layer, named "data"), or from --images for a network
 with a plain Input layer. Into the same folder go
   bmnet_NAME_int8.caffemodel                       integer weights and biases
   bmnet_NAME_calibration_table, .pb2, .prototxt    a threshold for every blob, shifts and multipliers
-  bmnet_NAME.calib8.json                           which files are of one run"""
+  bmnet_NAME.calib8.json                           which files are of one run
+
+PATH may be an ONNX model, and one alone is NAME and PATH: its operators become Caffe's layers, the images come from
+--images, and the files go beside it. There is no caffemodel of it, so none for the BM1880's compiler: the integers that
+are written serve the other commands, and `calib8 export` writes ONNX with QuantizeLinear and DequantizeLinear."""
 
 _EPILOG = """\
 examples:
   calib8 calibrate lenet models/lenet --iteration 100
   calib8 calibrate squeezenet models/squeezenet -n 100 --images photos/ --resize crop --mean 104,117,123
-  calib8 calibrate yolov3 custom -n 200 --method mse --memory_opt"""
+  calib8 calibrate yolov3 custom -n 200 --method mse --memory_opt
+  calib8 calibrate resnet18.onnx -n 100 --images photos/ --color rgb --mean 124,116,104 --scale 0.0171,0.0175,0.0174"""
 
 
 def add_parser(commands: Commands) -> None:
@@ -77,10 +83,7 @@ def add_parser(commands: Commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.set_defaults(run=run)
-    parser.add_argument(
-        "name", metavar="NAME", type=network_name, help="name of the network, in the files and in the table"
-    )
-    parser.add_argument("path", metavar="PATH", type=Path, help="folder with deploy.prototxt and custom.caffemodel")
+    add_network_arguments(parser)
     parser.add_argument(
         "-n", "--iteration", type=int, default=10, metavar="N",
         help="how many images are used (default: 10; 100 or more give better thresholds)",
@@ -121,7 +124,7 @@ def run(options: argparse.Namespace) -> int:
     Returns:
         The exit code.
     """
-    require_folder(options.path, OptionError, "it holds deploy.prototxt and custom.caffemodel")
+    options.files.require()
     output = options.output or options.path
     require_folder(output, OptionError, "the results would go there")
     if not os.access(output, os.W_OK):
@@ -133,7 +136,7 @@ def run(options: argparse.Namespace) -> int:
         return count_shard(options)
     samples: Mapping[str, object] | None = None
     with claim_folder(output), ProgressLines() as progress:
-        network = open_network(options.path / "deploy.prototxt", options.path / "custom.caffemodel", images_of(options))
+        network = open_files(options)
         if options.skip_bad:
             network = without_bad(network, options, options.iteration)
             options.iteration = min(options.iteration, network.samples.size or options.iteration)
@@ -158,6 +161,8 @@ def run(options: argparse.Namespace) -> int:
     if result.repaired is not None:
         print("\n".join(result.repaired.lines()))
     print("\n".join(str(path) for path in paths))
+    if options.files.is_onnx:
+        print(f"{_NO_CAFFEMODEL}: calib8 export {options.files.given} --format onnx-uint8")
     if not options.no_verdict:
         _print_verdict(network, result, options)
     return 0
@@ -168,8 +173,7 @@ def _record(options: argparse.Namespace, output: Path, samples: Mapping[str, obj
     if options.histograms is not None or options.cluster is not None:
         options = as_one_run(options)
     words, images = (words_of(options, names, options.flags, output) for names in (CALIBRATE_OPTIONS, IMAGE_OPTIONS))
-    own = options.path / "deploy.prototxt", options.path / "custom.caffemodel"
-    content = recorded(*own, samples, words, images)
+    content = recorded(options.files.definition, options.files.weights, samples, words, images)
     if options.thresholds is not None:
         content["thresholds"] = digest_or_nothing(options.thresholds)
     if options.from_record is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from calib8.analyze.overview import FP32, INT8, LayerRow, Overview
 from calib8.cli.flags import Flags, with_flags
+from calib8.cli.network import is_model
 from calib8.cli.options import Commands, add_shape_option
 from calib8.cli.table import aligned
 from calib8.graph import Phase, Shape
@@ -17,7 +18,7 @@ from calib8.terminal import printable
 from calib8.workflow import check
 
 _DESCRIPTION = """\
-Say what is in a Caffe network and whether calib8 can use it. Run this first.
+Say what is in a network and whether calib8 can use it. Run this first.
 
 Prints a row for every layer: what it reads and writes, the shape of its tops, how many parameters it has, how many
 multiply-adds one forward pass takes, and whether it will run in INT8 or in FP32, and why. Below it stand notes (what
@@ -26,19 +27,22 @@ was upgraded, left out or not read) and all problems, each with file and line. W
 Nothing is executed: of layers in Python, and of what is behind them, --run-python finds the shapes.
 
 Without CAFFEMODEL only the structure is checked; with it, also that every layer finds its weights. PROTOTXT may be a
-folder with deploy.prototxt and, perhaps, custom.caffemodel."""
+folder with deploy.prototxt and, perhaps, custom.caffemodel. Or it is an ONNX model, which holds its weights: the rows
+are the layers that its operators become, and the problems are all operators that none computes."""
 
 _EPILOG = """\
 examples:
   calib8 check models/lenet
   calib8 check deploy.prototxt weights.caffemodel
   calib8 check train_val.prototxt --shape data=1,3,224,224
+  calib8 check net.onnx
   calib8 check deploy.prototxt --json | python -c "import json,sys; print(json.load(sys.stdin)['totals'])"
 
 The shapes of a data layer follow from its data. Where these are not at hand, give the shapes with --shape.
 
 what --json prints, one object (keys are added, never renamed or removed):
-  prototxt, caffemodel   the files; caffemodel is null when only the structure was checked
+  prototxt, caffemodel   the files; caffemodel is null when only the structure was checked, and for an ONNX model,
+                         which stands in prototxt
   phase                  "TRAIN" or "TEST"
   usable                 whether there are no problems
   name                   the network's name in the prototxt
@@ -64,7 +68,9 @@ def add_parser(commands: Commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.set_defaults(run=run)
-    parser.add_argument("prototxt", metavar="PROTOTXT", type=Path, help="the network's definition, or its folder")
+    parser.add_argument(
+        "prototxt", metavar="PROTOTXT", type=Path, help="the network's definition, or its folder; or an ONNX model"
+    )
     parser.add_argument("caffemodel", metavar="CAFFEMODEL", type=Path, nargs="?", help="its weights")
     add_shape_option(parser)
     parser.add_argument(
@@ -121,9 +127,8 @@ def as_text(overview: Overview, prototxt: Path, caffemodel: Path | None) -> str:
     elif overview.not_run:
         verdict = "no problem where it was measured; --run-python measures the rest"
     else:
-        verdict = (
-            "can be used" if caffemodel is not None else "can be used; its weights were not checked (no caffemodel)"
-        )
+        is_whole = caffemodel is not None or is_model(prototxt)
+        verdict = "can be used" if is_whole else "can be used; its weights were not checked (no caffemodel)"
     return "\n\n".join([part for part in parts if part] + [f"{checked}: {verdict}"])
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from calib8.analyze.doctor import Finding, Severity
 from calib8.analyze.doctor.preprocessing import Fit, PreprocessingCheck
 from calib8.cli.flags import with_flags
-from calib8.cli.images import add_image_options, images_of, without_bad
-from calib8.cli.options import Commands, add_common_options, add_gpu_option, network_name
+from calib8.cli.images import add_image_options, open_files, without_bad
+from calib8.cli.network import add_network_arguments
+from calib8.cli.options import Commands, add_common_options, add_gpu_option
 from calib8.cli.progress import ProgressLines
 from calib8.cli.recording import entry_of, note_if_possible
 from calib8.cli.table import aligned
@@ -21,7 +22,7 @@ from calib8.errors import OptionError
 from calib8.measure.thresholds import DEFAULT_METHOD
 from calib8.reading import require_folder
 from calib8.terminal import printable
-from calib8.workflow import DiagnoseOptions, Diagnosis, diagnose, open_network
+from calib8.workflow import DiagnoseOptions, Diagnosis, diagnose
 from calib8.workflow.recording import hashed
 
 _DESCRIPTION = """\
@@ -63,8 +64,7 @@ def add_parser(commands: Commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.set_defaults(run=run)
-    parser.add_argument("name", metavar="NAME", type=network_name, help="name of the network, for the output")
-    parser.add_argument("path", metavar="PATH", type=Path, help="folder with deploy.prototxt and custom.caffemodel")
+    add_network_arguments(parser, "name of the network, for the output")
     parser.add_argument(
         "-n", "--iteration", type=int, default=100, metavar="N",
         help="how many images are looked at, at most (default: %(default)s)",
@@ -84,14 +84,14 @@ def run(options: argparse.Namespace) -> int:
     Returns:
         The exit code.
     """
-    require_folder(options.path, OptionError, "it holds deploy.prototxt and custom.caffemodel")
+    options.files.require()
     if options.output is not None:
         require_folder(options.output, OptionError, "the record would go there")
     if options.thresholds is not None:
         raise OptionError("--thresholds are of no use here: the doctor measures how sure thresholds are")
     wanted = DiagnoseOptions(**vars(calibrate_options(options)))
     with ProgressLines() as progress:
-        network = open_network(options.path / "deploy.prototxt", options.path / "custom.caffemodel", images_of(options))
+        network = open_files(options)
         network = without_bad(network, options)
         network, source = hashed(network)
         diagnosis = diagnose(network, wanted, progress)

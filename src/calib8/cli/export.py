@@ -7,7 +7,8 @@ import logging
 from pathlib import Path
 
 from calib8.atomic import claim_folder
-from calib8.cli.options import Commands, add_shape_option, network_name
+from calib8.cli.network import add_network_arguments
+from calib8.cli.options import Commands, add_shape_option
 from calib8.errors import OptionError
 from calib8.export import FORMATS, write_format
 from calib8.reading import exists, require_folder
@@ -29,12 +30,14 @@ The formats:
   tensorrt   NAME_float.onnx and NAME.cache: a calibration cache for TensorRT 8 to 10
   ncnn       NAME_float.param, NAME_float.bin: the network in FP32, BatchNorm and Scale folded
              NAME.param, NAME.bin: the network in INT8, weights per channel; if it is calibrated
-             NAME.table: the scales for ncnn2int8; if it is calibrated"""
+             NAME.table: the scales for ncnn2int8; if it is calibrated
+PATH may be an ONNX model, and one alone is NAME and PATH. There is no tpu-mlir for it: the table has Caffe's names."""
 
 _EPILOG = """\
 examples:
   calib8 export lenet models/lenet --format tpu-mlir
-  calib8 export lenet models/lenet --format onnx --batch 1 --output build"""
+  calib8 export lenet models/lenet --format onnx --batch 1 --output build
+  calib8 export resnet18.onnx --format onnx-uint8"""
 
 
 def add_parser(commands: Commands) -> None:
@@ -44,10 +47,9 @@ def add_parser(commands: Commands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.set_defaults(run=run)
-    parser.add_argument(
-        "name", metavar="NAME", type=network_name, help="name of the network, as `calib8 calibrate` was told"
+    add_network_arguments(
+        parser, "name of the network, as `calib8 calibrate` was told", "folder, or ONNX model, that was calibrated"
     )
-    parser.add_argument("path", metavar="PATH", type=Path, help="folder that was calibrated")
     parser.add_argument("--format", required=True, choices=FORMATS, help="what is written")
     parser.add_argument("--output", metavar="FOLDER", type=Path, help="where the files go (default: PATH)")
     parser.add_argument("--batch", metavar="N", type=int, help="images in a batch (default: as in the prototxt)")
@@ -62,21 +64,26 @@ def run(options: argparse.Namespace) -> int:
         The exit code.
     """
     output = options.output or options.path
-    require_folder(options.path, OptionError, "it holds deploy.prototxt and custom.caffemodel")
+    options.files.require()
     require_folder(output, OptionError, "the results would go there")
     with claim_folder(output):
         return _export(options, output)
 
 
 def _export(options: argparse.Namespace, output: Path) -> int:
-    path, name = options.path, options.name
-    network = open_network(path / "deploy.prototxt", path / "custom.caffemodel", shapes=dict(options.shapes))
+    path, name, files = options.path, options.name, options.files
+    if files.is_onnx and options.format == "tpu-mlir":
+        raise OptionError(
+            f"{files.given}: the table for tpu-mlir has the names of a Caffe network, and there is no caffemodel of an "
+            "ONNX model; let tpu-mlir calibrate it, or take `format=onnx-int8`"
+        )
+    network = open_network(files.definition, files.weights, shapes=dict(options.shapes))
     if options.batch is not None:
         network = network.with_batch(options.batch)
     plan, table = None, path / f"bmnet_{name}_calibration_table.pb2"
     if exists(table):
         plan = read_calibration(network, table, path / f"bmnet_{name}_int8.caffemodel").plan
-    missing = f"{table}: no such file; calibrate first: calib8 calibrate {name} {path}"
+    missing = f"{table}: no such file; calibrate first: calib8 calibrate {name} {files.given}"
     if plan is None and FORMATS[options.format].needs_plan:
         raise OptionError(missing)
     paths = write_format(output, options.format, name, network.model, plan)

@@ -11,7 +11,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from calib8.cli.images import images_of, without_bad
+from calib8.cli.images import images_of, open_files, shapes_of, without_bad
 from calib8.cli.progress import ProgressLines
 from calib8.cli.threshold_options import calibrate_options
 from calib8.errors import OptionError
@@ -26,7 +26,6 @@ from calib8.workflow import (
     calibrate_from,
     count_on_cluster,
     count_to_file,
-    open_network,
     part_of,
     write_histograms,
 )
@@ -100,7 +99,7 @@ def count_shard(options: argparse.Namespace) -> int:
     else:  # exact counts over the maxima of a part would have to be counted again
         wanted = replace(wanted, method=_ONE_PASS, two_pass=False)
     with ProgressLines() as progress:
-        network = open_network(options.path / "deploy.prototxt", options.path / "custom.caffemodel", images_of(options))
+        network = open_files(options)
         network = without_bad(network, options)
         part = part_of(network, options.iteration, *options.shard)
         counted = count_to_file(network, wanted, options.histograms, CountOptions(part, maxima), progress)
@@ -144,7 +143,7 @@ def _import_dask() -> None:
 
 def _files(options: argparse.Namespace) -> NetworkFiles:
     """What workers open, by paths that do not depend on a working directory."""
-    path, samples = options.path.resolve(), images_of(options)
+    files, samples = options.files, images_of(options)
     if isinstance(samples, Images):
         mean = samples.preprocess.mean
         if isinstance(mean, str | os.PathLike):
@@ -152,4 +151,5 @@ def _files(options: argparse.Namespace) -> NetworkFiles:
         samples = replace(samples, images=Path(samples.images).resolve())
     elif samples is not None:
         samples = replace(samples, path=Path(samples.path).resolve())
-    return NetworkFiles(path / "deploy.prototxt", path / "custom.caffemodel", samples)
+    weights = None if files.weights is None else files.weights.resolve()
+    return NetworkFiles(files.definition.resolve(), weights, samples, shapes_of(options))

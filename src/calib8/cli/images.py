@@ -6,11 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from calib8.cli.options import OptionHolder
+from calib8.cli.options import OptionHolder, add_shape_option
 from calib8.data import Preprocess
 from calib8.data.preprocess import COLOR_FORMATS, RESIZE_MODES
 from calib8.errors import OptionError
-from calib8.workflow import Arrays, Images, Network
+from calib8.graph import Shape
+from calib8.workflow import Arrays, Images, Network, open_network
 from calib8.workflow.samples import labels_are_in_order
 
 
@@ -40,6 +41,7 @@ def add_image_options(parser: argparse.ArgumentParser, *, with_samples: bool = T
         help="go on without images that cannot be used, and say how many there are; all are decoded for that before "
         "anything runs (default: name them and stop)",
     )  # fmt: skip
+    add_shape_option(group, "shape of an input of an ONNX model that leaves it open; can be given several times")
     add_resize_options(group, "size of a sample (default: that of the input)")
     group.add_argument("--color", choices=COLOR_FORMATS, help="order of the channels (default: bgr, gray for one)")
     group.add_argument(
@@ -131,6 +133,22 @@ def images_of(options: argparse.Namespace, preprocess: Preprocess | None = None)
     if options.images is None:
         return None
     return Images(options.images, options.input, dict(options.values), preprocess or _preprocess(options))
+
+
+def open_files(options: argparse.Namespace) -> Network:
+    """Open the network that NAME and PATH mean, with the samples that the options name."""
+    return open_network(options.files.definition, options.files.weights, images_of(options), shapes=shapes_of(options))
+
+
+def shapes_of(options: argparse.Namespace) -> dict[str, Shape]:
+    """Return the shapes that the options give to inputs.
+
+    Raises:
+        OptionError: to those of a Caffe network, which has them in its prototxt.
+    """
+    if options.shapes and not options.files.is_onnx:
+        raise OptionError("`shapes` are for ONNX models; a Caffe network has those of its inputs in the prototxt")
+    return dict(options.shapes)
 
 
 def _preprocess(options: argparse.Namespace) -> Preprocess:

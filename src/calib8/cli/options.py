@@ -44,11 +44,11 @@ def network_name(text: str) -> str:
     return text
 
 
-def add_shape_option(parser: OptionHolder) -> None:
+def add_shape_option(parser: OptionHolder, help: str = "") -> None:
     """Add `--shape`."""
     parser.add_argument(
         "--shape", metavar="BLOB=N,C,H,W", dest="shapes", type=_shape, action="append", default=[],
-        help="shape of an input, instead of that in the prototxt or in the data; can be given several times",
+        help=help or "shape of an input, instead of that in the prototxt or in the data; can be given several times",
     )  # fmt: skip
 
 

@@ -43,13 +43,23 @@ def run_command(arguments: Sequence[str] | None, flags: CommandFlags) -> int:
         The exit code.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
-    options = build_parser(given).parse_args(given)
+    options = _parsed(given)
     options = _recorded(options, given) or options
     flags.own, options.flags = options.flags, flags
     _set_up_logging(options.verbose, flags)
     if hasattr(options, "gpu"):
         _choose_device(options.gpu)
     return int(options.run(options))
+
+
+def _parsed(given: list[str]) -> argparse.Namespace:
+    """The options, and which files NAME and PATH mean."""
+    options = build_parser(given).parse_args(given)
+    if hasattr(options, "name"):
+        from calib8.cli.network import place  # noqa: PLC0415 - commands on samples alone have no network
+
+        place(options)
+    return options
 
 
 def _recorded(options: argparse.Namespace, given: list[str]) -> argparse.Namespace | None:
@@ -59,7 +69,7 @@ def _recorded(options: argparse.Namespace, given: list[str]) -> argparse.Namespa
     from calib8.cli.recording import with_record  # noqa: PLC0415 - commands on samples alone have records
 
     words = with_record(options, given)
-    return None if words is None else build_parser(words).parse_args(words)
+    return None if words is None else _parsed(words)
 
 
 def _choose_device(gpu: int | None) -> None:
@@ -146,7 +156,7 @@ def build_parser(arguments: Sequence[str] | None = None) -> argparse.ArgumentPar
         else:
             commands.add_parser(name, help=summary)
     for command in _commands(parser):
-        command.set_defaults(flags=flags_of(command))
+        command.set_defaults(flags=flags_of(command), usage_error=command.error)
     return parser
 
 

@@ -19,7 +19,7 @@ from calib8.workflow.recording import what_computed, words_of_record
 _log = logging.getLogger(__name__)
 
 IMAGE_OPTIONS = (
-    "images", "arrays", "input", "values", "size", "resize", "short_side", "color", "mean", "scale", "mirror",
+    "images", "arrays", "input", "values", "shapes", "size", "resize", "short_side", "color", "mean", "scale", "mirror",
     "skip_bad",
 )  # fmt: skip
 CALIBRATE_OPTIONS = (
@@ -29,16 +29,16 @@ CALIBRATE_OPTIONS = (
 )  # fmt: skip
 """Whatever changes a result; not threads, memory, and where files go."""
 _IMAGE_FLAGS = (
-    "--images", "--samples", "--input", "--value", "--size", "--resize", "--short-side", "--color", "--mean", "--scale",
-    "--mirror", "--skip-bad",
+    "--images", "--samples", "--input", "--value", "--shape", "--size", "--resize", "--short-side", "--color", "--mean",
+    "--scale", "--mirror", "--skip-bad",
 )  # fmt: skip
 _CALIBRATE_FLAGS = (
     "--iteration", "--method", "--original", "--percent", "--ignore-zeros", "--bins", "--concat-quantize",
     "--thresholds", "--two-pass", "--repair", "--without", *_IMAGE_FLAGS,
 )  # fmt: skip
 """A record may come from anybody: it can say which numbers are used, and nothing that runs or writes."""
-_OF_ARRAYS = ("--value", "--skip-bad")
-_OF_IMAGE_PARAMS = ("--images", "--samples", "--input", "--value", "--skip-bad")
+_OF_ARRAYS = ("--value", "--shape", "--skip-bad")
+_OF_IMAGE_PARAMS = ("--images", "--samples", "--input", "--value", "--shape", "--skip-bad")
 _FLAGS = {"arrays": "--samples"}
 _PATHS = ("images", "arrays", "thresholds", "mean", "boxes", "maps", "pictures")
 _NO_MATTER = frozenset([
@@ -71,7 +71,7 @@ def words_of(options: argparse.Namespace, names: Iterable[str], flags: Mapping[s
 
 def _texts(name: str, value: Any, folder: Path) -> list[str]:
     """The arguments of an option, one for each time that it was given."""
-    if name == "values":
+    if name in ("values", "shapes"):
         return [f"{blob}={_text(numbers)}" for blob, numbers in value]
     if name == "size":
         return [f"{value[0]}x{value[1]}"]
@@ -99,7 +99,7 @@ def entry_of(
     names = [name for name in own if name not in _NO_MATTER]
     words = words_of(options, [*names, "arrays"], own, folder)
     proto, model = getattr(options, "proto", None), getattr(options, "model", None)
-    files = proto or options.path / "deploy.prototxt", model or options.path / "custom.caffemodel"
+    files = proto or options.files.definition, model or options.files.weights
     return {"options": words, "samples": dict(samples), **further, **what_computed(*files)}
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from calib8.cli.images import add_image_options, add_samples_option, images_of, without_bad
-from calib8.cli.options import add_common_options, add_gpu_option, network_name
+from calib8.cli.images import add_image_options, add_samples_option, images_of, shapes_of, without_bad
+from calib8.cli.network import add_network_arguments
+from calib8.cli.options import add_common_options, add_gpu_option
 from calib8.cli.threshold_options import add_repair_options, add_threshold_options, calibrate_options
 from calib8.data import read_image_params
 from calib8.errors import OptionError
-from calib8.reading import exists, require_folder
+from calib8.reading import exists
 from calib8.workflow import (
     Arrays,
     CalibrationResult,
@@ -33,10 +34,7 @@ def add_start_options(parser: argparse.ArgumentParser, samples: int, output: str
         samples: how many images are run by default.
         output: where the results go by default, for the help.
     """
-    parser.add_argument(
-        "name", metavar="NAME", type=network_name, help="name of the network, in the files and in the table"
-    )
-    parser.add_argument("path", metavar="PATH", type=Path, help="folder with deploy.prototxt and custom.caffemodel")
+    add_network_arguments(parser)
     for option, what in (
         ("model", "the FP32 weights (default: custom.caffemodel in PATH)"),
         ("proto", "the network (default: deploy.prototxt in PATH)"),
@@ -86,10 +84,15 @@ def open_start(options: argparse.Namespace, progress: ProgressCallback) -> tuple
     Raises:
         Calib8Error: whatever is wrong with any of them.
     """
-    require_folder(options.path, OptionError, "it holds deploy.prototxt and custom.caffemodel")
+    options.files.require()
+    if options.files.is_onnx and (options.proto or options.model):
+        raise OptionError(
+            f"{options.files.given}: an ONNX model is the network with its weights, and has no caffemodel: leave out "
+            "`proto` and `model`"
+        )
     network = open_network(
-        options.proto or options.path / "deploy.prototxt", options.model or options.path / "custom.caffemodel",
-        _images(options),
+        options.proto or options.files.definition, options.model or options.files.weights, _images(options),
+        shapes=shapes_of(options),
     )  # fmt: skip
     _ = network.samples  # refuses a network without any
     network = without_bad(network, options)

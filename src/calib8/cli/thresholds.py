@@ -9,13 +9,13 @@ from pathlib import Path
 
 from calib8.atomic import claim_folder
 from calib8.cli.calibrate import summary
-from calib8.cli.options import Commands, network_name
+from calib8.cli.network import PATH, name_or_model
+from calib8.cli.options import Commands
 from calib8.cli.table import aligned
 from calib8.errors import OptionError
 from calib8.export import write_calibration_files
 from calib8.measure.histogram_file import HistogramSet, read_histograms
 from calib8.measure.thresholds import METHODS, ThresholdOptions
-from calib8.reading import require_folder
 from calib8.workflow import (
     CalibrateOptions,
     ComparedBlob,
@@ -50,10 +50,11 @@ def add_parser(commands: Commands) -> None:
     )  # fmt: skip
     parser.set_defaults(run=run)
     parser.add_argument("file", metavar="FILE", type=Path, help="histograms")
-    parser.add_argument("name", metavar="NAME", nargs="?", type=network_name, help="name of the network, in the files")
     parser.add_argument(
-        "path", metavar="PATH", nargs="?", type=Path, help="folder with deploy.prototxt and custom.caffemodel"
-    )
+        "name", metavar="NAME", nargs="?", type=name_or_model,
+        help="name of the network, in the files; or an ONNX model, named after its file",
+    )  # fmt: skip
+    parser.add_argument("path", metavar="PATH", nargs="?", type=Path, help=PATH)
     parser.add_argument(
         "--method", choices=METHODS, action="append", help="can be given several times for the table (default: all)"
     )
@@ -93,18 +94,16 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _quantise(histograms: HistogramSet, choices: ThresholdOptions, options: argparse.Namespace) -> int:
-    if options.path is None:
-        raise OptionError("NAME goes together with PATH, the folder of the network")
     if options.method is None or len(options.method) != 1:
         raise OptionError("say by which method the network is quantised: one `method=..`")
     output = options.output or options.path
-    require_folder(options.path, OptionError, "it holds deploy.prototxt and custom.caffemodel")
+    options.files.require()
     with claim_folder(output):
         return _write(output, histograms, choices, options)
 
 
 def _write(output: Path, histograms: HistogramSet, choices: ThresholdOptions, options: argparse.Namespace) -> int:
-    network = open_calibrated(options.path / "deploy.prototxt", options.path / "custom.caffemodel", histograms)
+    network = open_calibrated(options.files.definition, options.files.weights, histograms)
     identity = histograms.identity
     wanted = CalibrateOptions(
         iteration=int(histograms.samples.size), bins=identity.bins, two_pass=options.two_pass,

@@ -11,6 +11,7 @@ from calib8.analyze.answers import answers_of
 from calib8.errors import OptionError
 from calib8.measure.histogram import BlobHistogram
 from calib8.measure.thresholds import METHODS, find_threshold
+from calib8.onnx_in import is_onnx
 from calib8.report.contents import Report, ShownSample
 from calib8.workflow import (
     CalibrationResult,
@@ -131,9 +132,10 @@ def _samples(network: Network, calibration: CalibrationResult, options: ReportOp
 
 def _record(network: Network, calibration: CalibrationResult, options: ReportOptions, judged: int) -> dict[str, str]:
     recipe = given_recipe(network)
-    prototxt = Path(network.model.net.source)
+    definition = Path(network.model.net.source)
+    kind = "ONNX model" if is_onnx(definition) else "prototxt"
     found = {
-        "prototxt": f"{prototxt.name}, {digest_or_nothing(prototxt) or 'no file'}",
+        kind: f"{definition.name}, {digest_or_nothing(definition) or 'no file'}",
         "thresholds": calibration.origin,
         "preprocessing": "unknown" if recipe is None else recipe.text,
         "images looked at": str(options.diagnosis.at_most(network.samples).iteration),

@@ -3,7 +3,7 @@
 Nothing here reads a command line or prints. Options are frozen dataclasses, results are frozen dataclasses that a face
 (`calib8.cli`, `calib8.Calibration`) prints or writes; whoever waits is told of progress through a callback.
 
-- `network`: a network and its samples, read once
+- `definition`: a network's files; `network`: a network and its samples, read once
 - `arrays`: samples of inputs that are no pictures; `inputs`: what they and images take the place of
 - `images`: images for a network's input
 - `checking`: what is in a network, and what is wrong with it

@@ -10,15 +10,17 @@ from pathlib import Path
 
 from calib8.analyze.overview import Overview, overview_of
 from calib8.data import look_at, open_source
-from calib8.errors import CaffemodelError, Calib8Error, DataError, NotRunError, UserLayerError
+from calib8.errors import CaffemodelError, Calib8Error, DataError, ModelError, NotRunError, UserLayerError
 from calib8.export.record import strangers_in
 from calib8.graph import Phase, Shape
 from calib8.layers.data import SHAPES_ADVICE
-from calib8.lowering.examine import examine_model
+from calib8.lowering.examine import Weights, examine_model
 from calib8.lowering.weights import weights_that_are_no_numbers
-from calib8.proto.caffemodel import Caffemodel, read_caffemodel
+from calib8.onnx_in import is_onnx, read_onnx
+from calib8.proto.caffemodel import read_caffemodel
 from calib8.proto.text import Prototxt, read_prototxt
 from calib8.python_layers import without_running
+from calib8.workflow.definition import require_no_caffemodel
 from calib8.workflow.network import data_layer
 
 _LOOKED_AT = 1000
@@ -38,12 +40,15 @@ def check(
     Nothing of the model's folder is executed, so nothing is known of layers in Python and of what is behind them.
 
     Args:
-        prototxt: its definition.
-        caffemodel: its weights; None to check the structure alone.
+        prototxt: its definition, or an ONNX model (`.onnx`).
+        caffemodel: its weights; None to check the structure alone, and for an ONNX model, which holds them.
         shapes: of inputs, by blob, in the place of those in the prototxt or in the data.
         phase: which layers take part.
         run_python: execute the modules that the prototxt names, to learn the shapes that their layers give.
     """
+    if is_onnx(prototxt):
+        require_no_caffemodel(prototxt, caffemodel)
+        return _check_onnx(prototxt, dict(shapes or {}), phase)
     problems: list[str] = []
     network, weights = None, None
     try:
@@ -62,7 +67,17 @@ def check(
     return replace(overview, problems=(*problems, *overview.problems), notes=notes)
 
 
-def _examined(prototxt: Prototxt, weights: Caffemodel | None, shapes: dict[str, Shape], phase: Phase) -> Overview:
+def _check_onnx(path: str | os.PathLike[str], shapes: dict[str, Shape], phase: Phase) -> Overview:
+    """The overview of an ONNX model; what no layer computes is a problem, too."""
+    try:
+        found = read_onnx(path, shapes)
+    except ModelError as why:
+        return Overview("", {}, {}, (), why.problems, ())
+    overview = _examined(found.prototxt, found.weights, {}, phase)
+    return replace(overview, notes=(*overview.notes, *strangers_in(Path(path).parent)))
+
+
+def _examined(prototxt: Prototxt, weights: Weights | None, shapes: dict[str, Shape], phase: Phase) -> Overview:
     """The overview, with the shapes that the network's own data give."""
     notes: tuple[str, ...] = ()
     causes: tuple[str, ...] = ()

@@ -15,13 +15,14 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calib8.data import takes
 from calib8.errors import Calib8Error, DataError, OptionError
+from calib8.graph import Shape
 from calib8.measure.histogram_file import HistogramSet, Identity
 from calib8.workflow.arrays import Arrays
 from calib8.workflow.calibrating import CalibrateOptions
@@ -57,17 +58,19 @@ class NetworkFiles:
     """What a worker opens: paths that all of them see, and the samples as the options give them.
 
     Attributes:
-        prototxt, caffemodel: absolute paths.
+        prototxt, caffemodel: absolute paths; an ONNX model has no caffemodel.
+        shapes: of inputs, in the place of the model's own.
         samples: None for the network's own data layer.
     """
 
     prototxt: Path
-    caffemodel: Path
+    caffemodel: Path | None = None
     samples: Images | Arrays | None = None
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
 
     def opened(self) -> Network:
         """Open the network, with its samples."""
-        return open_network(self.prototxt, self.caffemodel, self.samples)
+        return open_network(self.prototxt, self.caffemodel, self.samples, shapes=self.shapes)
 
 
 def count_on_cluster(

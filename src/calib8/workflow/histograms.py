@@ -33,6 +33,7 @@ from calib8.measure.counters import Counter
 from calib8.measure.histogram import AdaptiveHistogram, Histogram
 from calib8.measure.histogram_file import Group, HistogramSet, Identity, States, measured_values, read_histograms
 from calib8.measure.thresholds import method_named
+from calib8.onnx_in import is_onnx, open_inputs
 from calib8.proto import caffe_pb2
 from calib8.proto.text import read_prototxt
 from calib8.quantize import fold_groups
@@ -225,15 +226,18 @@ def calibrate_from(network: Network, histograms: HistogramSet, options: Calibrat
 
 
 def open_calibrated(
-    prototxt: str | os.PathLike[str], caffemodel: str | os.PathLike[str], histograms: HistogramSet
+    prototxt: str | os.PathLike[str], caffemodel: str | os.PathLike[str] | None, histograms: HistogramSet
 ) -> Network:
     """Open the network of kept histograms without its data, which need not be there.
 
     Raises:
         ModelError: it cannot be used; all that is wrong with it.
     """
-    own = data_layer(read_prototxt(prototxt))
-    tops = [] if own is None else list(own.top)
+    if is_onnx(prototxt):
+        tops = open_inputs(prototxt)
+    else:
+        own = data_layer(read_prototxt(prototxt))
+        tops = [] if own is None else list(own.top)
     known = {blob: (1, *shape) for blob, shape in histograms.identity.inputs if blob in tops}
     return open_network(prototxt, caffemodel, shapes=known)
 

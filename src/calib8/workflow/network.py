@@ -13,15 +13,15 @@ from typing import cast
 
 from calib8.data import DATA_TYPES, SampleSource, look_at, open_source
 from calib8.data.looking import Examinable
-from calib8.errors import CaffemodelError, DataError, OptionError
+from calib8.errors import CaffemodelError, DataError, OnnxError, OptionError
 from calib8.graph import Shape
 from calib8.graph.phase import Phase, layers_taking_part
 from calib8.lowering import Model, build_model
 from calib8.lowering.weights import weights_that_are_no_numbers
 from calib8.proto.caffe_pb2 import LayerParameter
-from calib8.proto.caffemodel import read_caffemodel
-from calib8.proto.text import Prototxt, read_prototxt
+from calib8.proto.text import Prototxt
 from calib8.workflow.arrays import Arrays
+from calib8.workflow.definition import read_definition
 from calib8.workflow.images import Images
 from calib8.workflow.inputs import DATA_LAYER
 
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A Caffe network in FP32, and where its samples come from.
+    """A network in FP32, and where its samples come from.
 
     Attributes:
         model: the network with the batch of its prototxt, or of its data; files are written for this one.
@@ -95,7 +95,7 @@ class Network:
 
 def open_network(
     prototxt: str | os.PathLike[str],
-    caffemodel: str | os.PathLike[str],
+    caffemodel: str | os.PathLike[str] | None = None,
     samples: SampleSource | Images | Arrays | None = None,
     *,
     shapes: Mapping[str, Shape] = MappingProxyType({}),
@@ -103,28 +103,31 @@ def open_network(
     """Read a network, and open its samples.
 
     Args:
-        prototxt: its definition.
-        caffemodel: its weights, in FP32.
+        prototxt: its definition, or an ONNX model (`.onnx`), whose operators become Caffe's layers.
+        caffemodel: its weights, in FP32; None for an ONNX model, which holds them.
         samples: where samples come from; None for the network's own data layer: the one named "data", or else the
             first that gives samples.
-        shapes: of inputs, by blob, in the place of those in the prototxt or in the data. A data layer whose shape is
-            given is not opened, so that its data need not be there.
+        shapes: of inputs, by blob, in the place of those in the prototxt, the ONNX model or the data. A data layer
+            whose shape is given is not opened, so that its data need not be there.
 
     Raises:
         ModelError: the network cannot be used; all that is wrong with it.
         DataError, UserLayerError: the samples cannot be used.
+        OptionError: a prototxt without a caffemodel, or an ONNX model with one.
     """
-    definition = read_prototxt(prototxt)
+    files = read_definition(prototxt, caffemodel, samples, shapes)
+    definition = files.prototxt
     source: SampleSource | None
     if isinstance(samples, Images | Arrays):
         definition, source = samples.placed_in(definition)
     else:
         source = samples if samples is not None else _own_source(definition, shapes)
     of_data = {} if source is None else source.shapes
-    model = build_model(definition, read_caffemodel(caffemodel), {**of_data, **shapes})
+    model = build_model(definition, files.read_weights(), {**of_data, **shapes})
     wrong = weights_that_are_no_numbers(definition.source, model.net.layers)
     if wrong:
-        raise CaffemodelError(f"{os.fspath(caffemodel)}: weights that are no numbers", wrong)
+        kind, where = (OnnxError, definition.source) if caffemodel is None else (CaffemodelError, os.fspath(caffemodel))
+        raise kind(f"{where}: weights that are no numbers", wrong)
     _tell(definition, model, source)
     return Network(model, source)
 

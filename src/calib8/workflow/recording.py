@@ -6,7 +6,7 @@ Keys that `bmnet_NAME.calib8.json` gets beside those of `calib8.export.record`:
     images      those of them that say which images are used, and how they become samples
     samples     {"images", "digest", "in_order"}: how many were used, a digest of all their numbers whatever their
                 order, and one of them in their order, where one process has read them so
-    model       {"prototxt", "caffemodel"}: digests of the two files
+    model       {"prototxt", "caffemodel"}: digests of the two files; {"onnx"}: that of an ONNX model
     versions    of calib8 and of what computes
     commands    {"sensitivity": {..}, ..}: what later commands did, the last of each kind: "options", "samples", "model"
                 and "versions" as above; "thresholds", where they came from; "run", of the integers that were looked at;
@@ -98,7 +98,7 @@ def described(digests: Digests) -> dict[str, object]:
 
 def recorded(
     prototxt: str | os.PathLike[str],
-    caffemodel: str | os.PathLike[str],
+    caffemodel: str | os.PathLike[str] | None,
     samples: Mapping[str, object] | None,
     words: Sequence[str] = (),
     image_words: Sequence[str] = (),
@@ -106,6 +106,7 @@ def recorded(
     """The keys of a record.
 
     Args:
+        caffemodel: None where `prototxt` is an ONNX model.
         samples: as `HashedSource.samples` describes them; None where thresholds were given.
         words, image_words: of the command.
     """
@@ -115,9 +116,12 @@ def recorded(
     return content | what_computed(prototxt, caffemodel)
 
 
-def what_computed(prototxt: str | os.PathLike[str], caffemodel: str | os.PathLike[str]) -> dict[str, Any]:
-    """Digests of the two files, and versions."""
-    model = {"prototxt": digest_or_nothing(prototxt), "caffemodel": digest_or_nothing(caffemodel)}
+def what_computed(prototxt: str | os.PathLike[str], caffemodel: str | os.PathLike[str] | None) -> dict[str, Any]:
+    """Digests of the two files, or of an ONNX model, and versions."""
+    if caffemodel is None:
+        model = {"onnx": digest_or_nothing(prototxt)}
+    else:
+        model = {"prototxt": digest_or_nothing(prototxt), "caffemodel": digest_or_nothing(caffemodel)}
     return {"model": model, "versions": versions()}
 
 
