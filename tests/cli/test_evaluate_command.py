@@ -12,7 +12,7 @@ import pytest
 from calib8.cli.main import main
 from calib8.engine import run_float
 from calib8.workflow import open_network
-from calib8.workflow.diagnosing import runs_of
+from calib8.workflow.samples import runs_of
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calib8.data import ImagesSource, Preprocess, takes
-from calib8.data.preprocess import Preparer
+from calib8.data.preprocess import Preparer, placement_of
 from calib8.errors import DataError, OptionError
 from calib8.proto.blobs import blob_to_proto
 
@@ -108,6 +108,32 @@ def test_crop_with_a_short_side() -> None:
     assert (got == small[1:3, 1:4].transpose(2, 0, 1)).all()
     with pytest.raises(DataError, match="smaller than the sample"):
         prepared(image, Preprocess(resize="crop", short_side=2), (3, 3))
+
+
+WAYS = [
+    {}, {"resize": "letterbox"}, {"resize": "crop"}, {"resize": "crop", "short_side": 90}, {"mirror": 1}, {"mirror": 0},
+    {"resize": "letterbox", "mirror": -1}, {"resize": "crop", "mirror": 1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("image", [(80, 160), (160, 80)])
+@pytest.mark.parametrize("way", WAYS)
+def test_boxes_and_maps_lie_where_the_pixels_lie(image: Any, way: Any) -> None:
+    height, width = image
+    drawn = np.zeros((height, width), np.uint8)
+    x0, y0, x1, y1 = 0.3, 0.35, 0.55, 0.7
+    drawn[round(y0 * height) : round(y1 * height), round(x0 * width) : round(x1 * width)] = 1
+    p = Preprocess(**way)
+    place = placement_of(image, (64, 48), p)
+    sample = prepared(np.repeat(drawn[:, :, None] * 255, 3, axis=2), p, (64, 48))[0]
+    rows, columns = (np.flatnonzero(sample.max(axis=axis) > 127) for axis in (1, 0))
+    box = place.box((x0, y0, x1, y1))
+    found = columns[0] / 48, rows[0] / 64, (columns[-1] + 1) / 48, (rows[-1] + 1) / 64
+    assert found == pytest.approx([min(max(end, 0), 1) for end in box], abs=0.03)
+    classes = place.map(drawn, 255)
+    assert classes.shape == (64, 48) and ((classes == 1) != (sample > 127)).mean() < 0.03
+    free = place.map(np.zeros(image, np.uint8), 255) == 255  # nothing but padding
+    assert (sample[free] == 0).all() and free.any() == (way.get("resize") == "letterbox")
 
 
 def test_mean_files(tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
+from calib8.analyze.answers import Detection
+from calib8.data.preprocess import Placement
 from calib8.errors import DataError
-from calib8.workflow.truth import read_boxes, read_maps, read_pictures
+from calib8.workflow.truth import placed_boxes, placed_maps, read_boxes, read_maps, read_pictures
 
 NAMES = ("a.jpg", "b.jpg")
 XML = """<annotation><size><width>200</width><height>100</height></size>
@@ -90,3 +92,21 @@ def test_maps_and_pictures(tmp_path):
     cv2.imwrite(str(tmp_path / "b.png"), np.dstack([image] * 3))
     with pytest.raises(DataError, match=r"b\.png: no map"):
         read_maps(tmp_path, ("b.jpg",))
+
+
+def test_what_a_crop_leaves_of_boxes():
+    crop = Placement((100, 200), (0, -50), (100, 100))  # the middle half of the columns
+    boxes = [
+        Detection(1, 1.0, box) for box in ((0.2, 0, 0.4, 1), (0.1, 0, 0.3, 1), (0.3, 0.2, 0.5, 0.4), (0, 0, 0.2, 1))
+    ]
+    (kept,) = placed_boxes([boxes], [crop])
+    assert [one.box for one in kept] == [pytest.approx(b) for b in ((0, 0, 0.3, 1), (0.1, 0.2, 0.5, 0.4))]
+    assert placed_boxes([boxes], None) == [boxes]
+
+
+def test_what_is_filled_up_counts_for_nothing():
+    letterbox = Placement((50, 100), (25, 0), (100, 100))
+    (placed,) = placed_maps([np.ones((10, 20), np.uint8)], [letterbox])
+    assert (placed[25:75] == 1).all() and (placed[:25] == 255).all() and (placed[75:] == 255).all()
+    one = np.ones((2, 2), np.uint8)
+    assert placed_maps([one], None)[0] is one

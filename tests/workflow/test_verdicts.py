@@ -9,7 +9,7 @@ import pytest
 
 from calib8.engine import run_float
 from calib8.workflow import CalibrateOptions, VerdictOptions, calibrate, open_network, verdict
-from calib8.workflow.diagnosing import runs_of
+from calib8.workflow.samples import runs_of
 
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
 

@@ -36,7 +36,8 @@ _RECALLS = np.linspace(0, 1, 101)
 _COCO_OVERLAPS = tuple(np.round(np.arange(0.5, 1.0, 0.05), 2).tolist())
 _MOST_DETECTIONS = 100
 _LEAST_SCORE = 0.001
-_VOID = 255
+VOID = 255
+"""The class of pixels that count for nothing."""
 _WINDOW, _SIGMA = 11, 1.5
 
 
@@ -166,7 +167,7 @@ class MeanIou(Measure):
         given = self._answer.classes(outputs)[0]
         size = (given.shape[1], given.shape[0])
         wanted = cv2.resize(truth.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(np.int64)
-        counted = wanted != _VOID
+        counted = wanted != VOID
         classes = int(max(given.max(initial=0), wanted[counted].max(initial=0))) + 1
         pairs = wanted[counted] * classes + given[counted]
         return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)

@@ -45,8 +45,9 @@ examples:
 
 what --json prints, one object (keys are added, never renamed or removed):
   network, images  the name, and how many images were looked at
-  preprocessing    {"evidence", "kind", "given", "others", "tried"}; given and others are {"recipe": {"order", "mean",
-                   "scale"}, "what", "misfit", "gain", "sure"}; kind is "batchnorm", "balance" or "" for none
+  preprocessing    {"evidence", "kind", "given", "others", "tried", "sentence"}; given and others are {"recipe":
+                   {"order", "mean", "scale"}, "what", "misfit", "gain", "sure", "alike"}; kind is "batchnorm",
+                   "balance" or "" for none; alike is true for what the evidence cannot tell from the given one
   convergence      {"typical", "enough", "errors"}: the relative errors of thresholds by blob, their root mean square,
                    and how many images would bring it to 0.03, about
   findings         [{"area", "severity", "subject", "text", "advice"}]; severity is "problem" or "hint"
@@ -116,10 +117,16 @@ def as_text(name: str, diagnosis: Diagnosis) -> str:
 
 def _preprocessing(check: PreprocessingCheck) -> str:
     if check.given is None:
-        return "preprocessing: nothing to tell it by (no image input, or neither BatchNorm nor rectifiers)"
+        return f"preprocessing: {check.sentence}"
     rows = [("preprocessing", "misfit", ""), _row(check.given, "as given")]
-    rows += [_row(fit, f"{fit.gain:.2f} times as well") for fit in check.others[:_OTHERS_SHOWN]]
-    return f"{aligned(rows, right=(1,))}\n{check.tried} others tried, by {check.evidence}"
+    rows += [_row(fit, _remark(fit)) for fit in check.others[:_OTHERS_SHOWN]]
+    parts = [aligned(rows, right=(1,)), f"{check.tried} others tried, by {check.evidence}"]
+    parts += [] if check.findings else [_wrapped(check.sentence)]
+    return "\n".join(parts)
+
+
+def _remark(fit: Fit) -> str:
+    return f"{fit.gain:.2f} times as well{', the same for this evidence' if fit.alike else ''}"
 
 
 def _row(fit: Fit, remark: str) -> tuple[str, str, str]:
@@ -138,8 +145,12 @@ def _convergence(diagnosis: Diagnosis) -> str:
 def _finding(one: Finding) -> str:
     subject = f"{printable(one.subject)}: " if one.subject else ""
     text = f"{one.severity.value}, {one.area}: {subject}{printable(one.text)}"
-    wrapped = textwrap.fill(text, _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    wrapped = _wrapped(text)
     return f"{wrapped}\n  -> {one.advice}" if one.advice else wrapped
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def as_json(name: str, diagnosis: Diagnosis) -> dict[str, object]:
@@ -154,6 +165,7 @@ def as_json(name: str, diagnosis: Diagnosis) -> dict[str, object]:
             "given": None if check.given is None else fit_json(check.given),
             "others": [fit_json(fit) for fit in check.others],
             "tried": check.tried,
+            "sentence": check.sentence,
         },
         "convergence": {
             "typical": None if math.isnan(sure.typical) else sure.typical,
@@ -168,7 +180,14 @@ def fit_json(fit: Fit) -> dict[str, object]:
     """Make an object of a recipe and how well it fits; an infinite misfit is null."""
     recipe = {"order": fit.recipe.order, "mean": fit.recipe.mean, "scale": fit.recipe.scale}
     misfit = fit.misfit if math.isfinite(fit.misfit) else None
-    return {"recipe": recipe, "what": fit.what, "misfit": misfit, "gain": fit.gain, "sure": fit.sure}
+    return {
+        "recipe": recipe,
+        "what": fit.what,
+        "misfit": misfit,
+        "gain": fit.gain,
+        "sure": fit.sure,
+        "alike": fit.alike,
+    }
 
 
 def finding_json(one: Finding) -> dict[str, object]:

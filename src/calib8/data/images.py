@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from calib8.data.faces import Batch, Linear, SampleSource
 from calib8.data.image_list import ListedImage, find_images, label_notes
 from calib8.data.looking import problem_of
-from calib8.data.preprocess import IMAGE_CHANNELS, Preparer, Preprocess
+from calib8.data.preprocess import IMAGE_CHANNELS, Placement, Preparer, Preprocess
 from calib8.errors import DataError
 from calib8.graph import Shape
 
@@ -78,6 +78,21 @@ class ImagesSource(SampleSource):
     def linear(self) -> Linear:
         """What happens to pixels, channel by channel."""
         return self._preparer.linear
+
+    def placements(self, count: int) -> list[Placement]:
+        """Say where the first images lie in their samples; images are decoded for that, since a camera may turn them.
+
+        Raises:
+            DataError: an image that cannot be used.
+        """
+        found = []
+        for listed in self._images[:count]:
+            try:
+                found.append(self._preparer.placement(listed.read(self._preparer.flags)))
+            except DataError as why:
+                text = str(why)
+                raise DataError(text if str(listed.path) in text else f"{listed.place}: {listed.path} {why}") from None
+        return found
 
     def batches(self) -> Iterator[Batch]:
         """Yield batches, see SampleSource."""

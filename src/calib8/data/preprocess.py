@@ -108,6 +108,14 @@ class Preparer:
         order = "gray" if channels == 1 else "rgb" if self._swap else "bgr"
         return Linear(tuple(map(float, mean)), tuple(map(float, scale)), order)
 
+    def placement(self, image: NDArray[Any]) -> Placement:
+        """Say where the pixels of an image (H, W[, C]) lie in the sample.
+
+        Raises:
+            DataError: as `apply`.
+        """
+        return placement_of((image.shape[0], image.shape[1]), self._size, self._preprocess)
+
     def apply(self, image: NDArray[Any], top: NDArray[np.float32]) -> None:
         """Fill `top` (of the Preparer's shape) from an image (H, W[, 3]) decoded with `flags`."""
         pixels = self._resized(image)
@@ -130,45 +138,88 @@ class Preparer:
         return np.stack([resized(channel, self._size, self._preprocess) for channel in channels], axis=2)
 
 
+@dataclass(frozen=True)
+class Placement:
+    """Where the pixels of an image lie in a sample.
+
+    Attributes:
+        inner: (height, width) that the image is resized to.
+        offset: how far it is moved down and to the right then; below 0 where it is cut.
+        size: (height, width) of the sample.
+        mirror: OpenCV's flip code for the sample; None flips nothing.
+    """
+
+    inner: tuple[int, int]
+    offset: tuple[int, int]
+    size: tuple[int, int]
+    mirror: int | None = None
+
+    def box(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        """Move a box (x0, y0, x1, y1), in parts of the image's width and height; it may leave the sample."""
+        sides = []
+        for axis, flips in ((1, (1, -1)), (0, (0, -1))):
+            ends = [(box[at] * self.inner[axis] + self.offset[axis]) / self.size[axis] for at in (1 - axis, 3 - axis)]
+            sides.append([1 - end for end in reversed(ends)] if self.mirror in flips else ends)
+        (x0, x1), (y0, y1) = sides
+        return x0, y0, x1, y1
+
+    def map(self, classes: NDArray[Any], void: int) -> NDArray[Any]:
+        """Bring a map of classes (H, W) to the sample's pixels; `void` where no pixel of the image lies."""
+        height, width = self.inner
+        inner = cv2.resize(classes.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+        placed = self.fit(inner, void)
+        return placed if self.mirror is None else np.asarray(cv2.flip(placed, self.mirror))
+
+    def fit(self, image: NDArray[Any], border: int = 0) -> NDArray[Any]:
+        """Move an image of the inner size, cut it and fill up what is free."""
+        (height, width), (down, right) = self.size, self.offset
+        if self.inner == self.size:
+            return image
+        if self.inner[0] >= height and self.inner[1] >= width:
+            return image[-down : height - down, -right : width - right]
+        rest = height - self.inner[0] - down, width - self.inner[1] - right
+        return np.asarray(cv2.copyMakeBorder(image, down, rest[0], right, rest[1], cv2.BORDER_CONSTANT, value=border))
+
+
+def placement_of(image: tuple[int, int], size: tuple[int, int], preprocess: Preprocess) -> Placement:
+    """Say where an image (height, width) lies in a sample of `size`, by the Preprocess's way.
+
+    Raises:
+        DataError: "crop", and the image is too small for it after its short side is resized.
+    """
+    inner = size
+    if preprocess.resize == "letterbox":
+        # The side that is too long by the larger factor fills its space, the other one keeps the aspect ratio.
+        ratio = max(image[0] / size[0], image[1] / size[1])
+        inner = max(1, int(image[0] / ratio)), max(1, int(image[1] / ratio))
+    elif preprocess.resize == "crop":
+        # Without a short side: as little as possible, so that the side that is shorter by more is just long enough.
+        short_side = preprocess.short_side
+        ratio = max(size[0] / image[0], size[1] / image[1]) if short_side is None else short_side / min(image)
+        inner = round(image[0] * ratio), round(image[1] * ratio)
+        if inner[0] < size[0] or inner[1] < size[1]:
+            raise DataError(
+                f"is {inner[0]} x {inner[1]} pixels after resizing, smaller than the sample of {size[0]} x {size[1]}"
+            )
+        # An odd line goes below, or to the right, as it does in letterbox.
+        return Placement(inner, (-((inner[0] - size[0]) // 2), -((inner[1] - size[1]) // 2)), size, preprocess.mirror)
+    return Placement(inner, ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2), size, preprocess.mirror)
+
+
 def resized(image: NDArray[Any], size: tuple[int, int], preprocess: Preprocess) -> NDArray[Any]:
     """Resize an image (H, W[, C]) of uint8 or float32 to `size` (height, width), by the Preprocess's way.
 
     Raises:
         DataError: "crop", and the image is too small for it after its short side is resized.
     """
-    if preprocess.resize == "letterbox":
-        return _letterbox(image, *size)
-    if preprocess.resize == "crop":
-        return _crop(image, *size, preprocess.short_side)
-    return _to(image, *size)
+    place = placement_of((image.shape[0], image.shape[1]), size, preprocess)
+    return place.fit(_to(image, *place.inner))
 
 
 def _to(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     if image.shape[:2] == (height, width):
         return image
     return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR))
-
-
-def _letterbox(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """Resize the image as large as it fits, in the middle; an odd line of padding goes below, or to the right."""
-    # The side that is too long by the larger factor fills its space, the other one keeps the aspect ratio.
-    ratio = max(image.shape[0] / height, image.shape[1] / width)
-    image = _to(image, max(1, int(image.shape[0] / ratio)), max(1, int(image.shape[1] / ratio)))
-    top, left = (height - image.shape[0]) // 2, (width - image.shape[1]) // 2
-    bottom, right = height - image.shape[0] - top, width - image.shape[1] - left
-    return np.asarray(cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=0))
-
-
-def _crop(image: NDArray[Any], height: int, width: int, short_side: int | None) -> NDArray[Any]:
-    old_h, old_w = image.shape[:2]
-    # Without a short side: as little as possible, so that the side that is shorter by more is just long enough.
-    ratio = max(height / old_h, width / old_w) if short_side is None else short_side / min(old_h, old_w)
-    new_h, new_w = round(old_h * ratio), round(old_w * ratio)
-    if new_h < height or new_w < width:
-        raise DataError(f"is {new_h} x {new_w} pixels after resizing, smaller than the sample of {height} x {width}")
-    image = _to(image, new_h, new_w)
-    top, left = (new_h - height) // 2, (new_w - width) // 2
-    return image[top : top + height, left : left + width]
 
 
 def _mean(mean: Any, shape: tuple[int, int, int]) -> NDArray[np.float32]:

@@ -25,9 +25,10 @@ from calib8.workflow import (
     sensitivity,
     verdict,
 )
-from calib8.workflow.diagnosing import given_recipe, image_input, name_of_sample, runs_of
+from calib8.workflow.diagnosing import given_recipe, image_input, name_of_sample
 from calib8.workflow.progress import quiet
 from calib8.workflow.recording import digest_or_nothing, versions
+from calib8.workflow.samples import runs_of
 from calib8.workflow.side_by_side import SideBySide
 
 

@@ -158,6 +158,8 @@ def doctor_section(report: Report) -> Markup:
         ]
         parts.append(tag("table", tag("thead", head), tag("tbody", *rows), class_="plain"))
         parts.append(tag("p", f"{check.tried} others tried, by {check.evidence}.", class_="note"))
+        if not check.findings:
+            parts.append(tag("p", f"{check.sentence[0].upper()}{check.sentence[1:]}."))
     if not math.isnan(sure.typical):
         text = f"Thresholds of {sure.images} images are sure within {sure.typical:.1%}; {len(sure.unsure)} of "
         parts.append(tag("p", text + f"{len(sure.errors)} blobs are not within 5 %."))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +20,7 @@ from calib8.analyze.doctor.preprocessing import (
 from calib8.analyze.doctor.recipes import Recipe, guessed_recipe
 from calib8.analyze.doctor.samples import check_samples
 from calib8.analyze.doctor.survey import Survey, survey_images
-from calib8.data import ImagesSource, Linear, Preprocess, SampleSource, origin_of, takes
+from calib8.data import ImagesSource, Linear, Preprocess, SampleSource, origin_of
 from calib8.data.preprocess import RESIZE_MODES
 from calib8.errors import DataError, QuantizationError
 from calib8.graph import Array
@@ -30,6 +30,7 @@ from calib8.quantize import QuantPlan, make_plan, observed_values
 from calib8.workflow.calibrating import CalibrateOptions
 from calib8.workflow.network import Network
 from calib8.workflow.progress import Progress, ProgressCallback, quiet
+from calib8.workflow.samples import runs_of
 
 _PREPROCESSED = 16
 """Samples that the preprocessing is judged by."""
@@ -146,29 +147,6 @@ def image_input(model: Model) -> str | None:
     """Find the value among the inputs that holds images, (N, 1 or 3, H, W); None where there is none."""
     shapes = {value: model.shapes[value] for value in model.inputs if model.net.is_read(value)}
     return next((v for v, s in shapes.items() if len(s) == _IMAGE_AXES and s[1] in (1, 3) and min(s[2:]) > 1), None)
-
-
-def runs_of(network: Network, count: int) -> Iterator[Mapping[str, Array]]:
-    """Read the inputs of one run of `network.of_one_sample` after another, over the first `count` images.
-
-    Raises:
-        DataError, UserLayerError: the samples cannot be used, or do not fit the network.
-    """
-    model = network.of_one_sample
-    for batch in takes(network.samples, count):
-        inputs = model.inputs_of(batch)
-        images = max((len(array) for array in inputs.values() if array.ndim), default=1)
-        per_run = max((model.shapes[v][0] for v in inputs if model.shapes[v]), default=1)
-        for at in range(0, images - per_run + 1, per_run):
-            run = {v: a[at : at + per_run] if a.ndim and len(a) == images else a for v, a in inputs.items()}
-            _check_shapes(model, run)
-            yield run
-
-
-def _check_shapes(model: Model, run: Mapping[str, Array]) -> None:
-    for value, array in run.items():
-        if array.shape != model.shapes[value]:
-            raise DataError(f"input {value!r}: samples have the shape {array.shape}, expected {model.shapes[value]}")
 
 
 def name_of_sample(source: SampleSource) -> Callable[[int], str]:

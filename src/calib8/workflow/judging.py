@@ -16,7 +16,7 @@ from calib8.errors import OptionError, QuantizationError
 from calib8.lowering import Model
 from calib8.quantize import QuantPlan
 from calib8.workflow.network import Network
-from calib8.workflow.samples import Array, Samples, read_labels, read_samples
+from calib8.workflow.samples import Array, Samples, images_per_run, read_labels, read_samples
 
 _MEGABYTE = 1 << 20
 _READ_NO_LABELS = ("difference", "yolo")
@@ -113,8 +113,7 @@ class JudgeOptions:
         """Say how many images: as asked for, or as usual, as far as there are so many that fill whole runs."""
         if self.samples is not None:
             return self.samples
-        model, size = network.of_one_sample, network.samples.size
-        per_run = max((model.shapes[value][0] for value in model.inputs if model.shapes[value]), default=1)
+        per_run, size = images_per_run(network.of_one_sample), network.samples.size
         count = self.usual_samples if size is None else min(self.usual_samples, size)
         return max(count // per_run, 1) * per_run
 

@@ -12,6 +12,8 @@ from calib8.analyze.answers import Answer, answers_of
 from calib8.analyze.metrics import OutputComparison, compare_outputs
 from calib8.analyze.quality import Difference, Measure, difference_of, measures_for
 from calib8.analyze.yolo import Anchors
+from calib8.data import ImagesSource, SampleSource, origin_of
+from calib8.data.preprocess import Placement
 from calib8.errors import DataError, OptionError
 from calib8.lowering import Model
 from calib8.quantize import QuantPlan
@@ -21,9 +23,10 @@ from calib8.workflow.network import Network
 from calib8.workflow.progress import Progress, ProgressCallback, quiet
 from calib8.workflow.samples import Array, names_of, read_labels, sample_chunks
 from calib8.workflow.side_by_side import SideBySide
-from calib8.workflow.truth import read_boxes, read_maps, read_pictures
+from calib8.workflow.truth import placed_boxes, placed_maps, read_boxes, read_maps, read_pictures
 
 _IN_MEMORY = 32
+_MOST_PROBLEMS = 10
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ def measure_quality(
         check_int8(network, calibration.plan)
     model, source, count = network.of_one_sample, network.samples, options.count_for(network)
     answer = _answer(model, options)
-    truths = _truths(options.truth, answer, names_of(source)[:count], count)
+    truths = _truths(options.truth, model, answer, source, count)
     measures = measures_for(answer, options.truth.peak)
     plans = [calibration.plan for calibration in tables.values()]
     if options.int8_layers is not None:
@@ -172,13 +175,16 @@ def _answer(model: Model, options: QualityOptions) -> Answer:
     )
 
 
-def _truths(truth: Truth, answer: Answer, names: Sequence[str], count: int) -> Sequence[Any] | None:
-    """Of all samples; None for the labels of the data."""
+def _truths(truth: Truth, model: Model, answer: Answer, source: SampleSource, count: int) -> Sequence[Any] | None:
+    """Of all samples, where it lies in them; None for the labels of the data."""
+    names = names_of(source)[:count]
     readers: dict[str, Callable[[Any], Sequence[Any]]] = {
         "labels": lambda path: list(read_labels(Path(path), names, count)),
-        "boxes": lambda path: read_boxes(path, names, truth.classes, truth.own_classes),
-        "maps": lambda path: read_maps(path, names),
-        "pictures": lambda path: read_pictures(path, names),
+        "boxes": lambda path: placed_boxes(
+            read_boxes(path, names, truth.classes, truth.own_classes), _placements(source, count)
+        ),
+        "maps": lambda path: placed_maps(read_maps(path, names), _placements(source, count)),
+        "pictures": lambda path: _pictures(path, names, source, model, answer),
     }
     for name, read in readers.items():
         if getattr(truth, name) is not None:
@@ -187,6 +193,36 @@ def _truths(truth: Truth, answer: Answer, names: Sequence[str], count: int) -> S
         wanted = {"boxes": "boxes", "map": "maps", "picture": "pictures"}[answer.kind]
         raise DataError(f"the outputs are {answer.kind}, whose truth no data layer gives; give it (`{wanted}=..`)")
     return None
+
+
+def _placements(source: SampleSource, count: int) -> list[Placement] | None:
+    """Where the images lie in their samples; None where they fill them, as they are."""
+    own = origin_of(source)
+    if not isinstance(own, ImagesSource) or (own.preprocess.resize == "warp" and own.preprocess.mirror is None):
+        return None
+    return own.placements(count)
+
+
+def _pictures(path: Any, names: Sequence[str], source: SampleSource, model: Model, answer: Answer) -> list[Array]:
+    """The wanted pictures, which must have the size and the channels of the output."""
+    own = origin_of(source)
+    if isinstance(own, ImagesSource) and (own.preprocess.resize != "warp" or own.preprocess.mirror is not None):
+        raise OptionError(
+            "`pictures` are compared with the outputs pixel by pixel: images must fill the sample (`resize=warp`), "
+            "and no `mirror`"
+        )
+    wanted, pictures = model.shapes[answer.values[0]][1:], read_pictures(path, names)
+    other = [f"{n}: {_by_x(p.shape[1:])}" for n, p in zip(names, pictures, strict=True) if p.shape[1:] != wanted]
+    if other:
+        raise DataError(
+            f"{path}: {len(other)} of {len(names)} pictures are not {_by_x(wanted)} (channels, height, width), as the "
+            f"output {model.net.blob_of[answer.values[0]]!r} is", other[:_MOST_PROBLEMS],
+        )  # fmt: skip
+    return pictures
+
+
+def _by_x(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def _own_labels(

@@ -13,6 +13,7 @@ from calib8.quantize import QuantPlan, make_plan
 from calib8.repair import Repaired, RepairOptions, Split, repair, split
 from calib8.workflow.network import Network
 from calib8.workflow.progress import Progress, ProgressCallback, quiet
+from calib8.workflow.samples import images_per_run
 
 _log = logging.getLogger(__name__)
 
@@ -68,8 +69,7 @@ def repaired_plan(
 
 
 def _split(network: Network, images: int) -> Split:
-    model = network.of_one_sample
-    per_run = max((model.shapes[v][0] for v in model.inputs if model.shapes[v]), default=1)
+    per_run = images_per_run(network.of_one_sample)
 
     def batches() -> Iterator[Mapping[str, Any]]:
         return takes(network.samples, images)

@@ -14,6 +14,7 @@ from calib8.data import ImagesSource, SampleSource, origin_of, refuse_bad_sample
 from calib8.errors import DataError
 from calib8.lowering import Model
 from calib8.reading import read_file
+from calib8.workflow.network import Network
 
 Array = NDArray[Any]
 _MOST_PROBLEMS = 10
@@ -55,14 +56,25 @@ def sample_chunks(model: Model, source: SampleSource, count: int, images: int) -
         raise DataError(f"`samples` asks for {count} images, and the data have {source.size}")
     takes(source, count)  # refuses a wrong number
     refuse_bad_samples(source, count)
+    _refuse_parts_of_runs(model, count)
     names, batches, done = names_of(source), [], 0
     for batch in takes(source, count):
         batches.append(batch)
         waiting = sum(len(next(iter(b.values()))) for b in batches)
         if waiting >= images or done + waiting == count:
             joined = _joined(batches, model.net.source)
-            yield Samples(_runs(model, joined, waiting), _own_labels(joined, waiting), names[done : done + waiting])
+            yield Samples(
+                list(_runs(model, joined, waiting)), _own_labels(joined, waiting), names[done : done + waiting]
+            )
             batches, done = [], done + waiting
+
+
+def _refuse_parts_of_runs(model: Model, count: int) -> None:
+    if count % images_per_run(model):
+        raise DataError(
+            f"{model.net.source}: images go through this network {images_per_run(model)} together, and {count} are "
+            "asked for; ask for a multiple of that"
+        )
 
 
 def names_of(source: SampleSource) -> tuple[str, ...]:
@@ -71,23 +83,39 @@ def names_of(source: SampleSource) -> tuple[str, ...]:
     return own.names if isinstance(own, ImagesSource) else ()
 
 
-def _runs(model: Model, arrays: Mapping[str, Array], count: int) -> list[dict[str, Array]]:
-    """The inputs of each run, of arrays that hold so many images."""
-    given = [value for blob, value in model.value_of_input.items() if blob in arrays]
-    per_run = max((model.shapes[value][0] for value in given), default=1)
-    if count % per_run:
-        raise DataError(
-            f"{model.net.source}: images go through this network {per_run} together, and {count} are asked for; "
-            f"ask for a multiple of {per_run}"
-        )
-    inputs = [
-        model.inputs_of({blob: array[at : at + per_run] for blob, array in arrays.items()})
-        for at in range(0, count, per_run)
-    ]
-    for value, array in inputs[0].items():
-        if array.shape != model.shapes[value]:
-            raise DataError(f"input {value!r}: samples have the shape {array.shape}, expected {model.shapes[value]}")
-    return inputs
+def images_per_run(model: Model) -> int:
+    """Say how many images go through a network together."""
+    return max((model.shapes[value][0] for value in model.inputs if model.shapes[value]), default=1)
+
+
+def runs_of(network: Network, count: int) -> Iterator[dict[str, Array]]:
+    """Read the inputs of one run of `network.of_one_sample` after another, over the first `count` images.
+
+    Raises:
+        DataError, UserLayerError: the samples cannot be used, or do not fit the network.
+    """
+    model = network.of_one_sample
+    for batch in takes(network.samples, count):
+        yield from _runs(model, batch, len(next(iter(batch.values()))))
+
+
+def _runs(model: Model, arrays: Mapping[str, Array], count: int) -> Iterator[dict[str, Array]]:
+    """The inputs of each run, of arrays that hold so many images; a part of a run at the end is left out.
+
+    Raises:
+        DataError: an array is missing, or has another shape than the input.
+    """
+    per_run = images_per_run(model)
+    inputs = model.inputs_of(arrays)
+    for at in range(0, count - per_run + 1, per_run):
+        # What does not count images belongs to all of them.
+        run = {v: a[at : at + per_run] if a.ndim and len(a) == count else a for v, a in inputs.items()}
+        for value, array in run.items():
+            if array.shape != model.shapes[value]:
+                raise DataError(
+                    f"input {value!r}: samples have the shape {array.shape}, expected {model.shapes[value]}"
+                )
+        yield run
 
 
 def _joined(batches: Sequence[Mapping[str, Array]], network: str) -> dict[str, Array]:
@@ -98,7 +126,9 @@ def _joined(batches: Sequence[Mapping[str, Array]], network: str) -> dict[str, A
                 f"{network}: samples of different shapes, {first.shape[1:]} and {other}, in blob {blob!r}; the network "
                 "is run on samples of one shape"
             )
-    return {blob: np.concatenate([batch[blob] for batch in batches]) for blob in batches[0]}
+    images = [len(next(iter(batch.values()))) for batch in batches]
+    counts = {blob for blob in batches[0] if all(len(b[blob]) == n for b, n in zip(batches, images, strict=True))}
+    return {b: np.concatenate([batch[b] for batch in batches]) if b in counts else a for b, a in batches[0].items()}
 
 
 def _own_labels(arrays: Mapping[str, Array], count: int) -> Array | None:

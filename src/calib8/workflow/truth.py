@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,8 +14,10 @@ import cv2
 import numpy as np
 
 from calib8.analyze.answers import Detection
+from calib8.analyze.quality import VOID
 from calib8.data.datum import decode_image
 from calib8.data.image_list import MAX_IMAGE_BYTES
+from calib8.data.preprocess import Placement
 from calib8.errors import DataError
 from calib8.graph import Array
 from calib8.reading import is_file, read_file
@@ -22,6 +25,7 @@ from calib8.reading import is_file, read_file
 _MOST_BYTES = 1 << 20
 _MOST_JSON_BYTES = 1 << 30
 _MOST_PROBLEMS = 10
+_LEAST_PART = 0.5
 
 
 def read_boxes(
@@ -120,6 +124,39 @@ def _coco(path: Path, names: Sequence[str], label_of: Mapping[str, int]) -> list
             f"{path}: {len(missing)} of {len(names)} images are not in it", [repr(m) for m in missing[:_MOST_PROBLEMS]]
         )
     return [by_id[images[name]["id"]] for name in names]
+
+
+def placed_boxes(boxes: Sequence[list[Detection]], placements: Sequence[Placement] | None) -> list[list[Detection]]:
+    """Move boxes to where the images lie in their samples.
+
+    A box that the sample's edge cuts keeps what is left of it; one of which less than half is left counts for nothing.
+
+    Args:
+        placements: None for images that fill their samples.
+    """
+    if placements is None:
+        return list(boxes)
+    return [
+        [replace(one, box=inner) for one in own if (inner := _within(place.box(one.box))) is not None]
+        for own, place in zip(boxes, placements, strict=True)
+    ]
+
+
+def _within(box: tuple[float, float, float, float]) -> tuple[float, float, float, float] | None:
+    x0, y0, x1, y1 = (min(max(end, 0.0), 1.0) for end in box)
+    whole = (box[2] - box[0]) * (box[3] - box[1])
+    return (x0, y0, x1, y1) if (x1 - x0) * (y1 - y0) >= _LEAST_PART * whole else None
+
+
+def placed_maps(maps: Sequence[Array], placements: Sequence[Placement] | None) -> list[Array]:
+    """Move maps of classes to where the images lie in their samples; what is filled up counts for nothing.
+
+    Args:
+        placements: None for images that fill their samples.
+    """
+    if placements is None:
+        return list(maps)
+    return [place.map(one, VOID) for one, place in zip(maps, placements, strict=True)]
 
 
 def read_maps(folder: str | os.PathLike[str], names: Sequence[str]) -> list[Array]:

@@ -12,9 +12,9 @@ from calib8.analyze.verdict import OutputVerdict, Verdict, output_verdict
 from calib8.analyze.yolo import Anchors
 from calib8.graph import Array
 from calib8.quantize import QuantPlan
-from calib8.workflow.diagnosing import runs_of
 from calib8.workflow.judging import check_int8
 from calib8.workflow.network import Network
+from calib8.workflow.samples import images_per_run, runs_of
 from calib8.workflow.side_by_side import SideBySide
 
 _SHARE = 20
@@ -76,8 +76,7 @@ def verdict(network: Network, plan: QuantPlan, options: VerdictOptions = Verdict
 
 def _last_runs(network: Network, skipped: int, wanted: int) -> Iterator[Mapping[str, Array]]:
     """The runs behind those that a calibration has used."""
-    model = network.of_one_sample
-    per_run = max((model.shapes[value][0] for value in model.inputs if model.shapes[value]), default=1)
+    per_run = images_per_run(network.of_one_sample)
     start = -(-skipped // per_run)
     runs = max(1, wanted // per_run)
     size = network.samples.size

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from calib8.analyze.doctor import Severity
-from calib8.analyze.doctor.evidence import evidence_of
+from calib8.analyze.doctor.evidence import balance_of, evidence_of
 from calib8.analyze.doctor.preprocessing import Variation, check_preprocessing, given_misfit
 from calib8.analyze.doctor.recipes import Recipe, resampled, usual_recipes
 from calib8.engine import run_float
@@ -155,3 +155,32 @@ def test_a_network_that_tells_nothing(random_model):
     )
     assert evidence_of(model) is None
     assert check_preprocessing(model, images(3, 0), "data", RIGHT).given is None
+
+
+def test_what_cannot_be_told_apart_is_said(trained):
+    gray = [{"data": np.repeat(s["data"].mean(1, keepdims=True), 3, axis=1)} for s in images(12, 1)]
+    given = Recipe((100.0,) * 3, (0.017,) * 3, "bgr")  # gray pictures are the same in both orders
+    found = check_preprocessing(trained, gray, "data", given, threads=1)
+    assert [
+        f.recipe.order
+        for f in found.others
+        if f.recipe.mean == given.mean and f.recipe.scale == given.scale and f.alike
+    ]
+    right = check_preprocessing(trained, images(12, 1), "data", RIGHT, threads=1)
+    assert all(fit.misfit < 1.15 * right.given.misfit for fit in right.alike)
+    assert right.sentence.startswith("the given one fits")
+
+
+def test_without_batch_norm_nearly_the_same_is_the_same():
+    random = np.random.default_rng(7)
+    weights = [random.standard_normal((16, 3, 3, 3)).astype(np.float32), np.zeros(16, np.float32)]
+    model = build_model(parse_prototxt(PLAIN), {"conv": weights})
+    found = check_preprocessing(model, images(12, 1), "data", RIGHT, threads=1)
+    assert found.findings == () and "nobody can tell it from" in found.sentence
+    assert {f.recipe.text for f in found.alike} >= {f.recipe.text for f in found.others if 0.95 < f.gain < 1.09}
+    assert all(fit.gain >= 1 / 1.1 for fit in found.alike)
+
+
+def test_balance_is_judged_on_networks_with_batch_norm_too(trained):
+    found = check_preprocessing(trained, images(6, 1), "data", RIGHT, threads=1, evidence=balance_of(trained))
+    assert found.kind == "balance"

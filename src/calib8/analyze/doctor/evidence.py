@@ -68,8 +68,11 @@ class Evidence(ABC):
 def evidence_of(model: Model) -> Evidence | None:
     """The best evidence that a network has; None for a network that has none, without BatchNorm and rectifier."""
     norms = [x for x, op in model.pairs if isinstance(op, BatchNorm) and _is_usable(op, x)]
-    if norms:
-        return BatchNormEvidence(model, norms)
+    return BatchNormEvidence(model, norms) if norms else balance_of(model)
+
+
+def balance_of(model: Model) -> Evidence | None:
+    """What a network's rectifiers tell; None for a network without any."""
     rectified = [x for x, op in model.pairs if isinstance(op, _RECTIFIERS) and len(model.shapes[x.bottoms[0]]) > 1]
     return BalanceEvidence(model, rectified) if rectified else None
 

@@ -27,8 +27,11 @@ Samples = Sequence[Mapping[str, Array]]
 _SCREENED = 3  # samples that all recipes are tried on
 _FINALISTS = 8
 _RESAMPLINGS = 200
+_MOST_NAMED = 3
 _SURE = 0.99
 _GAIN = {"batchnorm": 1.15, "balance": 1.1}
+"""What is better by less than that says nothing. With BatchNorms a resampling of the images shows how much they
+scatter; without, the evidence itself is off: with eight networks (bench/doctor.py), by up to 1.07."""
 _LARGE_GAIN = {"batchnorm": 2.0, "balance": 1.25}
 _BAD_MISFIT = 0.5
 """A network whose BatchNorms fit no recipe better than this has been given other images than it was trained with."""
@@ -44,6 +47,7 @@ class Fit:
         misfit: 0 for a perfect fit; in nats with BatchNorms, in bits without.
         gain: by which factor it is better than the given recipe; below 1 for a worse one.
         sure: the share of resamplings in which it is better than the given one, 0 to 1.
+        alike: whether the evidence cannot tell it from the given one.
     """
 
     recipe: Recipe
@@ -51,6 +55,7 @@ class Fit:
     misfit: float
     gain: float = 1.0
     sure: float = 0.0
+    alike: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,29 @@ class PreprocessingCheck:
     evidence: str = ""
     findings: tuple[Finding, ...] = ()
 
+    @property
+    def alike(self) -> tuple[Fit, ...]:
+        """The others that the evidence cannot tell from the given one, the best one first."""
+        return tuple(fit for fit in self.others if fit.alike)
+
+    @property
+    def sentence(self) -> str:
+        """What it means; what it does not mean, too."""
+        if self.given is None:
+            return "nothing to tell it by (no image input, or neither BatchNorm nor rectifiers)"
+        if self.findings:
+            return self.findings[0].text
+        if not self.alike:
+            return "the given one fits best"
+        named = "; ".join(_named(fit) for fit in self.alike[:_MOST_NAMED])
+        more = f"; and {len(self.alike) - _MOST_NAMED} more" if len(self.alike) > _MOST_NAMED else ""
+        if self.kind == "batchnorm":
+            return f"the given one fits; these images cannot tell it from {named}{more}"
+        return (
+            f"nothing fits clearly better, but without a BatchNorm nobody can tell it from {named}{more}: look up how "
+            "the network was trained"
+        )
+
 
 @dataclass(frozen=True)
 class Variation:
@@ -92,6 +120,7 @@ def check_preprocessing(
     advice: Callable[[Fit], str] = lambda fit: fit.recipe.text,
     threads: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    evidence: Evidence | None = None,
 ) -> PreprocessingCheck:
     """Try the usual recipes in the place of the given one.
 
@@ -102,8 +131,9 @@ def check_preprocessing(
         variations: further ways to prepare the same images.
         advice: the options that give a recipe.
         progress: called with how many recipes were tried, and how many there are.
+        evidence: None for the best that the network has.
     """
-    evidence = evidence_of(model)
+    evidence = evidence or evidence_of(model)
     if evidence is None:
         return PreprocessingCheck(None)
     trial = _Trial(model, evidence, blob, threads)
@@ -169,10 +199,13 @@ class _Trial:
         misfit = self.misfit(rows)
         gain = _gain(self._evidence.kind, misfit, reference)
         random = np.random.default_rng(0)  # the same result every time
-        count = _RESAMPLINGS if gain >= _GAIN[self._evidence.kind] else 0
-        drawn = random.integers(0, len(rows), (count, len(rows)))
+        near = gain >= 1 / _GAIN[self._evidence.kind]
+        drawn = random.integers(0, len(rows), (_RESAMPLINGS if near else 0, len(rows)))
         better = [self.misfit(rows[choice]) < self.misfit(given[choice]) for choice in drawn]
-        return Fit(way.recipe, way.what, misfit, gain, float(np.mean(better)) if better else 0.0)
+        sure = float(np.mean(better)) if better else 0.0
+        clearly_better = gain >= _GAIN[self._evidence.kind] and sure >= _SURE
+        clearly_worse = self._evidence.kind == "batchnorm" and sure <= 1 - _SURE
+        return Fit(way.recipe, way.what, misfit, gain, sure, near and not clearly_better and not clearly_worse)
 
     def _row(self, inputs: Mapping[str, Array]) -> Doubles:
         found: dict[Any, Array] = {}
