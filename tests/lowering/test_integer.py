@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from oracles import integer_layers as oracle
 
+from calib8 import arithmetic
 from calib8.engine import run_float
 from calib8.layer_kit.form import SameCodes
 from calib8.lowering import HostStep, OnnxStep
@@ -366,3 +367,21 @@ def test_what_is_observed_does_not_change_a_code(every_kind, run_int8):
     everything = run_int8(model, plan, {"x": x}, names)
     alone = run_int8(model, plan, {"x": x}, [Codes("ip")])
     assert np.array_equal(everything[Codes("ip")], alone[Codes("ip")])
+
+
+def test_an_input_enters_as_codes_and_as_real_numbers_where_both_are_read(random_model, run_int8):
+    model = random_model(input_layer() + conv("c", "x") + layer("AbsVal", "a", "x"))
+    plan, x = plan_of(model), np.random.default_rng(1).standard_normal(SHAPE).astype(np.float32)
+    x[0, 0, 0, :2] = np.nan, np.inf
+    setup = IntegerSetup(frozenset({"c"}), plan.forms, plan.thresholds)
+    (step,) = lower_int8(model, setup, ["c", "a"])
+    assert isinstance(step, OnnxStep)
+    found = {(port.reading, port.dtype, port.threshold) for port in step.input_ports}
+    assert found == {("x", np.uint8, plan.thresholds["x"]), ("x", np.float32, None)}
+    outputs = run_int8(model, plan, {"x": x}, ["a", Codes("c"), Codes("x")], int8_layers=["c"], real_inputs=["x"])
+    entered = arithmetic.quantize(x, plan.thresholds["x"])
+    assert np.array_equal(outputs["a"], np.abs(x), equal_nan=True)
+    assert np.array_equal(outputs[Codes("x")], entered)
+    assert np.array_equal(
+        outputs[Codes("c")], convolved(model, "c", entered, plan.thresholds["x"], plan.thresholds["c"])
+    )

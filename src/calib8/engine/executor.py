@@ -9,6 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from calib8.engine.cache import ExecutorCache
+from calib8.engine.entrance import enter
 from calib8.engine.gpu import device_failure
 from calib8.engine.options import EngineOptions
 from calib8.engine.session import open_session
@@ -136,7 +137,8 @@ class _OnnxRunner:
 
     def run(self, values: Mapping[Reading, Array], targets: Mapping[Reading, Array]) -> dict[Reading, Array]:
         for port in self._step.input_ports:
-            self._bind(self._binding.bind_input, port, self._input(values, port))
+            array = self._input(values, port)
+            self._bind(self._binding.bind_input, port, array if port.threshold is None else self._entered(array, port))
         outputs: dict[Reading, Array] = {}
         for port in self._step.output_ports:
             target = targets.get(port.reading, self._buffers.get(port.reading))
@@ -164,10 +166,20 @@ class _OnnxRunner:
     def _input(self, values: Mapping[Reading, Array], port: Port) -> Array:
         if port.reading not in values:
             raise Calib8Error(f"input {value_of(port.reading)!r} is missing; its shape is {port.shape}")
-        array = np.asarray(values[port.reading], dtype=port.dtype, order="C")  # of 0 axes, too
+        dtype = port.dtype if port.threshold is None else np.float32
+        array = np.asarray(values[port.reading], dtype=dtype, order="C")  # of 0 axes, too
         if array.shape != port.shape:
             raise Calib8Error(f"{value_of(port.reading)!r} has the shape {array.shape}; expected {port.shape}")
         return array
+
+    def _entered(self, array: Array, port: Port) -> Array:
+        """The codes of an input's real numbers, in memory that is kept for the next run."""
+        assert port.threshold is not None
+        codes = self._bound.get(port.name)
+        if codes is None:
+            codes = np.empty(port.shape, port.dtype)
+        enter(array, port.threshold, codes)
+        return codes
 
     def _bind(self, bind: Callable[..., None], port: Port, array: Array) -> None:
         if self._bound.get(port.name) is not array:

@@ -60,8 +60,17 @@ def quantize_node(g: OnnxBuilder, x: str, threshold: float) -> str:
     In float64 a product with 128 / threshold and a sum are off by less than 2^-43. A nudge of 2^-35 lies between.
     x must not hold NaN (`without_nan`).
     """
-    scaled = g.node("Mul", g.node("Cast", x, to=_DOUBLE), g.constant(INT8_LEVELS / np.float64(threshold)))
-    return _floor_to_codes(g, g.node("Add", scaled, g.constant(np.float64(ZERO + 0.5 + _TIE_NUDGE))))
+    factor, offset = quantizing_line(threshold)
+    scaled = g.node("Mul", g.node("Cast", x, to=_DOUBLE), g.constant(np.float64(factor)))
+    return _floor_to_codes(g, g.node("Add", scaled, g.constant(np.float64(offset))))
+
+
+def quantizing_line(threshold: float) -> tuple[float, float]:
+    """Return factor and offset with which `floor(x * factor + offset)`, clamped to 0 .. 255, is `code + 128`.
+
+    Why it is exact: see `quantize_node`.
+    """
+    return float(INT8_LEVELS / np.float64(threshold)), ZERO + 0.5 + _TIE_NUDGE
 
 
 def without_nan(g: OnnxBuilder, x: str) -> str:

@@ -160,7 +160,8 @@ class _Graph:
         if value not in self.names:
             # Real numbers that an earlier step has come first: made from codes, they would be rounded.
             from_codes = Codes(value) in self.names or Codes(value) in self.available
-            if value in self.setup.quantized_inputs or (from_codes and value not in self.available):
+            is_there = value in self.available or value in self.model.inputs
+            if value in self.setup.quantized_inputs or (from_codes and not is_there):
                 real = dequantize_node(self.g, self._codes(value), self.setup.thresholds[value])
                 self.names[value] = self._times_units(real, value, 1)
             else:
@@ -173,14 +174,19 @@ class _Graph:
             if codes in self.available:
                 self.names[codes] = self._input(codes, np.uint8)
             elif value in self.setup.quantized_inputs:
-                self.names[codes] = quantize_node(self.g, self._input(value, np.float32), _USER_SCALE)
+                self.names[codes] = self._entering(value, _USER_SCALE)
+            elif value in self.model.inputs and value not in self.setup.channel_units:
+                self.names[codes] = self._entering(value, self.setup.thresholds[value])
             else:
-                real = self._real(value)
-                if value not in self.model.inputs:  # what users hand in is theirs, and large
-                    real = without_nan(self.g, real)
-                real = self._times_units(real, value, -1)
+                real = self._times_units(without_nan(self.g, self._real(value)), value, -1)
                 self.names[codes] = quantize_node(self.g, real, self.setup.thresholds[value])
         return self.names[codes]
+
+    def _entering(self, value: str, threshold: float) -> str:
+        """The codes of an input, which is quantised before it comes into the graph: nodes for it take far longer."""
+        codes, shape = Codes(value), self.model.shapes[value]
+        self.inputs[codes] = Port(value, self.g.input(shape, np.uint8), shape, np.uint8, threshold)
+        return self.inputs[codes].name
 
     def _times_units(self, real: str, value: str, exponent: int) -> str:
         units = self.setup.channel_units.get(value)

@@ -17,12 +17,20 @@ from calib8.lowering.readings import Reading
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output of a graph: what it is of the network, its name in the graph, its shape, its numpy dtype."""
+    """An input or output of a graph.
+
+    Attributes:
+        reading: what it is of the network.
+        name: in the graph.
+        shape, dtype: in the graph.
+        threshold: of an input that comes in real numbers and enters the graph as codes; None: nothing is converted.
+    """
 
     reading: Reading
     name: str
     shape: Shape
     dtype: DTypeLike = np.float32
+    threshold: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
