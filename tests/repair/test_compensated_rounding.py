@@ -127,10 +127,18 @@ def test_order_and_threads_do_not_count(model, plan, samples, solved):
 
 def test_wide_layers_are_solved_in_parts(model, plan, samples, solved, monkeypatch):
     """Parts of 10 inputs instead of all 27: worse than together, better than the contract."""
-    monkeypatch.setattr(compensated_rounding, "_WIDEST", 10)
+    monkeypatch.setattr("calib8.repair.input_windows.InputWindows.widest", 10)
     parts = run_pass(CompensatedRounding(SAMPLES), model, plan, lambda: iter(samples))
     found = [errors(model, p, "c", samples)[0] for p in (solved, parts, plan)]
     assert found[0] < found[1] < found[2]
+
+
+def test_rows_in_blocks_are_solved_as_all_at_once(model, plan, samples, solved, monkeypatch):
+    monkeypatch.setattr(compensated_rounding, "_BLOCK_ELEMENTS", 60)  # one row of "c" for each of its two groups
+    blocks = run_pass(CompensatedRounding(SAMPLES), model, plan, lambda: iter(samples))
+    for name in solved.given:
+        for mine, theirs in zip(solved.forms[name].blobs, blocks.forms[name].blobs, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
 
 
 def test_layers_with_few_windows_are_left_alone(model, plan, samples, monkeypatch):

@@ -103,7 +103,7 @@ def test_how_tightly_weights_are_held_is_decided_on_samples_that_were_held_out(m
         if part == 1.0:
             values = rng.normal(0, 1, (1, 5, 7, 6)).astype(np.float32)
         found.add(quantize(values * part, 4.0), values)
-    wanted = found.moments().wanted(weights, centred=True)
+    wanted = found.moments().chosen(weights, centred=True)(weights)
     if part == 1.0:
         np.testing.assert_array_equal(wanted.weights, weights)
         np.testing.assert_allclose(wanted.means[0], weights[0] @ found.moments().means[0])

@@ -2,6 +2,7 @@
 
 - `pipeline`: from several sets of thresholds to the plan that loses least; what can be left out
 - `guard`: which samples are held out, and how they measure a plan
+- `box_agreement`: how far a detector's decoded boxes are from FP32's
 - `passes`: what a pass is, and how one is run: it says what it wants to observe, the engine observes, it is applied
 
 The passes, a file each:

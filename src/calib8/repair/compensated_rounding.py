@@ -43,8 +43,8 @@ Array = NDArray[np.float64]
 
 _WINDOWS = 8192  # of a layer: more were measured to bring nothing
 _BYTES = 128 << 20  # of all windows; wide and many layers get fewer
-_WIDEST = 2304  # inputs that are solved together: a matrix of them takes 42 MB, and three are alive
 _INPUTS_PER_WINDOW = 8
+_BLOCK_ELEMENTS = 2 << 20  # of weights that are solved at a time
 _DAMPING, _LEAST_DAMPING = 0.01, 1 / 12
 
 
@@ -80,7 +80,7 @@ class CompensatedRounding:
             problem = problem_of(model, plan, layer)
             if problem is not None:
                 windows = observed[layer.bottoms[0]].by_layer[layer.name]
-                if windows.count * _INPUTS_PER_WINDOW >= problem.target.shape[2]:
+                if problem.is_known(windows):
                     plan = with_given(plan, problem.solved(windows), self.name)
         return plan
 
@@ -112,17 +112,12 @@ def problem_of(model: Model, plan: QuantPlan, layer: Layer) -> LayerProblem | No
     if not isinstance(op, WindowProduct) or not isinstance(form, WeightedSum) or len(layer.bottoms) != 1:
         return None
     tx, ty = plan.thresholds[layer.bottoms[0]], plan.thresholds[layer.tops[0]]
-    units = plan.channel_units.get(layer.tops[0], np.ones(1)).reshape(-1, 1)
-    weights, *bias = (blob.astype(np.float64) for blob in layer.blobs)
-    matrices = op.product_matrix(weights)
-    target = (
-        matrices
-        * (tx / ty)
-        / np.broadcast_to(units, (matrices.size // matrices.shape[2], 1)).reshape(*matrices.shape[:2], 1)
-    )
-    real_bias = bias[0].reshape(-1) / units[:, 0] if bias else None
-    behind = None if bias else _batch_norm_behind(model, plan, layer)
-    return LayerProblem(layer, op, form, target, ty, real_bias, behind)
+    units = plan.channel_units.get(layer.tops[0], np.ones(1)).reshape(-1)
+    matrices = op.product_matrix(layer.blobs[0])
+    of_rows = np.broadcast_to(units, matrices.shape[0] * matrices.shape[1]).reshape(*matrices.shape[:2], 1)
+    bias = layer.blobs[1].astype(np.float64).reshape(-1) / units if len(layer.blobs) > 1 else None
+    behind = None if bias is not None else _batch_norm_behind(model, plan, layer)
+    return LayerProblem(layer, op, form, matrices, tx / ty, of_rows, ty, bias, behind)
 
 
 def _batch_norm_behind(model: Model, plan: QuantPlan, layer: Layer) -> tuple[str, AffineChannels] | None:
@@ -137,7 +132,9 @@ class LayerProblem:
     """One layer to be solved.
 
     Attributes:
-        target: its weights in steps of the integers at a right shift of 0, (G, O/G, K).
+        matrices: its weights, (G, O/G, K).
+        ratio, units: weights * ratio / units are in steps of the integers, at a right shift of 0; the units are those
+            of the top's channels, (G, O/G, 1).
         ty: the top's threshold.
         bias: in real units, (O); None for a layer without one.
         behind: the BatchNorm that takes the mean error where there is no bias, by name, with its integers.
@@ -146,32 +143,61 @@ class LayerProblem:
     layer: Layer
     op: WindowProduct
     form: WeightedSum
-    target: Array
+    matrices: NDArray[np.float32]
+    ratio: float
+    units: Array
     ty: float
     bias: Array | None
     behind: tuple[str, AffineChannels] | None
 
+    @property
+    def inputs(self) -> int:
+        """K, the numbers in a window."""
+        return int(self.matrices.shape[2])
+
+    def is_known(self, windows: Windows) -> bool:
+        """Tell whether there are enough windows to say how the inputs go together."""
+        return windows.count * _INPUTS_PER_WINDOW >= self.inputs
+
+    def target(self, rows: slice, inputs: slice) -> Array:
+        """Give a part of the weights in steps at a right shift of 0: these rows of every group."""
+        part = self.matrices[:, rows, inputs].astype(np.float64)
+        return np.asarray(part * self.ratio / self.units[:, rows])
+
     def solved(self, windows: Windows) -> dict[str, WeightedSum | AffineChannels]:
         """Solve for the weights, and give the mean error to the offset that takes it; forms by layer name."""
         rshift = self._best_rshift(windows)
-        target = np.ldexp(self.target, rshift)
-        rounded = np.empty_like(target)
-        mean_error = np.zeros(target.shape[:2])
+        rounded = np.empty(self.matrices.shape, np.int8)
+        mean_error = np.zeros(self.matrices.shape[:2])
         takes_mean = self.bias is not None or self.behind is not None
-        for first, last in _ranges(target.shape[2]):
-            moments = windows.moments(first, last)
+        for inputs in _ranges(self.inputs, windows.widest):
+            moments = windows.moments(inputs.start, inputs.stop)
             about = moments.covariance if takes_mean else moments.second
             over = curvature(about, damping(about))
-            part = target[:, :, first:last]
-            wanted = moments.wanted(part, centred=takes_mean)
-            rounded[:, :, first:last] = descended(wanted.weights, compensated(wanted.weights, over), over)
-            mean_error += wanted.means - np.einsum("gok,gk->go", rounded[:, :, first:last], moments.means)
+            wanted_of = moments.chosen(np.ldexp(self._sample(inputs), rshift), centred=takes_mean)
+            for rows in self._blocks(inputs):
+                wanted = wanted_of(np.ldexp(self.target(rows, inputs), rshift))
+                found = descended(wanted.weights, compensated(wanted.weights, over), over)
+                mean_error[:, rows] += wanted.means - np.einsum("gok,gk->go", found, moments.means)
+                rounded[:, rows, inputs] = found
         return self._forms(rounded, rshift, mean_error.reshape(-1))
 
-    def _forms(self, rounded: Array, rshift: int, mean_error: Array) -> dict[str, WeightedSum | AffineChannels]:
+    def _blocks(self, inputs: slice) -> Iterator[slice]:
+        """Cut the rows, so that what is solved at a time fits into some memory."""
+        groups, rows, _ = self.matrices.shape
+        most = max(1, _BLOCK_ELEMENTS // (groups * (inputs.stop - inputs.start)))
+        yield from (slice(first, min(first + most, rows)) for first in range(0, rows, most))
+
+    def _sample(self, inputs: slice) -> Array:
+        """Give the first block of rows, which what is chosen for a layer is judged by."""
+        return self.target(next(self._blocks(inputs)), inputs)
+
+    def _forms(
+        self, rounded: NDArray[np.int8], rshift: int, mean_error: Array
+    ) -> dict[str, WeightedSum | AffineChannels]:
         """Make the forms; `mean_error` is E[(V - Q) x], (O), in steps of the accumulator."""
         shape = self.form.weights.shape
-        weights = np.ascontiguousarray(self.op.product_weights(rounded).reshape(shape).astype(np.int8))
+        weights = np.ascontiguousarray(self.op.product_weights(rounded).reshape(shape))
         bias, found = self.form.bias, {}
         if self.bias is not None and bias is not None:
             real = self.bias + np.ldexp(mean_error * self.ty / INT8_LEVELS, -rshift)
@@ -189,8 +215,10 @@ class LayerProblem:
         return int(np.argmin(errors))
 
     def _rough_error(self, rshift: int, squares: Array) -> float:
-        target = np.ldexp(self.target, rshift)
-        error = float(np.einsum("gok,gk->", (target - nearest(target)) ** 2, squares))
+        error = 0.0
+        for rows in self._blocks(slice(0, self.inputs)):
+            target = np.ldexp(self.target(rows, slice(None)), rshift)
+            error += float(np.einsum("gok,gk->", (target - nearest(target)) ** 2, squares))
         if self.bias is not None:
             steps = np.ldexp(self.bias * INT8_LEVELS / self.ty, rshift)
             error += float(((steps - saturate_int16(round_half_up(steps))) ** 2).sum())
@@ -203,11 +231,11 @@ def _shifted(affine: AffineChannels, mean_error: Array) -> AffineChannels:
     return replace(affine, shift=saturate_int16(round_half_up(moved)))
 
 
-def _ranges(inputs: int) -> Iterator[tuple[int, int]]:
+def _ranges(inputs: int, widest: int) -> Iterator[slice]:
     """Cut the inputs into ranges of about equal length that are solved together."""
-    parts = -(-inputs // _WIDEST)
+    parts = -(-inputs // widest)
     edges = [inputs * part // parts for part in range(parts + 1)]
-    return itertools.pairwise(edges)
+    return itertools.starmap(slice, itertools.pairwise(edges))
 
 
 def damping(second_moments: Array) -> Array:

@@ -6,6 +6,9 @@ A plan is measured at the network's outputs, before a Softmax and before layers 
 
 so that every output counts the same, whatever its unit. Of what goes into a Softmax, x and y are taken off their mean
 over the classes, which it does not see. In decibels: -10 log10(noise).
+
+Where the network decodes boxes, they are judged, too (`box_agreement`): the noise is then the geometric mean of both. A
+handful of boxes ranks plans badly, and what they are decoded from does not tell all of it.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from calib8.lowering import Model, Step, lower_float
 from calib8.lowering.integer import lower_int8
 from calib8.measure.collect import Batches
 from calib8.quantize import QuantPlan, setup_of
+from calib8.repair.box_agreement import box_values, in_common
 from calib8.repair.rounded_values import rounded_inputs, with_rounded_values
 
 Array = NDArray[Any]
@@ -169,10 +173,11 @@ class Guard:
 
     def __init__(self, model: Model, batches: Batches, threads: int | None = None) -> None:
         self._model, self._batches = model, batches
-        self._measure = OutputNoise(model)
+        self._measure, self._boxes = OutputNoise(model), box_values(model)
+        self._values = (*self._measure.values, *self._boxes)
         self._threads = EngineOptions(threads=threads).thread_count
         self._engine = EngineOptions(threads=1, repack_weights=True)  # the same last bits in FP32 and in INT8
-        self._references = self._outputs(lambda model: lower_float(model, self._measure.values))
+        self._references = self._outputs(lambda model: lower_float(model, self._values))
         self._signals = self._measure.signals(self._references)
 
     @property
@@ -180,10 +185,17 @@ class Guard:
         """How many runs there are."""
         return len(self._references)
 
+    @property
+    def judges_boxes(self) -> bool:
+        """Whether FP32 finds boxes in the samples."""
+        return self._box_noise(self._references) is not None
+
     def noise(self, plan: QuantPlan) -> float:
-        """Measure a plan, all layers that can in INT8; 0 is FP32."""
+        """Measure a plan, all layers that can in INT8, by values and boxes; 0 is FP32."""
         setup = replace(setup_of(plan), integer_kernels=self._engine.integer_kernels)
-        return self._noise(self._outputs(lambda model: lower_int8(model, setup, self._measure.values)))
+        outputs = self._outputs(lambda model: lower_int8(model, setup, self._values))
+        of_values, of_boxes = self._noise(outputs), self._box_noise(outputs)
+        return of_values if of_boxes is None else math.sqrt(of_values * of_boxes)
 
     def noise_of_values(self, plan: QuantPlan) -> float:
         """Measure a plan's thresholds and units, with weights in float; see `rounded_values`."""
@@ -193,7 +205,7 @@ class Guard:
             return dequantize(quantize(array, inputs[value]), inputs[value]) if value in inputs else array
 
         def lowered(model: Model) -> tuple[Step, ...]:
-            return lower_float(with_rounded_values(model, plan), self._measure.values)
+            return lower_float(with_rounded_values(model, plan), self._values)
 
         return self._noise(self._outputs(lowered, prepared))
 
@@ -210,7 +222,7 @@ class Guard:
             inputs = {value: prepared(value, array) for value, array in self._model.inputs_of(batch).items()}
             shapes = tuple((value, array.shape) for value, array in inputs.items())
             executors.get(shapes, lambda: self._executor(lowered, dict(shapes)), lane).run(
-                inputs, lambda reading, array: found.__setitem__(str(reading), self._measure.seen(str(reading), array))
+                inputs, lambda reading, array: found.__setitem__(str(reading), self._seen(str(reading), array))
             )
             return found
 
@@ -222,7 +234,22 @@ class Guard:
         model = self._model
         if any(model.shapes[value] != shape for value, shape in shapes.items()):
             model = model.reshaped({model.net.blob_of[value]: shape for value, shape in shapes.items()})
-        return Executor(lowered(model), self._measure.values, self._engine)
+        return Executor(lowered(model), self._values, self._engine)
+
+    def _seen(self, value: str, array: Array) -> Array:
+        return np.array(array) if value in self._boxes else self._measure.seen(value, array)
+
+    def _box_noise(self, outputs: Sequence[Mapping[str, Array]]) -> float | None:
+        """Say what is missing of FP32's boxes; None where it has none."""
+        pairs = [
+            in_common(x[value], y[value])
+            for x, y in zip(self._references, outputs, strict=True)
+            for value in self._boxes
+        ]
+        there = math.fsum(in_common(x[value], x[value])[0] for x in self._references for value in self._boxes)
+        if there <= 0:
+            return None
+        return 1 - math.fsum(common for common, _ in pairs) / math.fsum(half for _, half in pairs)
 
     def _noise(self, outputs: Sequence[Mapping[str, Array]]) -> float:
         pairs = zip(self._references, outputs, strict=True)

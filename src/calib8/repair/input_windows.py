@@ -6,7 +6,7 @@ the number of threads, or the library that multiplies.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -62,17 +62,24 @@ class Moments:
         of_sums = self.sums[:, :, None] * self.sums[:, None, :]
         return (self.products * self.count - of_sums) / float(self.count) ** 2
 
-    def wanted(self, weights: NDArray[np.float64], *, centred: bool) -> Wanted:
-        """Say what integers are to be near: here the weights that the layer has, (G, O, K).
+    def chosen(self, weights: NDArray[np.float64], *, centred: bool) -> Callable[[NDArray[np.float64]], Wanted]:
+        """Say what integers are to be near, as a function of real weights: here the weights themselves.
 
         Args:
+            weights: of the layer, or some of its rows, (G, O, K), to judge by what is best.
             centred: whether only what is left of the mean counts, since an offset takes the mean.
         """
-        return Wanted(weights, np.einsum("gok,gk->go", weights, self.means))
+        return lambda rows: Wanted(rows, np.einsum("gok,gk->go", rows, self.means))
 
 
 class Windows(Protocol):
-    """What a layer's weights are solved over."""
+    """What a layer's weights are solved over.
+
+    Attributes:
+        widest: so many inputs are solved together at most.
+    """
+
+    widest: int
 
     @property
     def count(self) -> int:
@@ -93,6 +100,8 @@ class InputWindows:
         threshold: of the value, in real units.
         per_sample: how many windows of a sample are kept; all of them where there are fewer.
     """
+
+    widest = 2304  # a matrix of them takes 42 MB, and three are alive
 
     def __init__(self, op: WindowProduct, threshold: float, per_sample: int) -> None:
         self._op, self._threshold, self._per_sample = op, threshold, per_sample

@@ -106,6 +106,7 @@ class Repaired:
         stages: the plans behind each pass, in order.
         floor: noise that is left with float weights, by set of thresholds.
         guarding: how many samples chose.
+        with_boxes: whether noise is the mean of that of values and that of decoded boxes.
     """
 
     best: Stage
@@ -113,12 +114,16 @@ class Repaired:
     stages: tuple[Stage, ...]
     floor: Mapping[str, float]
     guarding: int
+    with_boxes: bool = False
 
     def lines(self) -> list[str]:
         """Say what was chosen, and what it gained."""
         first = self.plain[0]
         floors = ", ".join(f"{name} {decibels(noise):.1f} dB" for name, noise in self.floor.items())
-        found = [f"signal to noise of {self.guarding} samples that were held out, all layers in INT8:"]
+        measure = (
+            "signal to noise of values and of decoded boxes, in the mean," if self.with_boxes else "signal to noise"
+        )
+        found = [f"{measure} of {self.guarding} samples that were held out, all layers in INT8:"]
         found += [f"  {stage.name:<36}{stage.decibels:6.1f} dB" for stage in (*self.plain, *self.stages)]
         if floors:
             found.append(f"with float weights: {floors}")
@@ -187,7 +192,7 @@ def repair(
     if options.level == "thorough":
         stages += _thorough(work, stages, [stage.plan.thresholds for stage in plain])
     best = min((*plain, *stages), key=lambda stage: stage.noise)
-    return Repaired(best, tuple(plain), tuple(stages), floor, samples.guarding)
+    return Repaired(best, tuple(plain), tuple(stages), floor, samples.guarding, work.judges_boxes)
 
 
 def _thorough(work: _Work, standard: Sequence[Stage], others: Sequence[Mapping[str, float]]) -> list[Stage]:
@@ -235,6 +240,11 @@ class _Work:
     def does(self, name: str) -> bool:
         """Tell whether a part is wanted."""
         return name not in self._options.without
+
+    @property
+    def judges_boxes(self) -> bool:
+        """Whether decoded boxes are judged, too."""
+        return self._guard.judges_boxes
 
     def passes(self) -> list[PlanPass[Any]]:
         """Make the passes that solve on samples, in their order."""

@@ -116,7 +116,7 @@ class ChosenMoments(PairedMoments):
     held_out: PairedMoments
     ridge: float
 
-    def wanted(self, weights: NDArray[np.float64], *, centred: bool) -> Wanted:
+    def chosen(self, weights: NDArray[np.float64], *, centred: bool) -> Callable[[NDArray[np.float64]], Wanted]:
         """Refit weights, with the ridge that is best on the part that was held out."""
         errors: dict[float | None, float] = {None: self.held_out.error(weights, weights, centred=centred)}
         for ridge in (factor * self.ridge for factor in _RIDGES):
@@ -124,9 +124,10 @@ class ChosenMoments(PairedMoments):
             errors[ridge] = self.held_out.error(weights, found, centred=centred)
         best = min(errors, key=lambda ridge: errors[ridge])
         if best is None:
-            return super().wanted(weights, centred=centred)
-        means = np.einsum("gok,gk->go", weights, self.float_means)
-        return Wanted(self.refitted(weights, best, centred=centred), means)
+            return super().chosen(weights, centred=centred)
+        return lambda rows: Wanted(
+            self.refitted(rows, best, centred=centred), np.einsum("gok,gk->go", rows, self.float_means)
+        )
 
 
 class PairedWindows:
@@ -138,6 +139,8 @@ class PairedWindows:
         per_sample: how many windows of a sample are kept.
         ridge: see `ChosenMoments`.
     """
+
+    widest = 1536  # three times two matrices of them are alive, 19 MB each
 
     def __init__(self, op: WindowProduct, threshold: float, per_sample: int, ridge: float) -> None:
         self._codes = InputWindows(op, threshold, per_sample)
@@ -176,15 +179,16 @@ class PairedWindows:
 
     def _of(self, samples: Sequence[int], first: int, last: int | None) -> PairedMoments:
         """The moments of some samples."""
-        codes = [self._codes.parts[at][:, :, first:last].astype(np.float64) for at in samples]
-        floats = [self._parts[at][:, :, first:last].astype(np.float64) / _FINE for at in samples]
-        return PairedMoments(
-            sum(x.shape[1] for x in codes),
-            np.asarray(sum(x.sum(axis=1) for x in codes)),
-            np.asarray(sum(x.transpose(0, 2, 1) @ x for x in codes)),
-            np.asarray(sum(x.sum(axis=1) for x in floats)),
-            np.asarray(sum(y.transpose(0, 2, 1) @ x for x, y in zip(codes, floats, strict=True))),
-        )
+        groups, _, inputs = self._parts[0][:, :, first:last].shape
+        count, (sums, float_sums) = 0, np.zeros((2, groups, inputs))
+        products, cross = np.zeros((2, groups, inputs, inputs))
+        for at in samples:
+            codes = self._codes.parts[at][:, :, first:last].astype(np.float64)
+            floats = self._parts[at][:, :, first:last].astype(np.float64)
+            count, sums, float_sums = count + codes.shape[1], sums + codes.sum(axis=1), float_sums + floats.sum(axis=1)
+            products += codes.transpose(0, 2, 1) @ codes
+            cross += floats.transpose(0, 2, 1) @ codes
+        return PairedMoments(count, sums, products, float_sums / _FINE, cross / _FINE)
 
 
 def refit_weights(
@@ -225,7 +229,7 @@ def refit_weights(
 
 def _solved(model: Model, plan: QuantPlan, layer: Layer, windows: PairedWindows) -> QuantPlan:
     problem = problem_of(model, plan, layer)
-    if problem is None or windows.count * 8 < problem.target.shape[2]:
+    if problem is None or not problem.is_known(windows):
         return plan
     return with_given(plan, problem.solved(windows), REFITTED)
 
