@@ -183,3 +183,12 @@ def test_options_that_are_not_possible():
         RepairOptions(level="all")
     with pytest.raises(OptionError, match="`without` names 'rounding'; choose from thresholds, "):
         RepairOptions(without=frozenset(["rounding"]))
+
+
+def test_of_large_networks_only_the_best_plan_keeps_its_integers(model, plan_of, samples, found, monkeypatch):
+    monkeypatch.setattr("calib8.repair.pipeline._LARGE", 100)
+    lighter = repair(model, ["half", "all", "tiny"], plan_of, split(lambda: iter(samples), IMAGES))
+    assert lighter.lines() == found.lines()
+    for stage in (*lighter.plain, *lighter.stages):
+        assert bool(stage.plan.forms) == (stage.name == lighter.best.name)
+        assert stage.plan.thresholds

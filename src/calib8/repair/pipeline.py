@@ -10,8 +10,9 @@ thresholds. So the result is never worse on these samples than the plain contrac
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from calib8.engine import EngineOptions
@@ -46,6 +47,7 @@ RIDGES = (1.0, 4.0)
 
 
 _SOLVING = (ChannelUnits.name, CompensatedRounding.name, BiasCorrection.name)
+_LARGE = 16 << 20  # weights: as many bytes for each plan that is kept
 Told = Callable[[str, int, int], None]
 """Called with what is under way, how much of it is done, and of how much."""
 
@@ -82,6 +84,7 @@ class Stage:
 
     Attributes:
         name: of the thresholds, or of the pass that has made it.
+        plan: of a network of more than 16 million weights without its integers, unless it is the best.
         noise: on the guard's samples; see `guard`.
     """
 
@@ -179,53 +182,70 @@ def repair(
         Calib8Error: what the samples or a layer in Python raise.
     """
     work = _Work(model, samples, options, progress, runs_of_samples(len(names), samples, options))
-    first = plan_of(names[0])
-    others = {} if "thresholds" in options.without else _possible(names[1:], plan_of)
-    plain = [work.stage(name, plan) for name, plan in {names[0]: first, **others}.items()]
-    starts = {stage.name: work.passed(WholeMultipliers, stage.plan) for stage in plain}
-    floor = {name: work.floor(plan) for name, plan in starts.items()} if len(starts) > 1 else {}
-    plan = starts[min(floor, key=lambda name: floor[name])] if floor else starts[names[0]]
-    stages = [work.stage(WholeMultipliers.name, plan)]
-    for one in work.passes():
-        plan = work.run(one, plan)
-        stages.append(work.stage(one.name, plan))
+    start, floor = _started(work, names if work.does("thresholds") else names[:1], plan_of)
+    plain = len(work.stages)
+    units = _passed_on(work, WholeMultipliers.name, start)
     if options.level == "thorough":
-        stages += _thorough(work, stages, [stage.plan.thresholds for stage in plain])
-    best = min((*plain, *stages), key=lambda stage: stage.noise)
-    return Repaired(best, tuple(plain), tuple(stages), floor, samples.guarding, work.judges_boxes)
+        _thorough(work, start, units, [stage.plan.thresholds for stage in work.stages[:plain]])
+    stages, best = tuple(work.stages), min(work.stages, key=lambda stage: stage.noise)
+    return Repaired(best, stages[:plain], stages[plain:], floor, samples.guarding, work.judges_boxes)
 
 
-def _thorough(work: _Work, standard: Sequence[Stage], others: Sequence[Mapping[str, float]]) -> list[Stage]:
-    """Go on from the stages of the standard repair; the plans of all stages that this adds.
+def _started(work: _Work, names: Sequence[str], plan_of: PlanOf) -> tuple[QuantPlan, dict[str, float]]:
+    """Measure sets of thresholds; the plan to repair, and what each of several loses with float weights.
 
-    Args:
-        standard: the thresholds that were chosen, then the passes.
-        others: the sets of thresholds that were measured.
+    One plan after the other: those of a large network do not fit into memory together.
     """
-    stages: list[Stage] = []
-    base = next((s.plan for s in standard if s.name == ChannelUnits.name), standard[0].plan)
-    if work.does(OUTPUT_NOISE):
-        searched = work.searched(standard[0].plan, others)
-        stages.append(work.stage(OUTPUT_NOISE, searched))
-        for one in work.passes():
-            searched = work.run(one, searched)
-            stages.append(work.stage(f"{OUTPUT_NOISE}, {one.name}", searched))
-        units = next((s.plan for s in stages if s.name.endswith(ChannelUnits.name)), stages[0].plan)
-        base = min((base, units), key=work.floor)
-    for ridge in RIDGES if work.does(REFITTED) else ():
-        stages.append(work.stage(f"{REFITTED}, {ridge:g}", work.refitted(base, ridge)))
-    return stages
-
-
-def _possible(names: Sequence[str], plan_of: PlanOf) -> dict[str, QuantPlan]:
-    """Make the plans that the contract can express."""
-    found = {}
+    chosen: QuantPlan | None = None
+    floor: dict[str, float] = {}
     for name in names:
         try:
-            found[name] = plan_of(name)
+            plan = plan_of(name)
         except QuantizationError:
+            if name == names[0]:
+                raise
             continue
-    return found
+        work.stage(name, plan)
+        start = work.passed(WholeMultipliers, plan)
+        if len(names) > 1:
+            noise, before = work.floor(start), min(floor.values(), default=math.inf)
+            floor[name] = noise
+            chosen = start if chosen is None or noise < before else chosen
+        else:
+            chosen = start
+    if chosen is None:
+        raise AssertionError("there is a first set of thresholds")
+    return chosen, floor if len(floor) > 1 else {}
+
+
+def _passed_on(work: _Work, name: str, plan: QuantPlan) -> QuantPlan:
+    """Run the passes over a plan, and measure it behind each; the plan with its channels' units is returned.
+
+    Args:
+        name: of the stage to begin with; later ones that are no pass's alone have it before theirs.
+    """
+    before = "" if name == WholeMultipliers.name else f"{name}, "
+    work.stage(name, plan)
+    units = plan
+    for one in work.passes():
+        plan = work.run(one, plan)
+        work.stage(f"{before}{one.name}", plan)
+        units = plan if one.name == ChannelUnits.name else units
+    return units
+
+
+def _thorough(work: _Work, start: QuantPlan, units: QuantPlan, others: Sequence[Mapping[str, float]]) -> None:
+    """Go on from the standard repair.
+
+    Args:
+        start, units: its plan before the passes, and that with units of channels.
+        others: the sets of thresholds that were measured.
+    """
+    if work.does(OUTPUT_NOISE):
+        searched = _passed_on(work, OUTPUT_NOISE, work.searched(start, others))
+        units = min((units, searched), key=work.floor)
+    for ridge in RIDGES if work.does(REFITTED) else ():
+        work.stage(f"{REFITTED}, {ridge:g}", work.refitted(units, ridge))
 
 
 class _Work:
@@ -233,7 +253,9 @@ class _Work:
 
     def __init__(self, model: Model, samples: Split, options: RepairOptions, progress: Told, total: int) -> None:
         self._model, self._samples, self._options, self._progress = model, samples, options, progress
+        self.stages: list[Stage] = []
         self._done, self._total = 0, total
+        self._large = sum(blob.size for layer in model.net.layers for blob in layer.blobs) > _LARGE
         self._guard = Guard(model, samples.guard, options.threads)
         self._count(samples.guarding)
 
@@ -282,11 +304,14 @@ class _Work:
         )  # fmt: skip
         return self.run(BiasCorrection(), found) if self.does(BiasCorrection.name) else found
 
-    def stage(self, name: str, plan: QuantPlan) -> Stage:
+    def stage(self, name: str, plan: QuantPlan) -> None:
         """Measure a plan."""
         noise = self._guard.noise(plan)
         self._count(self._samples.guarding)
-        return Stage(name, plan, noise)
+        self.stages.append(Stage(name, plan, noise))
+        if self._large:
+            best = min(self.stages, key=lambda stage: stage.noise)
+            self.stages = [s if s is best else replace(s, plan=replace(s.plan, forms={})) for s in self.stages]
 
     def floor(self, plan: QuantPlan) -> float:
         """Measure its thresholds."""
