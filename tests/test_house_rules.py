@@ -36,7 +36,7 @@ LOADERS = {
 }
 MODULES = {
     "lmdb": ["calib8/data/lmdb_writer.py"],
-    "pickle": [],
+    "pickle": ["calib8/workflow/cluster.py", "calib8/workflow/cluster_trials.py"],  # no files: what Dask carries
     "marshal": [],
     "shelve": [],
     "subprocess": [],

@@ -46,10 +46,12 @@ class ExperimentOptions:
     Attributes:
         threads: None takes the cores that this process may use.
         budget: most bytes of values that are kept between runs.
+        elsewhere: the samples are run in other processes, so that nothing is run here.
     """
 
     threads: int | None = None
     budget: int = DEFAULT_BUDGET
+    elsewhere: bool = False
 
 
 class Variant:
@@ -99,7 +101,7 @@ class Experiment:
     Attributes:
         model: as given.
         fp32: the network in FP32.
-        references: its outputs, by sample.
+        references: its outputs, by sample; none where samples are run elsewhere.
     """
 
     def __init__(
@@ -121,7 +123,7 @@ class Experiment:
         self._executors: ExecutorCache[Executor] = ExecutorCache(_MOST_OPEN, _MOST_BYTES, _ALWAYS_OPEN)
         self._crew = Crew(len(self._lanes))
         self.fp32 = self.variant(IntegerSetup(frozenset(), {}, {}))
-        run = range(len(samples))
+        run = range(0 if options.elsewhere else len(samples))
         self.references = self.each(lambda lane, sample: lasting(lane.run(sample, self.fp32, self.outputs)), run)
 
     def variant(self, setup: IntegerSetup) -> Variant:

@@ -45,6 +45,11 @@ class Judge(ABC):
         """Names everything that a loss depends on beside the outputs."""
         return repr((self.name, self.values))
 
+    @property
+    def for_parts(self) -> Judge:
+        """The judge without what `loss` alone needs, as it goes to another process."""
+        return self
+
     @abstractmethod
     def part(self, reference: Outputs, result: Outputs) -> Any:
         """Compute what one sample contributes, from its FP32 and INT8 outputs. Later runs change `result`'s arrays."""
@@ -140,7 +145,7 @@ class QualityDrop(Judge):
         finds: Mapping[str, int] = MappingProxyType({}),
     ) -> None:  # fmt: skip
         self.name, self._quality, self.values, self._labels = name, quality, tuple(values), labels
-        self._code, self._finds = code, finds
+        self._code, self._finds = code, dict(finds)
         self._of_fp32: dict[tuple[int, ...], float] = {}
 
     @property
@@ -148,6 +153,11 @@ class QualityDrop(Judge):
         """With the labels, and what names the code."""
         labels = None if self._labels is None else self._labels.tolist()
         return repr((self.name, self._code, self.values, labels))
+
+    @property
+    def for_parts(self) -> Judge:
+        """Without the function, which may be known to this process only, and without labels."""
+        return QualityDrop(self.name, _stays_behind, self.values)
 
     def part(self, reference: Outputs, result: Outputs) -> tuple[Outputs, Outputs]:
         """Return the outputs themselves: a quality may look at all of them together."""
@@ -188,6 +198,10 @@ class QualityDrop(Judge):
         if not math.isfinite(found):
             raise OptionError(f"metric {self.name} gave {found} for {len(samples)} samples; expected a finite number")
         return found
+
+
+def _stays_behind(reference: Outputs, result: Outputs, labels: Any) -> float:
+    raise AssertionError("a judge for parts computes no loss")
 
 
 def top1(reference: Outputs, result: Outputs, labels: Any) -> float:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from calib8.analyze.bench import Bench, Job, Parts, Runner, Setting
 from calib8.analyze.experiment import Experiment, Lane
 from calib8.analyze.judges import Judge, SquaredDifference
 from calib8.analyze.units import Unit, units_of
@@ -73,17 +74,57 @@ def propose_mixed_precision(
     max_drop: float,
     compared: Sequence[str],
     progress: Progress = lambda done, steps, what: None,
+    runner: Runner | None = None,
 ) -> MixedPrecision:
     """Find a small set of units to keep in FP32 so that the judge's loss over all samples is at most `max_drop`.
 
     Args:
         compared: the values whose squared difference decides where drops are equal; they and the judge's are outputs
             of the experiment.
+        runner: who runs the networks; None for the experiment itself, of which nothing is run otherwise.
 
     Raises:
         OptionError: the judge cannot judge the outputs.
     """
-    return _Proposal(experiment, plan, judge, SquaredDifference(compared), max_drop, progress).make()
+    setting = Setting(plan, judge, experiment.outputs, tuple(compared))
+    return _Proposal(experiment, setting, max_drop, progress, runner or Bench(experiment, setting)).make()
+
+
+@dataclass(frozen=True)
+class Drops(Job[tuple[Any, float]]):
+    """Wants, of networks with some layers in FP32, what the judge says of each sample, and the squared difference.
+
+    Attributes:
+        networks: of each the layers in INT8, and the positions at which what is kept in FP32 begins.
+    """
+
+    networks: tuple[tuple[frozenset[str], tuple[int, ...]], ...]
+
+    @property
+    def size(self) -> int:
+        """The number of networks."""
+        return len(self.networks)
+
+    def piece(self, start: int, stop: int) -> Drops:
+        """Some of the networks."""
+        return Drops(self.networks[start:stop])
+
+    def parts(self, bench: Bench, samples: Sequence[int]) -> Parts[tuple[Any, float]]:
+        """Run them."""
+        experiment, setting = bench.experiment, bench.setting
+        judge, difference = setting.judge, SquaredDifference(setting.compared)
+
+        def of(in_int8: frozenset[str], starts: Sequence[int]) -> list[tuple[Any, float]]:
+            variant = experiment.variant(setup_of(setting.plan, in_int8))
+
+            def part(lane: Lane, sample: int) -> tuple[Any, float]:
+                reference = experiment.references[sample]
+                outputs = lane.run(sample, variant, experiment.outputs, starts)
+                return judge.part(reference, outputs), difference.part(reference, outputs)
+
+            return experiment.each(part, samples)
+
+        return [of(*network) for network in self.networks]
 
 
 class _Proposal:
@@ -92,16 +133,16 @@ class _Proposal:
     def __init__(
         self,
         experiment: Experiment,
-        plan: QuantPlan,
-        judge: Judge,
-        difference: SquaredDifference,
+        setting: Setting,
         max_drop: float,
         progress: Progress,
+        runner: Runner,
     ) -> None:
-        self._experiment, self._plan, self._judge, self._difference = experiment, plan, judge, difference
-        self._max_drop, self._progress, self._done = max_drop, progress, 0
+        self._experiment, self._plan, self._judge = experiment, setting.plan, setting.judge
+        self._difference, self._runner = SquaredDifference(setting.compared), runner
+        self._max_drop, self._progress = max_drop, progress
         ops = experiment.model.op_of
-        units = units_of(experiment.model, plan, experiment.needed)
+        units = units_of(experiment.model, setting.plan, experiment.needed)
         # Layers that only hand values on follow those before them.
         self._units = [u for u in units if not all(ops[name].passive or ops[name].moves_data for name in u.layers)]
         self._known: dict[frozenset[Unit], tuple[float, float]] = {}
@@ -133,8 +174,8 @@ class _Proposal:
         # The first round tries all; later ones only the best of it, since trying all again would take the square.
         while self._result(kept)[0] > self._max_drop and ranking:
             tried = ranking if not kept else ranking[:_REVISITED]
-            results = {unit: self._result([*kept, unit]) for unit in tried}
-            tried.sort(key=lambda unit: results[unit])
+            self._run([[*kept, unit] for unit in tried])
+            tried.sort(key=lambda unit: self._result([*kept, unit]))
             ranking = tried + ranking[len(tried) :]
             kept.append(ranking.pop(0))
         return kept
@@ -149,24 +190,19 @@ class _Proposal:
         return left
 
     def _result(self, kept: Collection[Unit]) -> tuple[float, float]:
-        key = frozenset(kept)
-        if key not in self._known:
-            self._progress(self._done, self._done + 1, ",".join(unit.name for unit in kept) or "all in INT8")
-            self._known[key] = self._measured(kept)
-            self._done += 1
-        return self._known[key]
+        self._run([kept])
+        return self._known[frozenset(kept)]
 
-    def _measured(self, kept: Collection[Unit]) -> tuple[float, float]:
-        experiment = self._experiment
-        variant = experiment.variant(setup_of(self._plan, self._in_int8(kept)))
-        starts = [unit.start for unit in kept]
-
-        def part(lane: Lane, sample: int) -> tuple[Any, float]:
-            reference = experiment.references[sample]
-            outputs = lane.run(sample, variant, experiment.outputs, starts)
-            return self._judge.part(reference, outputs), self._difference.part(reference, outputs)
-
-        samples = range(len(experiment.samples))
-        parts = experiment.each(part, samples)
-        drop = self._judge.loss(samples, [judged for judged, _ in parts])
-        return drop, self._difference.loss(samples, [squared for _, squared in parts])
+    def _run(self, wanted: Sequence[Collection[Unit]]) -> None:
+        """Get to know the results of some networks, as many at a time as the runner likes."""
+        unknown = [kept for kept in wanted if frozenset(kept) not in self._known]
+        samples = range(len(self._experiment.samples))
+        for start in range(0, len(unknown), self._runner.at_once):
+            following = unknown[start : start + self._runner.at_once]
+            done, what = len(self._known), ",".join(unit.name for unit in following[0]) or "all in INT8"
+            self._progress(done, done + len(following), what)
+            networks = tuple((self._in_int8(kept), tuple(unit.start for unit in kept)) for kept in following)
+            for kept, parts in zip(following, self._runner.parts(Drops(networks), samples), strict=True):
+                judged, squared = zip(*(parts or []), strict=True)
+                drop = self._judge.loss(samples, judged)
+                self._known[frozenset(kept)] = drop, self._difference.loss(samples, squared)

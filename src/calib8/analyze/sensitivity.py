@@ -16,12 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from calib8.analyze.bench import Bench, Job, Parts, Runner, Setting
 from calib8.analyze.experiment import Experiment, Lane, lasting, real_values
 from calib8.analyze.judges import Judge
 from calib8.analyze.metrics import CodeUsage, Comparison, OutputComparison, code_usage, compare, compare_outputs, total
 from calib8.analyze.units import Unit, units_of
 from calib8.graph import Array
-from calib8.lowering import Codes, Reading
+from calib8.lowering import Codes, Model, Reading
 from calib8.quantize import QuantPlan, setup_of
 
 MODES = ("alone", "cumulative", "without")
@@ -94,28 +95,30 @@ def measure_sensitivity(
     judge: Judge,
     compared: Sequence[str],
     progress: Progress = lambda done, units, name: None,
+    runner: Runner | None = None,
 ) -> Sensitivity:
     """Run all units over all samples of an experiment.
 
     Args:
         compared: the values that stand for the network's outputs; they and the judge's are outputs of the experiment.
+        runner: who runs them; None for the experiment itself, of which nothing is run otherwise.
 
     Raises:
         OptionError: the judge cannot judge the network's outputs.
     """
+    runner = runner or Bench(experiment, Setting(plan, judge, experiment.outputs, tuple(compared)))
     units = units_of(experiment.model, plan, experiment.needed)
-    measured = []
-    for done, unit in enumerate(units):
-        progress(done, len(units), unit.name)
-        measured.append(_Measurement(experiment, plan, judge, tuple(compared), unit).run())
+    samples, measured = range(len(experiment.samples)), list[UnitSensitivity]()
+    while len(measured) < len(units):
+        following = units[len(measured) : len(measured) + runner.at_once]
+        progress(len(measured), len(units), following[0].name)
+        for unit, parts in zip(following, runner.parts(UnitDamage(following), samples), strict=True):
+            measured.append(_unit(experiment.model, plan, judge, unit, parts or []))
     progress(len(units), len(units), "all in INT8")
-    everything = experiment.variant(setup_of(plan))
-    samples = range(len(experiment.samples))
-    outputs = experiment.each(lambda lane, sample: lasting(lane.run(sample, everything, experiment.outputs)), samples)
-    pairs = list(zip(experiment.references, outputs, strict=True))
-    loss = judge.loss(samples, [judge.part(x, y) for x, y in pairs])
-    whole = total((compare_outputs(x, y, compared) for x, y in pairs), OutputComparison())
-    return Sensitivity(tuple(measured), whole, loss, judge.name, len(samples))
+    (whole,) = runner.parts(WholeDamage(), samples)
+    loss = judge.loss(samples, [judged for _, judged in whole or []])
+    outputs = total((compared for compared, _ in whole or []), OutputComparison())
+    return Sensitivity(tuple(measured), outputs, loss, judge.name, len(samples))
 
 
 @dataclass(frozen=True)
@@ -127,36 +130,91 @@ class _Part:
     judged: Any
 
 
+_UnitParts = tuple[dict[str, _Part], CodeUsage]
+
+
+def _unit(model: Model, plan: QuantPlan, judge: Judge, unit: Unit, measured: Sequence[_UnitParts]) -> UnitSensitivity:
+    """Add up what the samples say of a unit."""
+    damage = {
+        mode: Damage(
+            total((parts[mode].outputs for parts, _ in measured), OutputComparison()),
+            total((parts[mode].own for parts, _ in measured), Comparison()),
+            judge.loss(range(len(measured)), [parts[mode].judged for parts, _ in measured]),
+        )
+        for mode in MODES
+    }
+    types = ",".join(model.net.layer_by_name[name].type for name in unit.layers)
+    usage = total((usage for _, usage in measured), CodeUsage())
+    return UnitSensitivity(unit, types, plan.thresholds[unit.top], usage, damage)
+
+
+@dataclass(frozen=True)
+class WholeDamage(Job[tuple[OutputComparison, Any]]):
+    """Wants what the network with everything in INT8 is like: compared with FP32, and what the judge says."""
+
+    @property
+    def size(self) -> int:
+        """One network."""
+        return 1
+
+    def piece(self, start: int, stop: int) -> WholeDamage:
+        """The network cannot be divided."""
+        return self
+
+    def parts(self, bench: Bench, samples: Sequence[int]) -> Parts[tuple[OutputComparison, Any]]:
+        """Run it."""
+        experiment, setting = bench.experiment, bench.setting
+        everything = experiment.variant(setup_of(setting.plan))
+
+        def part(lane: Lane, sample: int) -> tuple[OutputComparison, Any]:
+            outputs = lasting(lane.run(sample, everything, experiment.outputs))
+            reference = experiment.references[sample]
+            compared = compare_outputs(reference, outputs, setting.compared)
+            return compared, setting.judge.part(reference, outputs)
+
+        return [experiment.each(part, samples)]
+
+
+@dataclass(frozen=True)
+class UnitDamage(Job[_UnitParts]):
+    """Wants what each unit costs, in all modes, and the codes of its top.
+
+    Attributes:
+        units: in the order of the network, in which each one finds most of what it needs kept.
+    """
+
+    units: tuple[Unit, ...]
+
+    @property
+    def size(self) -> int:
+        """The number of units."""
+        return len(self.units)
+
+    def piece(self, start: int, stop: int) -> UnitDamage:
+        """Some of the units."""
+        return UnitDamage(self.units[start:stop])
+
+    def parts(self, bench: Bench, samples: Sequence[int]) -> Parts[_UnitParts]:
+        """Run all units."""
+        return [bench.experiment.each(_Measurement(bench, unit).part, samples) for unit in self.units]
+
+
 class _Measurement:
     """One unit."""
 
-    def __init__(
-        self, experiment: Experiment, plan: QuantPlan, judge: Judge, compared: tuple[str, ...], unit: Unit
-    ) -> None:
-        self._experiment, self._plan, self._judge, self._unit = experiment, plan, judge, unit
-        self._compared = compared
-        everything = setup_of(plan).int8_layers
-        before = {name for name in everything if experiment.position(name) < unit.stop}
+    def __init__(self, bench: Bench, unit: Unit) -> None:
+        setting = bench.setting
+        self._experiment, self._plan, self._judge, self._unit = bench.experiment, setting.plan, setting.judge, unit
+        self._compared = setting.compared
+        everything = setup_of(setting.plan).int8_layers
+        before = {name for name in everything if self._experiment.position(name) < unit.stop}
         setups = (unit.layers, before, everything - set(unit.layers))
-        self._variants = {m: experiment.variant(setup_of(plan, s)) for m, s in zip(MODES, setups, strict=True)}
-
-    def run(self) -> UnitSensitivity:
-        samples = range(len(self._experiment.samples))
-        measured = self._experiment.each(self._sample, samples)
-        damage = {
-            mode: Damage(
-                total((parts[mode].outputs for parts, _ in measured), OutputComparison()),
-                total((parts[mode].own for parts, _ in measured), Comparison()),
-                self._judge.loss(samples, [parts[mode].judged for parts, _ in measured]),
-            )
-            for mode in MODES
+        self._variants = {
+            m: self._experiment.variant(setup_of(setting.plan, s)) for m, s in zip(MODES, setups, strict=True)
         }
-        layers = self._experiment.model.net.layer_by_name
-        types = ",".join(layers[name].type for name in self._unit.layers)
-        usage = total((usage for _, usage in measured), CodeUsage())
-        return UnitSensitivity(self._unit, types, self._plan.thresholds[self._unit.top], usage, damage)
 
-    def _sample(self, lane: Lane, sample: int) -> tuple[dict[str, _Part], CodeUsage]:
+    def part(self, lane: Lane, sample: int) -> _UnitParts:
+        """Run one sample in all modes."""
         unit, experiment = self._unit, self._experiment
         own = lane.run(sample, experiment.fp32, [unit.top], keep=[unit.stop])[unit.top].copy()
         parts: dict[str, _Part] = {}

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from calib8.analyze.bench import Bench, Job, Parts, Runner
 from calib8.analyze.experiment import Experiment, Lane, Variant, lasting
 from calib8.analyze.judges import Judge, MeanJudge, Outputs, SquaredDifference
 from calib8.analyze.search import Accept, Question, Thresholds
@@ -65,9 +66,10 @@ class Trials:
         judge: of the network's outputs.
         tuned, held_out: numbers of the samples for the two kinds of trial.
         at_layer: trials with a target layer are judged at its own top, by squared difference, not at the outputs.
+        runner: who runs the trials; None for the experiment itself.
 
     Attributes:
-        experiment: as given.
+        experiment: as given. With a runner nothing of it is run.
         plan: with what was accepted.
         touched: by group.
     """
@@ -80,9 +82,11 @@ class Trials:
         tuned: Sequence[int],
         held_out: Sequence[int] = (),
         at_layer: bool = True,
+        runner: Runner | None = None,
     ) -> None:
         self.experiment, self._judge = experiment, judge
         self._tuned, self._held_out, self._at_layer = tuple(tuned), tuple(held_out), at_layer
+        self._runner, self._accepted = runner, tuple[Thresholds, ...]()
         self._target: str | None = None
         self._references: dict[int, Outputs] = {}
         self.plan = plan
@@ -104,10 +108,19 @@ class Trials:
 
         All are of the same kind, with the same group, target and kind of samples.
         """
+        chosen = self._held_out if asked[0].held_out else self._tuned
+        if self._runner is None:
+            found = self.parts(asked, chosen)
+        else:
+            found = self._runner.parts(Answers(tuple(asked), self._accepted), chosen)
+        judge = self._judge_of(asked[0])
+        return [math.inf if parts is None else judge.loss(chosen, parts) for parts in found]
+
+    def parts(self, asked: Sequence[Question], samples: Sequence[int]) -> Parts[Any]:
+        """Run the trials here: by question what its judge says of each sample, None for an impossible threshold."""
         variants = self.experiment.each(lambda lane, one: self._variant(one), asked)
-        possible = [variant for variant in variants if variant is not None]
-        losses = iter(self._run(possible, asked[0]))
-        return [math.inf if variant is None else next(losses) for variant in variants]
+        found = iter(self._run([variant for variant in variants if variant is not None], asked[0], samples))
+        return [None if variant is None else next(found) for variant in variants]
 
     def _variant(self, asked: Question) -> Variant | None:
         layers = asked.layers(self)
@@ -136,17 +149,22 @@ class Trials:
 
     def accept(self, decided: Accept) -> None:
         """Go on from these thresholds."""
-        self.plan = self._planned(decided.thresholds)
+        self.go_on((*self._accepted, decided.thresholds))
+
+    def go_on(self, accepted: tuple[Thresholds, ...]) -> None:
+        """Accept, one after another, those of all thresholds accepted since the beginning that are new."""
+        for thresholds in accepted[len(self._accepted) :]:
+            self.plan = self._planned(thresholds)
+        self._accepted = accepted
 
     def _planned(self, thresholds: Thresholds, layers: Collection[str] | None = None) -> QuantPlan:
         changes = {v: t for group, t in thresholds.items() for v in self.touched[group].group.members}
         return replan(self.experiment.model, self.plan, changes, layers) if changes else self.plan
 
-    def _run(self, variants: Sequence[Variant], asked: Question) -> list[float]:
-        chosen = self._held_out if asked.held_out else self._tuned
+    def _run(self, variants: Sequence[Variant], asked: Question, samples: Sequence[int]) -> list[list[Any]]:
         touched = None if asked.place is None else self.touched[asked.place]
         keep, split = ([], []) if touched is None else ([touched.start], [touched.stop])
-        judge, references = self._judge_of(asked, chosen)
+        judge, references = self._judge_of(asked), self._references_of(asked, samples)
         names = judge.values
 
         def part(lane: Lane, item: tuple[int, Variant]) -> Any:
@@ -154,27 +172,67 @@ class Trials:
             outputs = lane.run(sample, variant, names, keep, split)
             return judge.part(references[sample], outputs)
 
-        items = [(sample, variant) for sample in chosen for variant in variants]
+        items = [(sample, variant) for sample in samples for variant in variants]
         parts = self.experiment.each(part, items)
         # Items go sample by sample, so the parts of one variant lie as far apart as there are variants.
-        return [judge.loss(chosen, parts[i :: len(variants)]) for i in range(len(variants))]
+        return [parts[i :: len(variants)] for i in range(len(variants))]
 
-    def _judge_of(self, asked: Question, chosen: Sequence[int]) -> tuple[Judge, Mapping[int, Outputs]]:
-        """What judges, and its FP32 outputs by sample."""
-        if asked.target is not None and self._at_layer:
-            tops = self.experiment.model.net.layer_by_name[asked.target].tops
-            return SquaredDifference(tops), self._tops_in_fp32(asked.target, tops, chosen)
-        judge = self._judge
-        if asked.single and not isinstance(judge, MeanJudge):
-            judge = SquaredDifference(judge.values)  # a quality moves in steps, which one layer alone hardly reaches
-        return judge, dict(enumerate(self.experiment.references))
+    def _at_its_top(self, asked: Question) -> str | None:
+        return asked.target if self._at_layer else None
 
-    def _tops_in_fp32(self, target: str, tops: Sequence[str], chosen: Sequence[int]) -> Mapping[int, Outputs]:
-        """By sample; kept until there is another target."""
+    def _judge_of(self, asked: Question) -> Judge:
+        target = self._at_its_top(asked)
+        if target is not None:
+            return SquaredDifference(self.experiment.model.net.layer_by_name[target].tops)
+        if asked.single and not isinstance(self._judge, MeanJudge):
+            # a quality moves in steps, which one layer alone hardly reaches
+            return SquaredDifference(self._judge.values)
+        return self._judge
+
+    def _references_of(self, asked: Question, samples: Sequence[int]) -> Mapping[int, Outputs]:
+        """FP32 by sample: the outputs, or the tops of the target, which are kept until there is another one."""
+        target = self._at_its_top(asked)
+        if target is None:
+            return dict(enumerate(self.experiment.references))
         if self._target != target:
-            start = self.experiment.position(target)
-            outputs = self.experiment.each(
-                lambda lane, i: lasting(lane.run(i, self.experiment.fp32, tops, [start])), chosen
-            )
-            self._target, self._references = target, dict(zip(chosen, outputs, strict=True))
+            self._target, self._references = target, {}
+        missing = [sample for sample in samples if sample not in self._references]
+        tops, start = self.experiment.model.net.layer_by_name[target].tops, self.experiment.position(target)
+        found = self.experiment.each(lambda lane, i: lasting(lane.run(i, self.experiment.fp32, tops, [start])), missing)
+        self._references.update(zip(missing, found, strict=True))
         return self._references
+
+
+@dataclass(frozen=True)
+class Answers(Job[Any]):
+    """Wants what the judge says of each sample, for each question.
+
+    Attributes:
+        asked: the questions.
+        accepted: the thresholds that were accepted since the beginning, one after another.
+    """
+
+    asked: tuple[Question, ...]
+    accepted: tuple[Thresholds, ...]
+
+    @property
+    def size(self) -> int:
+        """The number of questions."""
+        return len(self.asked)
+
+    def piece(self, start: int, stop: int) -> Answers:
+        """Some of the questions."""
+        return Answers(self.asked[start:stop], self.accepted)
+
+    def parts(self, bench: Bench, samples: Sequence[int]) -> Parts[Any]:
+        """Answer with the trials of the bench."""
+        trials = bench.once(_trials_of)
+        trials.go_on(self.accepted)
+        return trials.parts(self.asked, samples)
+
+
+def _trials_of(bench: Bench) -> Trials:
+    setting = bench.setting
+    return Trials(
+        bench.experiment, setting.plan, setting.judge, range(len(bench.experiment.samples)), (), setting.at_layer
+    )

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import importlib
 import logging
-import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-from calib8.cli.images import images_of, open_files, shapes_of, without_bad
+from calib8.cli.cluster_options import add_cluster_option, import_dask, network_files
+from calib8.cli.images import images_of, open_files, without_bad
 from calib8.cli.progress import ProgressLines
 from calib8.cli.threshold_options import calibrate_options
 from calib8.errors import OptionError
@@ -20,14 +17,11 @@ from calib8.workflow import (
     CalibrateOptions,
     CalibrationResult,
     CountOptions,
-    Images,
     Network,
-    NetworkFiles,
     calibrate_from,
     count_on_cluster,
     count_to_file,
     part_of,
-    write_histograms,
 )
 from calib8.workflow.recording import described
 
@@ -52,11 +46,7 @@ def add_histogram_options(parser: argparse.ArgumentParser) -> None:
         help="with --shard: count exactly, for --method kl or --two-pass, over the maxima of these histograms, which "
         "are those of all parts merged",
     )  # fmt: skip
-    group.add_argument(
-        "--cluster", metavar="ADDRESS",
-        help="count on the workers of a Dask scheduler, like tcp://host:8786, or local:N for N processes on this "
-        "machine; the same bytes as without. Needs pip install 'calib8[cluster]'",
-    )  # fmt: skip
+    add_cluster_option(group, "count")
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -123,33 +113,9 @@ def calibrate_kept(
     if options.cluster is None:
         counted = count_to_file(network, wanted, options.histograms, progress=progress)
     else:
-        _import_dask()
-        counted = count_on_cluster(network, _files(options), wanted, options.cluster, progress)
-        if options.histograms is not None:
-            write_histograms(options.histograms, counted)
+        import_dask()
+        files = network_files(options, network, images_of(options))
+        counted = count_on_cluster(network, files, wanted, options.cluster, progress, path=options.histograms)
     if wanted.repair != "none":
         _log.info("histograms that are kept give thresholds; nothing is repaired")
     return calibrate_from(network, counted, wanted), described(counted.samples)
-
-
-def _import_dask() -> None:
-    """Import Dask, which keeps the stderr that it finds for its log, and writes to it when the program ends.
-
-    By then a command's own stderr is gone; so it is given the process's. Where there is no Dask, its user says so.
-    """
-    with contextlib.redirect_stderr(sys.__stderr__), contextlib.suppress(ImportError):
-        importlib.import_module("distributed")
-
-
-def _files(options: argparse.Namespace) -> NetworkFiles:
-    """What workers open, by paths that do not depend on a working directory."""
-    files, samples = options.files, images_of(options)
-    if isinstance(samples, Images):
-        mean = samples.preprocess.mean
-        if isinstance(mean, str | os.PathLike):
-            samples = replace(samples, preprocess=replace(samples.preprocess, mean=Path(mean).resolve()))
-        samples = replace(samples, images=Path(samples.images).resolve())
-    elif samples is not None:
-        samples = replace(samples, path=Path(samples.path).resolve())
-    weights = None if files.weights is None else files.weights.resolve()
-    return NetworkFiles(files.definition.resolve(), weights, samples, shapes_of(options))

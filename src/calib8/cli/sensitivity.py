@@ -9,11 +9,12 @@ import logging
 from calib8.analyze.report import SENSITIVITY_HEADER, sensitivity_rows
 from calib8.analyze.sensitivity import Sensitivity
 from calib8.atomic import claim_folder, write_together
+from calib8.cli.cluster_options import workers_of
 from calib8.cli.judging import METRICS, add_judge_options, metrics_of
 from calib8.cli.options import Commands
 from calib8.cli.progress import ProgressLines
 from calib8.cli.recording import entry_of, note, source_of
-from calib8.cli.start import add_start_options, open_start
+from calib8.cli.start import add_start_options, open_start, start_images
 from calib8.cli.table import aligned
 from calib8.cli.threshold_options import measure_options
 from calib8.errors import OptionError
@@ -87,8 +88,9 @@ def run(options: argparse.Namespace) -> int:
     require_folder(options.path, OptionError, "it holds deploy.prototxt and custom.caffemodel")
     with claim_folder(output), ProgressLines() as progress:
         network, calibration = open_start(options, progress)
-        network, source = hashed(network)
-        result = sensitivity(network, calibration, judged, progress)
+        with workers_of(options, network, start_images(options)) as workers:
+            network, source = hashed(network)
+            result = sensitivity(network, calibration, judged, progress, workers)
         picture = None
         if not options.no_picture and _can_draw():
             measured = measure_options(options).at_most(network.samples)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from calib8.cli.cluster_options import add_cluster_option
 from calib8.cli.images import add_image_options, add_samples_option, images_of, shapes_of, without_bad
 from calib8.cli.network import add_network_arguments
 from calib8.cli.options import add_common_options, add_gpu_option
@@ -62,6 +63,7 @@ def add_start_options(parser: argparse.ArgumentParser, samples: int, output: str
         help="most memory for values that are kept between runs; less of it is slower (default: %(default)s)",
     )  # fmt: skip
     add_gpu_option(group)
+    add_cluster_option(group, "run the images")
     add_common_options(group)
     add_image_options(parser, with_samples=False)
     group = parser.add_argument_group("images, by the names of the auto tuning tool")
@@ -91,7 +93,7 @@ def open_start(options: argparse.Namespace, progress: ProgressCallback) -> tuple
             "`proto` and `model`"
         )
     network = open_network(
-        options.proto or options.files.definition, options.model or options.files.weights, _images(options),
+        options.proto or options.files.definition, options.model or options.files.weights, start_images(options),
         shapes=shapes_of(options),
     )  # fmt: skip
     _ = network.samples  # refuses a network without any
@@ -111,7 +113,12 @@ def _calibration(options: argparse.Namespace, network: Network, progress: Progre
     return calibrate(network, calibrate_options(options).at_most(network.samples), progress)
 
 
-def _images(options: argparse.Namespace) -> Images | Arrays | None:
+def start_images(options: argparse.Namespace) -> Images | Arrays | None:
+    """Return the images or arrays that the options name; None for those of the network's own data layer.
+
+    Raises:
+        OptionError: options that do not go together.
+    """
     preprocess = read_image_params(options.image_params) if options.image_params is not None else None
     images = images_of(options, preprocess)
     if images is None and preprocess is not None:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from calib8.analyze.report import difference_log
 from calib8.atomic import claim_folder, make_folder, write_together
+from calib8.cli.cluster_options import workers_of
 from calib8.cli.judging import METRICS, add_judge_options, metrics_of
 from calib8.cli.options import Commands
 from calib8.cli.progress import ProgressLines
 from calib8.cli.recording import entry_of, note, source_of
-from calib8.cli.start import add_start_options, open_start, spellings
+from calib8.cli.start import add_start_options, open_start, spellings, start_images
 from calib8.cli.table import aligned
 from calib8.errors import OptionError
 from calib8.export.record import run_of
@@ -139,8 +140,9 @@ def run(options: argparse.Namespace) -> int:
         raise OptionError(f"{output}: is a link, which is not followed; name the folder for the results with --output")
     with ExitStack() as stack, ProgressLines() as progress:
         network, calibration = open_start(options, progress)
+        workers = stack.enter_context(workers_of(options, network, start_images(options)))
         network, source = hashed(network)
-        tuner = Tuner(network, calibration, wanted, drop)
+        tuner = Tuner(network, calibration, wanted, drop, workers)
         samples = source.samples(tuner.images)
         make_folder(output)
         stack.enter_context(claim_folder(output))

@@ -69,7 +69,7 @@ def make_plan(
     if not model.net.has_weights:
         raise QuantizationError(f"{model.net.source}: quantising needs the weights; give the caffemodel, too")
     folded = fold_thresholds(model, thresholds, enable_concat_quantize, dead)
-    quantizer = _Quantizer(model, folded, QuantPlan({}, {}, enable_concat_quantize, channel_units=channel_units))
+    quantizer = _Quantizer(model, folded, QuantPlan({}, {}, enable_concat_quantize, channel_units=dict(channel_units)))
     return quantizer.through({name for name, reason in fp32_reasons(model, folded).items() if reason is None})
 
 

@@ -9,7 +9,7 @@ Nothing here reads a command line or prints. Options are frozen dataclasses, res
 - `checking`: what is in a network, and what is wrong with it
 - `calibrating`: thresholds from samples, integers from thresholds; `repairing`: integers that lose less
 - `histograms`: counted once and kept in files; `comparing`: what the methods make of them
-- `cluster`: the same on the workers of a Dask scheduler
+- `cluster`: the workers of a Dask scheduler; `cluster_counting`, `cluster_trials`: what they do
 - `judging`: what counts as a good result, and the samples that it is judged on (`samples`)
 - `diagnosing`: whether the images, and what is done to them, are right
 - `measuring`: what INT8 costs on labelled samples (`truth`), with intervals
@@ -38,7 +38,8 @@ from calib8.workflow.calibrating import (
     read_thresholds,
 )
 from calib8.workflow.checking import check
-from calib8.workflow.cluster import NetworkFiles, count_on_cluster
+from calib8.workflow.cluster import NetworkFiles, Workers, connected
+from calib8.workflow.cluster_counting import count_on_cluster
 from calib8.workflow.comparing import ComparedBlob, ComparedThreshold, compare_methods, methods_left_out
 from calib8.workflow.diagnosing import DiagnoseOptions, Diagnosis, diagnose, quick_check
 from calib8.workflow.evaluating import EvaluateOptions, Evaluation, evaluate
@@ -111,6 +112,7 @@ __all__ = [
     "TuneResult",
     "Tuner",
     "VerdictOptions",
+    "Workers",
     "calibrate",
     "calibrate_again",
     "calibrate_from",
@@ -118,6 +120,7 @@ __all__ = [
     "check",
     "choose_thresholds",
     "compare_methods",
+    "connected",
     "count_histograms",
     "count_on_cluster",
     "count_to_file",

@@ -1,56 +1,42 @@
-"""Histograms on a cluster: parts of the samples go to Dask's workers, counter states come back and are added.
+"""Workers of a Dask scheduler: processes with calib8 that see a network and its data under the same paths.
 
-    samples -> shards -> workers -> states, added as a tree -> maxima -> shards again, where counts must be exact
-
-Counter states add up exactly (`measure.states`), so the result has the bytes of one process. A state is fetched as soon
-as it is there; a worker that dies costs the shards that it was at work on, which Dask gives to another one.
-
-Workers are processes with calib8 that see the network and its data under the same paths.
+What goes to them are small values and functions of calib8 by name; the network and the samples they read themselves.
+The scheduler needs no calib8: it hands on bytes.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
+import pickle
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from calib8.data import takes
+from calib8.engine.options import gpu_in_use
 from calib8.errors import Calib8Error, DataError, OptionError
 from calib8.graph import Shape
-from calib8.measure.histogram_file import HistogramSet, Identity
+from calib8.measure.histogram_file import Identity
 from calib8.workflow.arrays import Arrays
 from calib8.workflow.calibrating import CalibrateOptions
-from calib8.workflow.histograms import (
-    CountOptions,
-    Part,
-    count_exactly,
-    count_histograms,
-    exact_values,
-    identity_of,
-    part_of,
-)
+from calib8.workflow.histograms import identity_of
 from calib8.workflow.images import Images
 from calib8.workflow.network import Network, open_network
-from calib8.workflow.progress import Progress, ProgressCallback, quiet
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
 _LOCAL = "local:"
-_MOST_IN_SHARD = 512
-_SHARDS_PER_LANE = 4
-"""So many shards for each thread of the workers, where there are samples enough: the last ones end about together."""
-_IN_FLIGHT = 2
-"""Shards for each thread that are submitted at a time: results that nobody has fetched take memory."""
-_PATIENCE = 30
-"""Seconds to wait for a scheduler, and for its first worker."""
-_ONE_PASS = "max"
+_NO_CALIB8 = "No module named 'calib8"
+PATIENCE = 30.0
+"""Seconds to wait for a scheduler, and for workers where there are none."""
+_GLANCE = 5.0
+"""Seconds without a result after which somebody looks whether there are workers, and whether they have work."""
 
 
 @dataclass(frozen=True)
@@ -61,79 +47,94 @@ class NetworkFiles:
         prototxt, caffemodel: absolute paths; an ONNX model has no caffemodel.
         shapes: of inputs, in the place of the model's own.
         samples: None for the network's own data layer.
+        left_out: as `Network.left_out`.
     """
 
     prototxt: Path
     caffemodel: Path | None = None
     samples: Images | Arrays | None = None
     shapes: Mapping[str, Shape] = field(default_factory=dict)
+    left_out: tuple[tuple[int, ...], ...] = ()
 
     def opened(self) -> Network:
         """Open the network, with its samples."""
-        return open_network(self.prototxt, self.caffemodel, self.samples, shapes=self.shapes)
+        network = open_network(self.prototxt, self.caffemodel, self.samples, shapes=self.shapes)
+        for numbers in self.left_out:
+            network = network.without_samples(numbers)
+        return network
 
 
-def count_on_cluster(
-    network: Network,
-    files: NetworkFiles,
-    options: CalibrateOptions,
-    cluster: str,
-    progress: ProgressCallback = quiet,
-    patience: float = _PATIENCE,
-) -> HistogramSet:
-    """Count what the methods measure on the workers of a Dask scheduler.
+@dataclass(frozen=True)
+class SharedNetwork:
+    """A network as workers get to know it.
 
-    Args:
-        network: the files, opened here.
-        options: `threads` are those of one shard; None for 1, or with `local:N` for an equal share of the cores.
-        cluster: a scheduler's address, or `local:N` for N processes on this machine.
-        patience: seconds to wait for a scheduler, and for its first worker.
-
-    Returns:
-        The set that `count_histograms` gives.
-
-    Raises:
-        OptionError: Dask is not installed, no scheduler answers, it has no workers, or workers die again and again.
-        DataError: workers that do not see what is here: all of them, and why.
-        Calib8Error: as `count_histograms`.
+    Attributes:
+        files: what they open.
+        options: what they measure by.
+        expected: what they must find then.
     """
-    takes(network.samples, options.iteration)  # refuses a wrong number before anything is started
-    with _connected(cluster, options, patience) as (client, own):
-        run = _Run(client, network, files, own, progress)
-        run.check_workers()
-        fine = run.over(count_first, replace(own, method=_ONE_PASS, two_pass=False), None)
-        if not exact_values(identity_of(network, options), options):
-            return fine
-        exact = run.over(count_second, own, fine.maxima)
-        return replace(fine, exact=exact.exact)
+
+    files: NetworkFiles
+    options: CalibrateOptions
+    expected: Identity
+
+    def opened(self) -> Network:
+        """Open the network on a worker; a thread opens it once, since samples are read by one thread at a time.
+
+        Raises:
+            DataError: it is another one than where the command was given.
+            Calib8Error: it cannot be opened.
+        """
+        if getattr(_kept, "shared", None) != self:
+            network = self.files.opened()
+            problems = self.expected.differences(identity_of(network, self.options))
+            if problems:
+                raise DataError(f"{self.files.prototxt}: another network than where the command was given", problems)
+            _kept.network, _kept.shared = network, self
+        opened: Network = _kept.network
+        return opened
 
 
-class _Run:
-    """Passes over the samples, cut into shards."""
+_kept = threading.local()
+"""The network that this thread of a worker has opened."""
+
+
+class Workers:
+    """A scheduler's workers, all of which can use a network; made by `connected`.
+
+    Attributes:
+        client: of the scheduler.
+        network: as opened here.
+        shared: as they open it.
+        threads: for the network, in each of the worker's own threads.
+        budget_share: how many tasks share a worker's memory, or with `local:N` this machine's.
+    """
 
     def __init__(
-        self,
-        client: Client,
-        network: Network,
-        files: NetworkFiles,
-        options: CalibrateOptions,
-        progress: ProgressCallback,
+        self, client: Client, network: Network, shared: SharedNetwork, threads: int, patience: float, local: int = 0
     ) -> None:
-        self._client, self._files, self._progress = client, files, progress
-        self._expected = identity_of(network, options)
-        self._lanes = max(1, sum(client.nthreads().values()))
-        self._parts = shards(network, options.iteration, self._lanes)
-        self._passes = 2 if exact_values(self._expected, options) else 1
-        self._options, self._done = options, 0
+        self.client, self.network, self.shared, self.threads = client, network, shared, threads
+        self._patience = patience
+        self.budget_share = local or max(client.nthreads().values())
+        self._check()
 
-    def check_workers(self) -> None:
+    @property
+    def lanes(self) -> int:
+        """How many tasks run at a time, as far as is known now."""
+        return max(1, sum(self.addresses().values()))
+
+    def addresses(self) -> dict[str, int]:
+        """The workers that there are now, and the threads of each."""
+        return dict(self.client.nthreads())
+
+    def _check(self) -> None:
         """Let every worker open the network.
 
         Raises:
             DataError: workers that cannot, or that find another one; all of them.
         """
-        found = self._client.run(problem_here, self._files, self._options, self._expected, on_error="return")
-        problems = [f"worker {address}: {problem}" for address, problem in sorted(found.items()) if problem]
+        found = self.client.run(problem_here, self.shared, on_error="return")
+        problems = [f"worker {address}: {_said(problem)}" for address, problem in sorted(found.items()) if problem]
         if problems:
             raise DataError(
                 f"{len(problems)} of {len(found)} workers cannot use the network and its data; every worker needs this "
@@ -141,131 +142,138 @@ class _Run:
                 problems,
             )
 
-    def over(
-        self, work: Callable[..., HistogramSet], options: CalibrateOptions, maxima: Mapping[str, float] | None
-    ) -> HistogramSet:
-        """Do all shards; what is found is added as it comes."""
-        from distributed import as_completed  # noqa: PLC0415 - an extra
+    def submit(self, work: Callable[..., Any], *arguments: object, worker: str = "") -> Future:
+        """Let a worker call a function of calib8.
 
-        def submit(part: Part) -> Future:
-            own = self._client.submit(work, self._files, options, part, self._expected, maxima, pure=False)
-            part_of_future[own.key] = part
-            return own
+        Args:
+            worker: the address of the one that had better do it; "" for any.
+        """
+        call = pickle.dumps(_Call(work, arguments))
+        place = {"workers": [worker], "allow_other_workers": True} if worker else {}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sending large graph")  # weights, once for each worker
+            return self.client.submit(pickle.loads, call, pure=False, **place)
 
-        part_of_future: dict[str, Part] = {}
-        waiting = iter(self._parts)
-        running = as_completed([submit(part) for part in islice(waiting, _IN_FLIGHT * self._lanes)])
-        tree = _Tree()
-        for future in running:
-            part = part_of_future.pop(future.key)
-            tree.add(_result_of(future, part))
-            future.release()
-            self._done += len(part)
-            self._progress(Progress("calibrating", self._done, self._parts[-1].stop * self._passes))
-            for following in islice(waiting, 1):
-                running.add(submit(following))
-        return tree.whole()
+    def next_done(self, running: Collection[Future]) -> Future | None:
+        """Wait for one of some tasks to end.
 
+        Returns:
+            None if there are workers, and none of them has anything to do: tasks for workers that are gone are given to
+            none that has come later, if there was no other one just then.
 
-class _Tree:
-    """Adds sets of like size, as they come: so many merges as there are shards, none of them of many at a time."""
+        Raises:
+            OptionError: there are no workers any more, and none have come for a while.
+        """
+        from distributed import wait  # noqa: PLC0415 - an extra
 
-    def __init__(self) -> None:
-        self._found: list[tuple[int, HistogramSet]] = []
+        without, left = 0.0, self._patience
+        while True:
+            seconds = min(_GLANCE, left)
+            try:
+                done = wait(list(running), timeout=seconds, return_when="FIRST_COMPLETED").done
+            except (TimeoutError, asyncio.TimeoutError):
+                without = 0.0 if self.client.nthreads() else without + seconds
+                left = self._patience - without
+                if left <= 0:
+                    raise OptionError(
+                        f"the cluster has no workers any more, and none has come in {self._patience:g} s; what is "
+                        "saved is kept: start workers, and give the command again"
+                    ) from None
+                if not without and not any(self.client.processing().values()):
+                    return None
+                continue
+            return next(iter(done))
 
-    def add(self, one: HistogramSet) -> None:
-        """Take in a set."""
-        rank = 0
-        while self._found and self._found[-1][0] == rank:
-            one = self._found.pop()[1].merge(one)
-            rank += 1
-        self._found.append((rank, one))
+    def result_of(self, future: Future, what: str) -> Any:
+        """Return what a task has found.
 
-    def whole(self) -> HistogramSet:
-        """Add what is left."""
-        _, found = self._found.pop()
-        while self._found:
-            found = self._found.pop()[1].merge(found)
-        return found
+        Args:
+            what: the task, for messages.
 
+        Raises:
+            OptionError: the cluster failed.
+            Calib8Error: what the task raised.
+        """
+        from distributed import KilledWorker  # noqa: PLC0415 - an extra
 
-def shards(network: Network, iteration: int, lanes: int) -> list[Part]:
-    """Cut the first `iteration` samples into parts: several for each lane, and none of many samples."""
-    batch = 1 if network.model.batch_of_one() is not None else network.samples.batch_size
-    wanted = max(_SHARDS_PER_LANE * lanes, -(-iteration // _MOST_IN_SHARD))
-    count = min(wanted, -(-iteration // batch))
-    return [part_of(network, iteration, index, count) for index in range(1, count + 1)]
-
-
-def count_first(
-    files: NetworkFiles, options: CalibrateOptions, part: Part, expected: Identity, maxima: Mapping[str, float] | None
-) -> HistogramSet:
-    """Count a shard's fine counts; runs on a worker."""
-    return count_histograms(_opened(files, options, expected), options, CountOptions(part))
-
-
-def count_second(
-    files: NetworkFiles, options: CalibrateOptions, part: Part, expected: Identity, maxima: Mapping[str, float]
-) -> HistogramSet:
-    """Count a shard's exact counts; runs on a worker."""
-    return count_exactly(_opened(files, options, expected), options, part, maxima)
+        try:
+            return future.result()
+        except Calib8Error:
+            raise
+        except KilledWorker as why:
+            raise OptionError(
+                f"workers died again and again at {what}, the last one {why.last_worker.address}; is there memory "
+                "enough? `memory_opt` takes less"
+            ) from None
+        except Exception as why:  # noqa: BLE001 - whatever the connection, or Dask itself, has
+            raise OptionError(f"the cluster failed at {what}: {why!r}") from None
 
 
-def problem_here(files: NetworkFiles, options: CalibrateOptions, expected: Identity) -> str:
+class _Call:
+    """A call that is made where this is unpickled.
+
+    The scheduler unpickles what it is given, but not bytes within it: so it needs no calib8, only the workers do.
+    """
+
+    def __init__(self, work: Callable[..., Any], arguments: tuple[object, ...]) -> None:
+        self._work, self._arguments = work, arguments
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[object, ...]]:
+        return self._work, self._arguments
+
+
+def problem_here(shared: SharedNetwork) -> str:
     """Say what keeps this worker from taking part; "" for nothing. Runs on a worker."""
     try:
-        _opened(files, options, expected)
+        shared.opened()
     except Calib8Error as why:
         return str(why)
     return ""
 
 
-_kept = threading.local()
-"""The network that this thread of a worker has opened: samples are read by one thread at a time."""
-
-
-def _opened(files: NetworkFiles, options: CalibrateOptions, expected: Identity) -> Network:
-    if getattr(_kept, "files", None) != files:
-        _kept.network, _kept.files = files.opened(), files
-    network: Network = _kept.network
-    problems = expected.differences(identity_of(network, options))
-    if problems:
-        raise DataError(f"{files.prototxt}: another network than where the command was given", problems)
-    return network
-
-
-def _result_of(future: Future, part: Part) -> HistogramSet:
-    from distributed import KilledWorker  # noqa: PLC0415 - an extra
-
-    try:
-        found: HistogramSet = future.result()
-    except Calib8Error:
-        raise
-    except KilledWorker as why:
-        raise OptionError(
-            f"workers died again and again while they ran the samples {part.start + 1} to {part.stop}, the last one "
-            f"{why.last_worker.address}; is there memory enough? `memory_opt` takes less"
-        ) from None
-    except Exception as why:  # noqa: BLE001 - whatever the connection, or Dask itself, has
-        raise OptionError(f"the cluster failed at samples {part.start + 1} to {part.stop}: {why!r}") from None
-    return found
+def _said(problem: object) -> str:
+    """What a worker has answered, or what has kept it from answering."""
+    if isinstance(problem, str):
+        return problem
+    if _NO_CALIB8 in str(problem):  # Dask hands on the text of an error that it could not unpickle
+        return "it has no calib8; install the same one there (pip install)"
+    return f"{type(problem).__name__}: {problem}"
 
 
 @contextlib.contextmanager
-def _connected(cluster: str, options: CalibrateOptions, patience: float) -> Iterator[tuple[Client, CalibrateOptions]]:
-    """A client of the scheduler that has workers, and the options for a shard."""
+def connected(
+    cluster: str,
+    network: Network,
+    files: NetworkFiles,
+    options: CalibrateOptions = CalibrateOptions(),
+    patience: float = PATIENCE,
+) -> Iterator[Workers]:
+    """Find workers that can use a network.
+
+    Args:
+        cluster: a scheduler's address, or `local:N` for N processes on this machine.
+        network: the files, opened here.
+        options: `threads` are those of one task; None for 1, or with `local:N` for an equal share of the cores.
+        patience: seconds to wait for a scheduler, and for workers where there are none.
+
+    Raises:
+        OptionError: Dask is not installed, a GPU is asked for, no scheduler answers, or it has no workers.
+        DataError: workers that do not see what is here: all of them, and why.
+    """
     try:
         from distributed import Client, LocalCluster  # noqa: PLC0415 - an extra
     except ImportError:
         raise OptionError("`cluster` needs Dask: pip install 'calib8[cluster]'") from None
+    if gpu_in_use() is not None:
+        raise OptionError("`cluster` computes on the processors of its workers: leave out `gpu`")
     with contextlib.ExitStack() as stack:
-        target, threads = cluster, options.threads or 1
+        target, threads, local = cluster, options.threads or 1, 0
         if cluster.startswith(_LOCAL):
-            count = local_workers(cluster)
-            threads = options.threads or max(1, len(os.sched_getaffinity(0)) // count)
+            local = local_workers(cluster)
+            threads = options.threads or max(1, len(os.sched_getaffinity(0)) // local)
             target = stack.enter_context(
                 LocalCluster(
-                    n_workers=count,
+                    n_workers=local,
                     threads_per_worker=1,
                     dashboard_address=":0",
                     silence_logs=logging.CRITICAL,
@@ -275,12 +283,14 @@ def _connected(cluster: str, options: CalibrateOptions, patience: float) -> Iter
         try:
             client = stack.enter_context(Client(target, timeout=patience))
             client.wait_for_workers(1, timeout=patience)
-        except (OSError, ValueError, TimeoutError) as why:
+        except (OSError, ValueError, TimeoutError, asyncio.TimeoutError) as why:
             raise OptionError(
                 f"`cluster` {cluster}: no scheduler of Dask with workers answers there within {patience:g} s: {why}; "
                 "expected an address like tcp://host:8786, or local:N"
             ) from None
-        yield client, replace(options, threads=threads)
+        own = replace(options, threads=threads)
+        shared = SharedNetwork(files, own, identity_of(network, own))
+        yield Workers(client, network, shared, threads, patience, local)
 
 
 def local_workers(cluster: str) -> int:

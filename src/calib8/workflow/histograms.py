@@ -13,6 +13,7 @@ import hashlib
 import logging
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import combinations
@@ -128,11 +129,7 @@ def count_histograms(
         UserLayerError, OptionError: as `calibrate`.
     """
     part = counting.part or Part(0, options.iteration)
-    takes(network.samples, part.stop, part.start)  # refuses a wrong number before anything is computed
-    if part.start == 0:
-        refuse_bad_samples(network.samples, part.stop)
-    run = _Run(network, options, part, counting, progress)
-    return run.result(run.checked(known) if known is not None else None, save)
+    return _Here(network, options, part, counting, progress).counted(known, save)
 
 
 def count_exactly(network: Network, options: CalibrateOptions, part: Part, maxima: Mapping[str, float]) -> HistogramSet:
@@ -144,7 +141,7 @@ def count_exactly(network: Network, options: CalibrateOptions, part: Part, maxim
     Raises:
         DataError, UserLayerError, OptionError: as `calibrate`.
     """
-    run = _Run(network, options, part, CountOptions(part), quiet)
+    run = _Here(network, options, part, CountOptions(part), quiet)
     nothing = HistogramSet(run.identity, np.empty(0, np.uint64), {}, {})
     return run.second_pass(nothing, maxima, None)
 
@@ -164,6 +161,28 @@ def count_to_file(
         DataError: the file holds something else: another network, other samples, more of them; or it is damaged.
         UserLayerError, OptionError: as `calibrate`.
     """
+
+    def count(known: HistogramSet | None, save: Callable[[HistogramSet], None] | None) -> HistogramSet:
+        return count_histograms(network, options, counting, known, save, progress)
+
+    return count_into(path, network, options, counting, count)
+
+
+def count_into(
+    path: str | os.PathLike[str],
+    network: Network,
+    options: CalibrateOptions,
+    counting: CountOptions,
+    count: Callable[[HistogramSet | None, Callable[[HistogramSet], None]], HistogramSet],
+) -> HistogramSet:
+    """Count into a file, whoever counts; see `count_to_file`.
+
+    Args:
+        count: is given what was counted before, and what saves; as `count_histograms` has them.
+
+    Raises:
+        DataError: as `count_to_file`; whatever `count` raises.
+    """
     target = Path(path)
     partial = target.with_name(f"{target.name}.part")
     part = counting.part or Part(0, options.iteration)
@@ -172,7 +191,7 @@ def count_to_file(
     def save(found: HistogramSet) -> None:
         write_histograms(partial, found)
 
-    found = count_histograms(network, options, counting, known, save, progress)
+    found = count(known, save)
     if found is not known or not exists(target):
         write_histograms(target, found)
     partial.unlink(missing_ok=True)
@@ -247,8 +266,14 @@ def _not_of_a_network(histograms: HistogramSet) -> dict[str, Any]:
     return {"preparation": histograms.identity.preparation, "bins": histograms.identity.bins}
 
 
-class _Run:
-    """Passes over a part of the samples, in pieces that can be saved."""
+class Counting(ABC):
+    """Two passes over a part of the samples, whoever runs them; what was counted before is gone on with.
+
+    Attributes:
+        part: the samples.
+        identity: of what is counted.
+        exact_values: the values that need the second pass.
+    """
 
     def __init__(
         self,
@@ -258,13 +283,42 @@ class _Run:
         counting: CountOptions,
         progress: ProgressCallback,
     ) -> None:
-        self._network, self._options, self._part = network, options, part
-        self._counting, self._progress = counting, progress
+        self.part = part
+        self._network, self._options, self._counting, self._progress = network, options, counting, progress
         self.identity = identity_of(network, options)
-        self._fine_values = measured_values(self.identity.groups)
-        self._exact_values = exact_values(self.identity, options)
+        self.exact_values = exact_values(self.identity, options)
 
-    def checked(self, known: HistogramSet) -> HistogramSet:
+    @abstractmethod
+    def digests_of_first(self, count: int) -> Iterator[Digests]:
+        """Read so many samples."""
+
+    @abstractmethod
+    def fine_counts(self, known: HistogramSet | None, done: int) -> Iterator[HistogramSet]:
+        """Count all values of the samples behind the first `done`, which are those of `known`.
+
+        Yields:
+            From time to time, and at the end, the set of all samples from the first one up to where it is.
+        """
+
+    @abstractmethod
+    def exact_counts(self, known: States, maxima: Mapping[str, float], done: int) -> Iterator[tuple[States, int]]:
+        """Count the exact values over known maxima, of the samples behind the first `done`, which are in `known`.
+
+        Yields:
+            From time to time, and at the end, the states of the first samples, and how many these are.
+        """
+
+    def counted(
+        self, known: HistogramSet | None = None, save: Callable[[HistogramSet], None] | None = None
+    ) -> HistogramSet:
+        """Count what is not known; see `count_histograms`."""
+        samples, part = self._network.samples, self.part
+        takes(samples, part.stop, part.start)  # refuses a wrong number before anything is computed
+        if part.start == 0:
+            refuse_bad_samples(samples, part.stop)
+        return self._result(self._checked(known) if known is not None else None, save)
+
+    def _checked(self, known: HistogramSet) -> HistogramSet:
         """Check that a set is of the first samples of this part, which are read once more.
 
         Raises:
@@ -275,24 +329,22 @@ class _Run:
             raise DataError("the histograms that are there are of something else; choose another file", problems)
         count = known.samples.size
         found: list[Digests] = []
-        if 0 < count <= len(self._part):
-            for batch in takes(self._network.samples, self._part.start + count, self._part.start):
-                found.append(digests_of(batch))
-                self._tell("comparing samples", sum(map(len, found)), count)
+        for digests in self.digests_of_first(count) if 0 < count <= len(self.part) else ():
+            found.append(digests)
+            self._progress(Progress("comparing samples", sum(map(len, found)), count))
         if not np.array_equal(_sorted(found), known.samples):
             raise DataError(
                 f"the histograms that are there are of {count} samples, which are not the first of the "
-                f"{len(self._part)} of this run; choose another file, or remove it"
+                f"{len(self.part)} of this run; choose another file, or remove it"
             )
         return known
 
-    def result(self, known: HistogramSet | None, save: Callable[[HistogramSet], None] | None) -> HistogramSet:
-        """Count what is not known."""
+    def _result(self, known: HistogramSet | None, save: Callable[[HistogramSet], None] | None) -> HistogramSet:
         whole = self._first_pass(known, save)
-        if not self._exact_values:
+        if not self.exact_values:
             return replace(whole, exact={}, unfinished=None) if whole.unfinished else whole
         maxima = self._maxima_for(whole)
-        known_exactly = all(v in whole.exact and whole.exact[v].maximum == maxima[v] for v in self._exact_values)
+        known_exactly = all(v in whole.exact and whole.exact[v].maximum == maxima[v] for v in self.exact_values)
         return whole if known_exactly and whole.unfinished is None else self.second_pass(whole, maxima, save)
 
     def _maxima_for(self, whole: HistogramSet) -> Mapping[str, float]:
@@ -309,40 +361,61 @@ class _Run:
     def _first_pass(self, known: HistogramSet | None, save: Callable[[HistogramSet], None] | None) -> HistogramSet:
         """Fine counts of all samples."""
         done = 0 if known is None else int(known.samples.size)
-        if known is not None and done == len(self._part):
-            return known
-        counters = {
-            value: AdaptiveHistogram(self._options.bins) if known is None else AdaptiveHistogram.of(known.fine[value])
-            for value in self._fine_values
-        }
-        found = [] if known is None else [known.samples]
-
-        def so_far(unfinished: tuple[int, int] | None) -> HistogramSet:
-            return HistogramSet(self.identity, _sorted(found), _states(counters), {}, unfinished)
-
-        for _ in self._pieces(counters, done, 0, found):
+        whole = known
+        for whole in self.fine_counts(known, done) if done < len(self.part) else ():
             if save is not None:
-                save(so_far((sum(map(len, found)), 0)))
-        return so_far((len(self._part), 0) if self._exact_values else None)
+                save(replace(whole, exact={}, unfinished=(int(whole.samples.size), 0)))
+        if whole is None:
+            raise AssertionError("a pass yields at least one set")
+        if whole is known:
+            return known
+        return replace(whole, exact={}, unfinished=(len(self.part), 0) if self.exact_values else None)
 
     def second_pass(
         self, whole: HistogramSet, maxima: Mapping[str, float], save: Callable[[HistogramSet], None] | None
     ) -> HistogramSet:
         """Count over known maxima, exactly, the values that need it."""
-        done = whole.unfinished[1] if whole.unfinished and set(whole.exact) == set(self._exact_values) else 0
-        done = done if all(whole.exact[v].maximum == maxima[v] for v in self._exact_values if done) else 0
-        if done == len(self._part):
-            return replace(whole, unfinished=None)
+        done = whole.unfinished[1] if whole.unfinished and set(whole.exact) == set(self.exact_values) else 0
+        done = done if all(whole.exact[v].maximum == maxima[v] for v in self.exact_values if done) else 0
+        exact: States = whole.exact if done else {}
+        for found, counted in self.exact_counts(exact, maxima, done) if done < len(self.part) else ():
+            exact = found
+            if save is not None:
+                save(replace(whole, exact=exact, unfinished=(len(self.part), counted)))
+        return replace(whole, exact=exact, unfinished=None)
+
+    def tell(self, stage: str, done: int) -> None:
+        """Report the samples that have been run, of those of all passes."""
+        self._progress(Progress(stage, done, len(self.part) * (2 if self.exact_values else 1)))
+
+
+class _Here(Counting):
+    """In this process, in pieces that can be saved."""
+
+    def digests_of_first(self, count: int) -> Iterator[Digests]:
+        """Read them here."""
+        for batch in takes(self._network.samples, self.part.start + count, self.part.start):
+            yield digests_of(batch)
+
+    def fine_counts(self, known: HistogramSet | None, done: int) -> Iterator[HistogramSet]:
+        """Count here; see `Counting`."""
         counters = {
-            value: Histogram.of(whole.exact[value]) if done else Histogram(maxima[value], self._options.bins)
-            for value in self._exact_values
+            value: AdaptiveHistogram(self._options.bins) if known is None else AdaptiveHistogram.of(known.fine[value])
+            for value in measured_values(self.identity.groups)
+        }
+        found = [] if known is None else [known.samples]
+        for _ in self._pieces(counters, done, 0, found):
+            yield HistogramSet(self.identity, _sorted(found), _states(counters), {})
+
+    def exact_counts(self, known: States, maxima: Mapping[str, float], done: int) -> Iterator[tuple[States, int]]:
+        """Count here; see `Counting`."""
+        counters = {
+            value: Histogram.of(known[value]) if known else Histogram(maxima[value], self._options.bins)
+            for value in self.exact_values
         }
         found: list[Digests] = []
-        for _ in self._pieces(counters, done, len(self._part), found):
-            if save is not None:
-                progress = len(self._part), done + sum(map(len, found))
-                save(replace(whole, exact=_states(counters), unfinished=progress))
-        return replace(whole, exact=_states(counters), unfinished=None)
+        for _ in self._pieces(counters, done, len(self.part), found):
+            yield _states(counters), done + sum(map(len, found))
 
     def _pieces(self, counters: Mapping[str, Counter], done: int, before: int, found: list[Digests]) -> Iterator[None]:
         """Run the samples behind the first `done`; stop between pieces, when no image is on its way.
@@ -351,11 +424,10 @@ class _Run:
             before: samples of an earlier pass, for the progress.
             found: takes the digests of the samples.
         """
-        options, part = self._options, self._part
-        total = len(part) * (2 if self._exact_values else 1)
+        options, part = self._options, self.part
 
         def images(count: int) -> None:
-            self._tell("calibrating", before + done + count, total)
+            self.tell("calibrating", before + done + count)
 
         def noted(batches: Iterable[Batch]) -> Iterator[Batch]:
             for batch in batches:
@@ -368,9 +440,6 @@ class _Run:
             for piece in _pieces_of(batches, self._counting.save_seconds):
                 run.over(piece, counters)
                 yield
-
-    def _tell(self, stage: str, done: int, total: int) -> None:
-        self._progress(Progress(stage, done, total))
 
 
 def exact_values(identity: Identity, options: CalibrateOptions) -> tuple[str, ...]:

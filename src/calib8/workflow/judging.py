@@ -154,8 +154,7 @@ def judge_of(metric: Metric, model: Model, samples: Samples, values: Sequence[st
         OptionError: no such metric.
         DataError: labels that cannot be used.
     """
-    images = sum(len(next(iter(one.values()))) for one in samples.inputs)
-    given = given_labels(metric, samples.names, images)
+    given = given_labels(metric, samples.names, samples.images)
     return make_judge(metric, model, values, by_run(samples.labels if given is None else given, len(samples.inputs)))
 
 

@@ -35,10 +35,12 @@ class Network:
     Attributes:
         model: the network with the batch of its prototxt, or of its data; files are written for this one.
         source: its samples; None for a network that has none, or whose data were not opened.
+        left_out: numbers of samples that were left out of the source, one time after another.
     """
 
     model: Model
     source: SampleSource | None
+    left_out: tuple[tuple[int, ...], ...] = ()
 
     @cached_property
     def of_one_sample(self) -> Model:
@@ -63,7 +65,12 @@ class Network:
             "%s: %d of %d samples cannot be used and are skipped: %s",
             self.model.net.source, len(look.bad), look.seen, "; ".join(look.lines),
         )  # fmt: skip
-        return replace(self, source=cast(Examinable, self.samples).without(look.bad))
+        return self.without_samples(tuple(look.bad))
+
+    def without_samples(self, numbers: tuple[int, ...]) -> Network:
+        """The same network without some of its samples, of a source that can do without."""
+        source = cast(Examinable, self.samples).without(numbers)
+        return replace(self, source=source, left_out=(*self.left_out, numbers))
 
     def with_batch(self, images: int) -> Network:
         """Return the same network with so many images in each of its inputs.

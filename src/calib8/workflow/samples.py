@@ -35,6 +35,11 @@ class Samples:
     labels: Array | None
     names: tuple[str, ...]
 
+    @property
+    def images(self) -> int:
+        """How many images there are in all runs."""
+        return sum(len(next(iter(one.values()))) for one in self.inputs)
+
 
 def read_samples(model: Model, source: SampleSource, count: int) -> Samples:
     """Read the first images of a source.

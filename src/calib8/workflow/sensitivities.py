@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from calib8.analyze.bench import Setting
 from calib8.analyze.experiment import Experiment
 from calib8.analyze.judges import compared_values
 from calib8.analyze.sensitivity import Sensitivity, measure_sensitivity
 from calib8.workflow.calibrating import CalibrationResult
+from calib8.workflow.cluster import Workers
+from calib8.workflow.cluster_trials import experiment_options, runner_of
 from calib8.workflow.judging import JudgeOptions, check_int8, judge_of, samples_to_judge
 from calib8.workflow.network import Network
 from calib8.workflow.progress import Progress, ProgressCallback, quiet
@@ -23,8 +26,12 @@ def sensitivity(
     calibration: CalibrationResult,
     options: SensitivityOptions = SensitivityOptions(),
     progress: ProgressCallback = quiet,
+    workers: Workers | None = None,
 ) -> Sensitivity:
     """Judge every layer that can run in INT8: alone, together with all before it, and as the only one left in FP32.
+
+    Args:
+        workers: that run the samples, of `connected` for this network; None for this process.
 
     Raises:
         QuantizationError: nothing of the network runs in INT8.
@@ -37,7 +44,11 @@ def sensitivity(
     compared = compared_values(model)
     judge = judge_of(options.metric, model, samples, compared)
     outputs = tuple(dict.fromkeys((*compared, *judge.values)))
-    return measure_sensitivity(
-        Experiment(model, samples.inputs, outputs, options.experiment), calibration.plan, judge, compared,
-        lambda done, units, name: progress(Progress("sensitivity", done, units, name)),
-    )  # fmt: skip
+    experiment = Experiment(model, samples.inputs, outputs, experiment_options(options, workers))
+    setting = Setting(calibration.plan, judge, outputs, compared)
+    runs = range(len(samples.inputs))
+    with runner_of(workers, experiment, setting, samples.images, runs, options) as runner:
+        return measure_sensitivity(
+            experiment, calibration.plan, judge, compared,
+            lambda done, units, name: progress(Progress("sensitivity", done, units, name)), runner,
+        )  # fmt: skip

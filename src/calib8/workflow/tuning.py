@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
+from calib8.analyze.bench import Runner, Setting
 from calib8.analyze.candidates import candidates_of, method_thresholds, original_targets
 from calib8.analyze.experiment import Experiment
 from calib8.analyze.journal import Journal, digest_of
@@ -27,6 +29,8 @@ from calib8.lowering import Model
 from calib8.measure.histogram import DEFAULT_BINS, BlobHistogram
 from calib8.quantize import QuantPlan, observed_values, settled
 from calib8.workflow.calibrating import CalibrationResult, MeasureOptions, measure_histograms
+from calib8.workflow.cluster import Workers
+from calib8.workflow.cluster_trials import experiment_options, runner_of
 from calib8.workflow.judging import JudgeOptions, Metric, judge_of, samples_to_judge
 from calib8.workflow.network import Network
 from calib8.workflow.progress import Progress, ProgressCallback, quiet
@@ -191,15 +195,19 @@ def tune(
     calibration: CalibrationResult,
     options: TuneOptions = TuneOptions(),
     progress: ProgressCallback = quiet,
+    workers: Workers | None = None,
 ) -> TuneResult:
     """Search thresholds with which the network in INT8 comes closer to the one in FP32.
+
+    Args:
+        workers: that run the trials, of `connected` for this network; None for this process.
 
     Raises:
         QuantizationError: nothing of the network runs in INT8.
         DataError, UserLayerError: the samples or labels cannot be used, or there are fewer samples.
         OptionError: no such metric or layer, or a record of the search that cannot be used.
     """
-    return Tuner(network, calibration, options).tune(progress)
+    return Tuner(network, calibration, options, workers=workers).tune(progress)
 
 
 class Tuner:
@@ -207,6 +215,7 @@ class Tuner:
 
     Args:
         drop: what may be lost, for `mixed_precision`.
+        workers: that run the trials, of `connected` for this network; None for this process.
 
     Raises:
         QuantizationError, DataError, UserLayerError, OptionError: as `tune`.
@@ -218,7 +227,9 @@ class Tuner:
         calibration: CalibrationResult,
         options: TuneOptions = TuneOptions(),
         drop: DropOptions | None = None,
+        workers: Workers | None = None,
     ) -> None:
+        self._workers = workers
         self._network, self._calibration, self._options, self._drop = network, calibration, options, drop
         self._model = network.of_one_sample
         _check_layers(self._model, [*options.ignored, options.layer])
@@ -239,9 +250,9 @@ class Tuner:
         Raises:
             OptionError: the search is "none", or its record cannot be used; whatever a metric of the user's raises.
         """
-        trials = self._trials()
-        found = self._searched(trials, progress)
-        differences = found.differences or layer_differences(trials, self._targets)
+        with self._trials() as trials:
+            found = self._searched(trials, progress)
+            differences = found.differences or layer_differences(trials, self._targets)
         origin = f"{self._search_name}, from {self._calibration.origin}"
         calibration = replace(self._calibration, plan=found.plan, thresholds=found.plan.thresholds, origin=origin)
         return TuneResult(
@@ -251,9 +262,9 @@ class Tuner:
 
     def layer_damage(self, progress: ProgressCallback = quiet) -> LayerDamage:
         """Measure the loss behind every layer, or behind the one of the options, with all layers up to it in INT8."""
-        trials = self._trials()
-        differences = layer_differences(trials, self._targets, _watch("testing", self._model, progress))
-        whole = None if self._options.layer else losses_of(trials).tuned
+        with self._trials() as trials:
+            differences = layer_differences(trials, self._targets, _watch("testing", self._model, progress))
+            whole = None if self._options.layer else losses_of(trials).tuned
         return LayerDamage(differences, whole, self._judge.name)
 
     def mixed_precision(self, plan: QuantPlan | None = None, progress: ProgressCallback = quiet) -> MixedResult:
@@ -267,17 +278,18 @@ class Tuner:
         """
         if self._drop is None or self._drop_judge is None:
             raise OptionError("mixed precision needs to know what may drop: give the Tuner DropOptions")
-        plan = plan or self._plan
-        found = propose_mixed_precision(
-            self._experiment, plan, self._drop_judge, self._drop.max_drop, compared_values(self._model),
-            lambda done, steps, what: progress(Progress("mixed precision", done, steps, what)),
-        )  # fmt: skip
+        compared, judge, plan = compared_values(self._model), self._drop_judge, plan or self._plan
+        with self._runner(Setting(plan, judge, self._experiment.outputs, compared)) as runner:
+            found = propose_mixed_precision(
+                self._experiment, plan, judge, self._drop.max_drop, compared,
+                lambda done, steps, what: progress(Progress("mixed precision", done, steps, what)), runner,
+            )  # fmt: skip
         return MixedResult(found, self._drop_judge.name, len(self._samples.inputs), self._drop.max_drop, plan)
 
     @property
     def images(self) -> int:
         """How many images it was given, to tune on and held out."""
-        return sum(len(next(iter(one.values()))) for one in self._samples.inputs)
+        return self._samples.images
 
     @property
     def _search_name(self) -> str:
@@ -292,19 +304,28 @@ class Tuner:
         wanted = self._judge.values
         if self._drop_judge is not None:
             wanted = (*wanted, *self._drop_judge.values, *compared_values(self._model))
-        return Experiment(
-            self._model, self._samples.inputs, tuple(dict.fromkeys(wanted)), self._options.experiment
-        )  # fmt: skip
+        options = experiment_options(self._options, self._workers)
+        return Experiment(self._model, self._samples.inputs, tuple(dict.fromkeys(wanted)), options)
 
-    def _trials(self) -> Trials:
+    def _runner(self, setting: Setting) -> AbstractContextManager[Runner | None]:
+        order = (*self._tuned, *self._held_out)
+        return runner_of(self._workers, self._experiment, setting, self._samples.images, order, self._options)
+
+    @contextmanager
+    def _trials(self) -> Iterator[Trials]:
+        at_layer = self._options.at_layer
+        with self._runner(Setting(self._plan, self._judge, self._experiment.outputs, at_layer=at_layer)) as runner:
+            yield self._trials_by(runner)
+
+    def _trials_by(self, runner: Runner | None) -> Trials:
         return Trials(
-            self._experiment, self._plan, self._judge, self._tuned, self._held_out, self._options.at_layer
+            self._experiment, self._plan, self._judge, self._tuned, self._held_out, self._options.at_layer, runner
         )  # fmt: skip
 
     @cached_property
     def _targets(self) -> list[tuple[str, str]]:
         """The layers that the original's search goes through, each with the group of its top."""
-        targets, layer = original_targets(self._trials(), self._options.ignored), self._options.layer
+        targets, layer = original_targets(self._trials_by(None), self._options.ignored), self._options.layer
         chosen = [target for target in targets if layer in ("", target[0])]
         if layer and not chosen:
             having = ", ".join(name for name, _ in targets)
