@@ -81,8 +81,8 @@ demo: $(STAMP)
 
 # Those that need no model of yours; the first lines of the other scripts in bench/ say what they take.
 bench: $(STAMP)
-	@for name in histogram calibration large_model; do \
-	  echo "== bench/bench_$$name.py"; $(BIN)/python bench/bench_$$name.py || exit 1; done
+	@for name in histogram calibration int8 kl peers large_model; do \
+	  echo "== bench/speed/$$name.py"; $(BIN)/python bench/speed/$$name.py || exit 1; done
 
 $(DOCS_STAMP): $(STAMP)
 	$(BIN)/python $(PIP) --group docs

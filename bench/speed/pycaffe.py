@@ -1,6 +1,6 @@
 """net.forward() beside the bare executor: SqueezeNet v1.1 (batch 1) and LeNet with random weights, in one run.
 
-python bench/bench_pycaffe.py [SECONDS]    (for each line and network)
+python bench/speed/pycaffe.py [SECONDS]    (for each line and network)
 
 On one core, in processor time, and the lines take turns: other processes hardly count.
 """

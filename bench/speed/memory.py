@@ -1,6 +1,6 @@
 """Peak memory of `calib8 calibrate`: with and without --memory_opt, with 100 and with 300 images.
 
-python bench/bench_memory.py MODEL_FOLDER IMAGES [-- further options of `calib8 calibrate`]
+python bench/speed/memory.py MODEL_FOLDER IMAGES [-- further options of `calib8 calibrate`]
 
 MODEL_FOLDER holds deploy.prototxt (with a plain Input) and custom.caffemodel. Images are repeated to get as many as
 are needed. Every figure is the peak of a process of its own, the imports of all packages included.

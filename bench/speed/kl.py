@@ -1,4 +1,4 @@
-"""Time of a threshold search, in milliseconds: python bench/bench_kl.py"""
+"""Time of a threshold search, in milliseconds: python bench/speed/kl.py"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What counting on a cluster costs: seconds of a shard, bytes of its state, seconds of a merge; and what follows.
 
-python bench/bench_cluster.py PROTOTXT CAFFEMODEL IMAGES [-n SHARD] [--mean ..]
+python bench/speed/cluster.py PROTOTXT CAFFEMODEL IMAGES [-n SHARD] [--mean ..]
 
 Measures one shard with one thread, in seconds of its processor, and beside it the plain counting of the same images.
 From that: hours for 50,000 and 1,000,000 images on 10 and 100 workers, and the load of the process that merges.

@@ -1,4 +1,4 @@
-"""Cost of counting a blob, compiled and in numpy, and what a second thread brings: python bench/bench_histogram.py"""
+"""Cost of counting a blob, compiled and in numpy, and what a second thread brings: python bench/speed/histogram.py"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A VGG-16 with random weights (528 MB): time to load, peak memory of loading and of a calibration.
 
-python bench/bench_large_model.py [FOLDER]    (the folder keeps the 528 MB for the next time)
+python bench/speed/large_model.py [FOLDER]    (the folder keeps the 528 MB for the next time)
 """
 
 from __future__ import annotations

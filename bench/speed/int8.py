@@ -1,6 +1,6 @@
 """Milliseconds of one forward pass in FP32 and in INT8, taking turns in one run; time of choosing other INT8 layers.
 
-python bench/bench_int8.py [MODEL_FOLDER ...] [-- SECONDS [THREADS]]
+python bench/speed/int8.py [MODEL_FOLDER ...] [-- SECONDS [THREADS]]
 
 MODEL_FOLDER holds deploy.prototxt and custom.caffemodel (default: examples/digits). Batch 1, random input, only the
 outputs asked for. Thresholds are the largest values of three random inputs: they do not change what has to be computed.
@@ -25,7 +25,7 @@ from calib8.proto.text import read_prototxt
 from calib8.quantize import QuantPlan, integer_setup, make_plan, observed_values
 from calib8.workflow import data_layer
 
-DIGITS = Path(__file__).resolve().parent.parent / "examples" / "digits"
+DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
 
 
 def load(folder: Path) -> Model:

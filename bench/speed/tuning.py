@@ -1,6 +1,6 @@
 """The original tool's search, its way and ours: seconds a trial over the same trials with the same results, in one run.
 
-python bench/bench_tuning.py [MODEL_FOLDER [LAYERS]] [-- options of `calib8 calibrate` for the images]
+python bench/speed/tuning.py [MODEL_FOLDER [LAYERS]] [-- options of `calib8 calibrate` for the images]
 
 MODEL_FOLDER holds deploy.prototxt and custom.caffemodel (default: examples/digits). Tunes LAYERS layers, spread over
 the network (default 4), on 10 images. The original's way, for every trial: all layers are quantised anew, the four
@@ -37,7 +37,7 @@ from calib8.proto.text import read_prototxt
 from calib8.quantize import QuantPlan, make_plan, setup_of
 from calib8.workflow import CalibrateOptions, calibrate, open_network
 
-DIGITS = Path(__file__).resolve().parent.parent / "examples" / "digits"
+DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
 THREADS = 2
 ENGINE = EngineOptions(THREADS, repack_weights=True)  # last bits as in our experiments
 IMAGES = 10

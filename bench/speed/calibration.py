@@ -1,6 +1,6 @@
 """Seconds per image of a whole calibration over seconds per image of the plain float forward pass, in one run.
 
-python bench/bench_calibration.py [MODEL_FOLDER [N]] [-- further options of `calib8 calibrate`, such as --images]
+python bench/speed/calibration.py [MODEL_FOLDER [N]] [-- further options of `calib8 calibrate`, such as --images]
 
 MODEL_FOLDER holds deploy.prototxt and custom.caffemodel (default: examples/digits), N is the number of images. The
 forward pass is ONNX Runtime's over the same network with only its outputs asked for, batch 1, the same number of
@@ -29,7 +29,7 @@ from calib8.proto.caffemodel import read_caffemodel
 from calib8.proto.text import read_prototxt
 from calib8.workflow import data_layer
 
-DIGITS = Path(__file__).resolve().parent.parent / "examples" / "digits"
+DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
 THREADS = 2
 ROUNDS = 5
 
