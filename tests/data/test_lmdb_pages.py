@@ -135,6 +135,7 @@ _NEWER = 4096 + 16 + 24 + 48  # the main table's description in the second meta 
         (40, "=I", (4097,), "pages of 4097 bytes"),
         (40, "=I", (1 << 20,), "pages of 1048576 bytes"),
         (_NEWER + 32, "=Q", (151,), "has 150 records, its header says 151"),
+        (_NEWER + 32, "=Q", (149,), "has more records than its header says, 149"),
         (_NEWER + 40, "=Q", (10**6,), "leads to page 1000000"),
         (_NEWER + 40, "=Q", (0,), "page 0 is none of the tree's"),
         (_NEWER + 48, "=Q", (10**9,), "is truncated: it has"),
@@ -153,6 +154,22 @@ def test_a_circle_ends(small, tmp_path):
     assert struct.unpack_from("=H", data, root * 4096 + 10)[0] & 1  # a branch
     node = struct.unpack_from("=H", data, root * 4096 + 16)[0]
     assert "its tree leads to page 7 twice" in patched(small, tmp_path, root * 4096 + node, "=HHH", root, 0, 0)
+
+
+def test_a_large_record_belongs_to_one_key(tmp_path):
+    """Or a small file could hold endlessly much: here 8 keys lead to the pages of one."""
+    keys = [b"key%d" % i for i in range(8)]
+    write(tmp_path / "lmdb", {key: b"1" * 9000 for key in keys})
+    data = bytearray((tmp_path / "lmdb" / "data.mdb").read_bytes())
+    leaf = struct.unpack_from("=Q", data, _NEWER + 40)[0] * 4096
+    places = [data.index(key, leaf) + len(key) for key in keys]
+    numbers = [struct.unpack_from("=Q", data, place)[0] for place in places]
+    for place in places:
+        struct.pack_into("=Q", data, place, min(numbers))
+    last = max(min(numbers) + 2, leaf // 4096)
+    struct.pack_into("=Q", data, _NEWER + 48, last)
+    (tmp_path / "lmdb" / "data.mdb").write_bytes(data[: (last + 1) * 4096])
+    assert f"its tree leads to page {min(numbers)} twice" in outcome(tmp_path / "lmdb")
 
 
 @pytest.mark.parametrize("dupsort", [False, True])

@@ -131,6 +131,8 @@ class LmdbTree:
         given = 0
         for node in self._nodes():
             given += 1
+            if given > self._header.entries:
+                raise DamagedError(f"is damaged: it has more records than its header says, {self._header.entries}")
             if given > first:
                 yield node.key, self._record(node)
         if given != self._header.entries:
@@ -157,9 +159,7 @@ class LmdbTree:
 
     def _tree_page(self, number: int) -> tuple[bytes, int, tuple[int, ...]]:
         """A branch or leaf page, which of them, and where its nodes begin."""
-        self._read += 1
-        if self._read > self._header.pages:
-            raise DamagedError(f"is damaged: its tree leads to page {number} twice")
+        self._count(number, 1)
         page = self._bytes(number, self._header.page_size)
         own, _, flags, lower, upper = _HEAD.unpack_from(page)
         kind = flags & _KINDS
@@ -171,6 +171,12 @@ class LmdbTree:
         if not offsets or min(offsets) < upper:
             raise DamagedError(f"is damaged: page {number} has nodes outside of their place, or none")
         return page, kind, offsets
+
+    def _count(self, number: int, pages: int) -> None:
+        """Refuse pages that several lead to: a small file could be endlessly long by that."""
+        self._read += pages
+        if self._read > self._header.pages:
+            raise DamagedError(f"is damaged: its tree leads to page {number} twice")
 
     def _below(self, number: int, page: bytes, offset: int) -> int:
         low, high, flags, _ = self._node(number, page, offset)
@@ -203,6 +209,7 @@ class LmdbTree:
             raise DamagedError(f"is damaged: page {node.data} does not hold the record that should be there")
         if _OVERFLOW.size + node.size > pages * self._header.page_size:
             raise DamagedError(f"is damaged: a record of {node.size} bytes in {pages} pages from page {node.data} on")
+        self._count(node.data, -(-(_OVERFLOW.size + node.size) // self._header.page_size))
         return self._bytes(node.data, _OVERFLOW.size + node.size)[_OVERFLOW.size :]
 
     def _bytes(self, number: int, count: int) -> bytes:
