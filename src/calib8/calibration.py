@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from calib8.boundary import closed_class
 from calib8.data import SampleSource
 from calib8.errors import OptionError
 from calib8.export import write_calibration_files, write_calibration_table, write_weights
@@ -102,6 +103,7 @@ def _whole(value: Any) -> int:
 _READERS: dict[str, Callable[[Any], Any]] = {"str": _text, "int": _whole, "bool": _switch}
 
 
+@closed_class
 class Calibration:
     """Measures thresholds and quantises a network, as in the guide; a face of `calib8.calibrate`.
 

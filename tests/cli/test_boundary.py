@@ -47,7 +47,7 @@ class OddError(Exception):
         (DataError("no\x1b[2J images"), r"p: error: no\x1b[2J images"),
         (MemoryError("array of 8 GiB"), "p: error: there is not enough memory: array of 8 GiB"),
         (OSError(5, "Input/output error", "a\nb"), r"p: error: a\nb: Input/output error"),
-        (UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"), "p: error: a defect of calib8: UnicodeDecodeError"),
+        (UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"), "p: error: a text in another encoding than expected: 'utf-8'"),
         (RecursionError("deep"), "p: error: a defect of calib8: RecursionError: deep at test_boundary.py:"),
         (OddError(), r"p: error: a defect of calib8: OddError: odd \x1b[2J text at"),
     ],

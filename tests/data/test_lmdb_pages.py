@@ -159,7 +159,7 @@ def test_a_circle_ends(small, tmp_path):
 def test_a_large_record_belongs_to_one_key(tmp_path):
     """Or a small file could hold endlessly much: here 8 keys lead to the pages of one."""
     keys = [b"key%d" % i for i in range(8)]
-    write(tmp_path / "lmdb", {key: b"1" * 9000 for key in keys})
+    write(tmp_path / "lmdb", dict.fromkeys(keys, b"1" * 9000))
     data = bytearray((tmp_path / "lmdb" / "data.mdb").read_bytes())
     leaf = struct.unpack_from("=Q", data, _NEWER + 40)[0] * 4096
     places = [data.index(key, leaf) + len(key) for key in keys]

@@ -28,11 +28,11 @@ from types import FrameType
 from typing import Any, TextIO
 
 from calib8.atomic import record_writes
+from calib8.boundary import REPORT, sentence
 from calib8.errors import Calib8Error
 from calib8.terminal import printable, printable_lines
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_MOST_TEXT = 1000
 
 
 class _OutputError(Exception):
@@ -124,33 +124,22 @@ def _outcome(
 
 
 def _text(why: BaseException, words: Callable[[str], str]) -> str:
-    match why:
-        case Calib8Error():
-            return words(str(why))
-        case MemoryError():
-            return f"there is not enough memory{_detail(why)}"
-        case BrokenPipeError():  # of a stream that is not ours; its reader knows
-            return ""
-        case OSError():
-            name = why.filename if isinstance(why.filename, str | bytes) else "a file"
-            return f"{printable(os.fsdecode(name))}: {why.strerror or why}"
-    return _defect(why)
+    if not isinstance(why, Calib8Error):
+        _show_where(why)
+        return _for_commands(sentence(why))
+    if why.__cause__ is not None:  # what no code of ours has expected
+        _show_where(why.__cause__)
+    return _for_commands(words(str(why)))
 
 
-def _defect(why: BaseException) -> str:
-    if logging.getLogger("calib8").isEnabledFor(logging.INFO):
+def _for_commands(text: str) -> str:
+    return text.replace(REPORT, "with what --verbose says and, if you may, the files")
+
+
+def _show_where(why: BaseException) -> None:
+    """For --verbose."""
+    if logging.getLogger("calib8").isEnabledFor(logging.INFO) and not isinstance(why, OSError | MemoryError):
         sys.stderr.write("".join(traceback.format_exception(why)))
-    frames = traceback.extract_tb(why.__traceback__)
-    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    return (
-        f"a defect of calib8: {type(why).__name__}{_detail(why)}{where}; please report it, with what --verbose "
-        "says and the files if you may"
-    )
-
-
-def _detail(why: BaseException) -> str:
-    text = printable(" ".join(str(why).split()))[:_MOST_TEXT]
-    return f": {text}" if text else ""
 
 
 def _say(program: str, text: str) -> None:

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from calib8.boundary import closed_class
 from calib8.data.faces import Linear
 from calib8.data.mean import read_mean
 from calib8.errors import DataError, OptionError
@@ -29,6 +30,7 @@ IMAGE_CHANNELS = (1, 3)
 _LARGE = 2**24  # values
 
 
+@closed_class
 @dataclass(frozen=True)
 class Preprocess:
     """How images become samples.

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.atomic import write_atomically, write_together
+from calib8.boundary import closed
 from calib8.errors import TableError
 from calib8.export.calibration_table import Message, table_bytes, table_message, table_text
 from calib8.export.int8_caffemodel import read_int8_model, write_int8_model
@@ -104,6 +105,7 @@ def write_calibration_table(path: str | os.PathLike[str], name: str, model: Mode
         write_record(_write_tables(path, name, model, plan), name, run_of(name, model, plan))
 
 
+@closed
 def write_calibration_files(
     folder: str | os.PathLike[str],
     name: str,

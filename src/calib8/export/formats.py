@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from calib8.boundary import closed
 from calib8.errors import OptionError
 from calib8.export.files import write_set
 from calib8.export.ncnn import ncnn_export
@@ -101,6 +102,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
 """The formats by name."""
 
 
+@closed
 def write_format(
     folder: str | os.PathLike[str], format: str, name: str, model: Model, plan: QuantPlan | None = None
 ) -> tuple[Path, ...]:

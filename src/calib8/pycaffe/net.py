@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.arithmetic import INT8_LEVELS
+from calib8.boundary import closed_class
 from calib8.engine import EngineOptions
 from calib8.engine.session import check_device
 from calib8.errors import DataError, OptionError
@@ -58,6 +59,7 @@ class NetLayer:
     blobs: BlobVec
 
 
+@closed_class
 class Net(NumberedParts, TrainingMethods):
     """A network in one phase.
 

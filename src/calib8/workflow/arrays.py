@@ -6,11 +6,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from calib8.boundary import closed_class
 from calib8.data import ArraysSource
 from calib8.proto.text import Prototxt
 from calib8.workflow.inputs import constant_of, inputs_of, with_input
 
 
+@closed_class
 @dataclass(frozen=True)
 class Arrays:
     """Arrays in files, for inputs that are no pictures; nothing is done with them but to make them float32.

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from calib8.boundary import closed, closed_class
 from calib8.data import SampleSource, refuse_bad_samples, takes
 from calib8.engine import EngineOptions
 from calib8.errors import DataError, OptionError
@@ -45,6 +46,7 @@ _log = logging.getLogger(__name__)
 Options = TypeVar("Options", bound="MeasureOptions")
 
 
+@closed_class
 @dataclass(frozen=True)
 class MeasureOptions:
     """How values of a network are measured.
@@ -75,6 +77,7 @@ class MeasureOptions:
         return self if source.size is None else replace(self, iteration=min(self.iteration, source.size))
 
 
+@closed_class
 @dataclass(frozen=True)
 class CalibrateOptions(MeasureOptions):
     """How a network is calibrated; the options of `MeasureOptions`, and:
@@ -111,6 +114,7 @@ class CalibrateOptions(MeasureOptions):
         return replace(self, method=ORIGINAL_METHOD, threshold=ThresholdOptions(), repair="none")
 
 
+@closed_class
 @dataclass(frozen=True, eq=False)
 class CalibrationResult:
     """A network in integers, and where they come from.
@@ -132,6 +136,7 @@ class CalibrationResult:
     repaired: Repaired | None = None
 
 
+@closed
 def calibrate(
     network: Network, options: CalibrateOptions = CalibrateOptions(), progress: ProgressCallback = quiet
 ) -> CalibrationResult:
@@ -266,6 +271,7 @@ def measure_histograms(
     return collect_histograms(network.model, batches, values, collected, images)
 
 
+@closed
 def choose_thresholds(
     network: Network, histograms: Mapping[str, BlobHistogram], options: CalibrateOptions
 ) -> CalibrationResult:
@@ -291,6 +297,7 @@ def choose_thresholds(
     return CalibrationResult(plan, found, histograms, dead, f"{options.one_method}, {options.iteration} images")
 
 
+@closed
 def change_thresholds(
     network: Network,
     thresholds: Mapping[str, float],
@@ -317,6 +324,7 @@ def change_thresholds(
     return replace(known, plan=plan, thresholds=changed, dead=dead, origin=origin)
 
 
+@closed
 def read_calibration(
     network: Network, table: str | os.PathLike[str], int8_model: str | os.PathLike[str] | None = None
 ) -> CalibrationResult:

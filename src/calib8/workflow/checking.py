@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from calib8.analyze.overview import Overview, overview_of
+from calib8.boundary import closed
 from calib8.data import look_at, open_source
 from calib8.errors import CaffemodelError, Calib8Error, DataError, ModelError, NotRunError, UserLayerError
 from calib8.export.record import strangers_in
@@ -27,6 +28,7 @@ _LOOKED_AT = 1000
 """Samples whose heads are looked at."""
 
 
+@closed
 def check(
     prototxt: str | os.PathLike[str],
     caffemodel: str | os.PathLike[str] | None = None,

@@ -10,6 +10,7 @@ import numpy as np
 
 from calib8.analyze.judges import Judge, QualityDrop, compared_values
 from calib8.analyze.metrics import OutputComparison, compare_outputs
+from calib8.boundary import closed, closed_class
 from calib8.workflow.calibrating import CalibrationResult
 from calib8.workflow.judging import JudgeOptions, by_run, check_int8, given_labels, make_judge
 from calib8.workflow.network import Network
@@ -21,6 +22,7 @@ _IN_MEMORY = 32
 """About so many images at a time."""
 
 
+@closed_class
 @dataclass(frozen=True)
 class EvaluateOptions(JudgeOptions):
     """How a network is evaluated: see `JudgeOptions`; take other samples than those it was calibrated or tuned on."""
@@ -49,6 +51,7 @@ class Evaluation:
     samples: int
 
 
+@closed
 def evaluate(
     network: Network,
     calibration: CalibrationResult,

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from calib8.boundary import closed_class
 from calib8.data import ImagesSource, Preprocess
 from calib8.errors import DataError
 from calib8.graph import Layer, Shape
@@ -18,6 +19,7 @@ _IMAGE_AXES = 4
 _PREPARATION = frozenset(["scale", "mean_file", "mean_value"])
 
 
+@closed_class
 @dataclass(frozen=True)
 class Images:
     """Images that become samples of one input: `sample = (pixels - mean) * scale`.

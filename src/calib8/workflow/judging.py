@@ -12,6 +12,7 @@ from calib8.analyze.experiment import DEFAULT_BUDGET, ExperimentOptions
 from calib8.analyze.judges import Judge, QualityDrop, SquaredDifference, finds_of, top1
 from calib8.analyze.user_metric import function_metric, user_metric
 from calib8.analyze.yolo import Anchors, yolo_difference
+from calib8.boundary import closed_class
 from calib8.errors import OptionError, QuantizationError
 from calib8.lowering import Model
 from calib8.quantize import QuantPlan
@@ -22,6 +23,7 @@ _MEGABYTE = 1 << 20
 _READ_NO_LABELS = ("difference", "yolo")
 
 
+@closed_class
 @dataclass(frozen=True)
 class Metric:
     """What counts, as a loss: 0 for outputs that are those of FP32, less is better.
@@ -72,6 +74,7 @@ class Metric:
         return self.function is None and self.name == "yolo"
 
 
+@closed_class
 @dataclass(frozen=True)
 class JudgeOptions:
     """How a network is judged.

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import cast
 
+from calib8.boundary import closed, closed_class
 from calib8.data import DATA_TYPES, SampleSource, look_at, open_source
 from calib8.data.looking import Examinable
 from calib8.errors import CaffemodelError, DataError, OnnxError, OptionError
@@ -28,6 +29,7 @@ from calib8.workflow.inputs import DATA_LAYER
 _log = logging.getLogger(__name__)
 
 
+@closed_class
 @dataclass(frozen=True, eq=False)
 class Network:
     """A network in FP32, and where its samples come from.
@@ -100,6 +102,7 @@ class Network:
         return self.source
 
 
+@closed
 def open_network(
     prototxt: str | os.PathLike[str],
     caffemodel: str | os.PathLike[str] | None = None,

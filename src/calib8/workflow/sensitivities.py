@@ -8,6 +8,7 @@ from calib8.analyze.bench import Setting
 from calib8.analyze.experiment import Experiment
 from calib8.analyze.judges import compared_values
 from calib8.analyze.sensitivity import Sensitivity, measure_sensitivity
+from calib8.boundary import closed, closed_class
 from calib8.workflow.calibrating import CalibrationResult
 from calib8.workflow.cluster import Workers
 from calib8.workflow.cluster_trials import experiment_options, runner_of
@@ -16,11 +17,13 @@ from calib8.workflow.network import Network
 from calib8.workflow.progress import Progress, ProgressCallback, quiet
 
 
+@closed_class
 @dataclass(frozen=True)
 class SensitivityOptions(JudgeOptions):
     """How layers are judged: see `JudgeOptions`."""
 
 
+@closed
 def sensitivity(
     network: Network,
     calibration: CalibrationResult,

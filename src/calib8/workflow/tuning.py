@@ -23,6 +23,7 @@ from calib8.analyze.search import Search, SearchOptions, candidate_search, origi
 from calib8.analyze.trials import Trials
 from calib8.analyze.tuning import Status, TuningResult, Watch, layer_differences, losses_of, run_search
 from calib8.atomic import make_folder
+from calib8.boundary import closed, closed_class
 from calib8.data import SampleSource
 from calib8.errors import DataError, OptionError
 from calib8.lowering import Model
@@ -41,6 +42,7 @@ _HELD_OUT_PER_TUNED = 3
 """They run only to confirm what has been found, so they cost little; and few of them would confirm by chance."""
 
 
+@closed_class
 @dataclass(frozen=True)
 class TuneOptions(JudgeOptions):
     """How thresholds are tuned; the options of `JudgeOptions`, and:
@@ -107,6 +109,7 @@ class TuneOptions(JudgeOptions):
         return (self.at or ("layer" if self.metric.is_difference else "outputs")) == "layer"
 
 
+@closed_class
 @dataclass(frozen=True)
 class DropOptions:
     """What a network may lose, for mixed precision.
@@ -128,6 +131,7 @@ class DropOptions:
             raise OptionError(f"`max_drop` is {self.max_drop}; it must be 0 or more")
 
 
+@closed_class
 @dataclass(frozen=True, eq=False)
 class TuneResult:
     """What a search has found.
@@ -190,6 +194,7 @@ class MixedResult:
     plan: QuantPlan
 
 
+@closed
 def tune(
     network: Network,
     calibration: CalibrationResult,
@@ -210,6 +215,7 @@ def tune(
     return Tuner(network, calibration, options, workers=workers).tune(progress)
 
 
+@closed_class
 class Tuner:
     """A calibrated network, its samples and its metrics, made ready to be tuned: what can be refused was refused.
 

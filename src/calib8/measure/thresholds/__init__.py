@@ -23,6 +23,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from calib8.boundary import closed_class
 from calib8.errors import OptionError
 from calib8.measure.histogram import BlobHistogram
 from calib8.measure.thresholds import kl, kl_fine, maximum, mse, percentile
@@ -46,6 +47,7 @@ DEAD_THRESHOLD = 1.0
 _LARGEST = float(np.finfo(np.float32).max)
 
 
+@closed_class
 @dataclass(frozen=True)
 class ThresholdOptions:
     """What can be set beside the method's name.
