@@ -77,6 +77,28 @@ def test_it_follows_fp32(random_model, zero, level):
     assert 1e-9 < noise < 1e-2
 
 
+def test_heads_that_are_joined_stay_real(random_model):
+    """A Concat at the end has one step for boxes and scores, with which the scores would be 0."""
+    heads = """
+layer { name: "c" type: "Convolution" bottom: "data" top: "c" convolution_param { num_output: 6 kernel_size: 1 } }
+layer { name: "r" type: "ReLU" bottom: "c" top: "c" }
+layer { name: "boxes" type: "Convolution" bottom: "c" top: "boxes" convolution_param { num_output: 4 kernel_size: 1 } }
+layer { name: "scores" type: "Convolution" bottom: "c" top: "scores"
+        convolution_param { num_output: 4 kernel_size: 1 } }
+layer { name: "sum" type: "Eltwise" bottom: "boxes" bottom: "boxes" top: "sum" }
+layer { name: "sr" type: "ReLU" bottom: "sum" top: "sum" }
+layer { name: "out" type: "Concat" bottom: "sum" bottom: "scores" top: "out" }
+"""
+    model = random_model(DATA + heads)
+    assert set(quantizers(qdq_export("net", model, planned(model), Zero.OFFSET).proto)) == {"data", "c"}
+    behind = """
+layer { name: "f" type: "Convolution" bottom: "out" top: "f" convolution_param { num_output: 1 kernel_size: 1 } }
+"""
+    model = random_model(DATA + heads + behind)
+    found = quantizers(qdq_export("net", model, planned(model), Zero.OFFSET).proto)
+    assert set(found) == {"data", "c", "boxes", "sum", "scores", "out"}
+
+
 def test_types_of_codes(random_model):
     model = random_model(NET)
     plan = planned(model)

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from calib8.export.onnx_model import GraphBuilder, OnnxExport, finished_proto, reachable_outputs
 from calib8.export.tpu_mlir import non_negative_values
 from calib8.graph import Layer
+from calib8.layer_kit.neuron import Neuron
 from calib8.layer_kit.weighted_window import WeightedWindow
 from calib8.layers import Op
 from calib8.layers.concat import Concat
@@ -120,9 +121,13 @@ class _Graph:
     real: dict[str, str] = field(default_factory=dict)  # value -> its tensor before it is quantised
     read: dict[str, str] = field(default_factory=dict)  # value -> its tensor as layers read it
     codes: dict[str, _Codes] = field(default_factory=dict)
+    reaching: set[str] = field(default_factory=set)  # values whose codes come to a layer with weights
 
     def __post_init__(self) -> None:
         self.g.real_biases = self.zero is Zero.NONE
+        for layer, op in reversed(self.model.pairs):
+            if self._quantises(layer) or (isinstance(op, Neuron) and self._goes_on(layer)):
+                self.reaching.update(layer.bottoms)
 
     def visit(self, layer: Layer, op: Op) -> None:
         self.g.layer = layer.name
@@ -146,8 +151,17 @@ class _Graph:
 
     def _quantises(self, reader: Layer) -> bool:
         op = self.model.op_of[reader.name]
-        in_integers = isinstance(op, WeightedWindow | InnerProduct | Pooling | Eltwise | Concat) or op.moves_data
-        return in_integers and bool(reader.tops) and self._in_integers(reader)
+        if not self._in_integers(reader):
+            return False
+        is_between = isinstance(op, Pooling | Eltwise | Concat) or op.moves_data
+        return isinstance(op, WeightedWindow | InnerProduct) or (is_between and self._goes_on(reader))
+
+    def _goes_on(self, layer: Layer) -> bool:
+        """Tell whether what a layer gives comes to one with weights; otherwise its codes would bring nothing.
+
+        Between heads and outputs they would even harm: a Concat of boxes and scores has one step for both.
+        """
+        return not self.reaching.isdisjoint(layer.tops)
 
     def _in_integers(self, layer: Layer) -> bool:
         return self.plan.forms.get(layer.name) is not None
