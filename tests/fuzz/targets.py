@@ -32,6 +32,7 @@ from calib8.export import read_plan, table_name
 from calib8.export.record import parse_record
 from calib8.lowering import build_model, lower_float
 from calib8.lowering.examine import examine_model
+from calib8.onnx_in import read_onnx
 from calib8.proto.caffemodel import read_caffemodel
 from calib8.proto.text import parse_prototxt, read_prototxt
 
@@ -87,6 +88,19 @@ def fuzz_prototxt(data: bytes, folder: Path) -> None:
             ]
             if not any(shapes):
                 lower_float(model, tops)
+
+    refuses(read)
+
+
+@target
+def fuzz_onnx(data: bytes, folder: Path) -> None:
+    """An ONNX model to layers, and to a graph of ours."""
+
+    def read() -> None:
+        found = read_onnx(written(data, folder, "net.onnx"))
+        model = build_model(found.prototxt, found.weights)
+        if sum(int(np.prod(shape, dtype=object)) for shape in model.shapes.values()) < _MOST_ELEMENTS:
+            lower_float(model, [t for layer in model.net.layers for t in layer.tops if t not in model.inputs])
 
     refuses(read)
 

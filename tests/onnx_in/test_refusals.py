@@ -96,7 +96,7 @@ class TestGraphs:
         found = refusals([helper.make_node("Relu", ["x"], ["y"])], {"x": IMAGE}, ("y", "z"))
         assert found == ["output 'z' is written by no node"]
 
-    @pytest.mark.parametrize("dims", [("n", 3, "h", 8), ("n", 3)])
+    @pytest.mark.parametrize("dims", [("n", 3, "h", 8), (-1, 3, -1, 8), ("n", 3)])
     def test_open_shapes(self, dims, tmp_path):
         path = tmp_path / "net.onnx"
         path.write_bytes(model_of([helper.make_node("Relu", ["x"], ["y"])], {"x": dims}, ["y"]).SerializeToString())

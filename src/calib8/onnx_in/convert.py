@@ -74,8 +74,8 @@ def open_inputs(path: str | os.PathLike[str]) -> list[str]:
     """
     graph = read_file_of(path).graph
     known = {tensor.name for tensor in graph.initializer}
-    dims = {x.name: x.type.tensor_type.shape.dim for x in graph.input if x.name not in known}
-    return [name for name, sizes in dims.items() if not sizes or not all(d.HasField("dim_value") for d in sizes)]
+    dims = {x.name: _dims(x) for x in graph.input if x.name not in known}
+    return [name for name, sizes in dims.items() if not sizes or None in sizes]
 
 
 class _Conversion:
@@ -129,7 +129,7 @@ class _Conversion:
         tensor = x.type.tensor_type
         if not x.type.HasField("tensor_type") or tensor.elem_type != TensorProto.FLOAT:
             raise RefusedError(f"is of the type {_kind(x)}; calib8 computes in float32")
-        dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
+        dims = _dims(x)
         if x.name in self._shapes:
             shape = self._shapes[x.name]
             fits = not dims or (
@@ -246,6 +246,11 @@ def _titled(node: NodeProto) -> str:
 def _kind(x: ValueInfoProto) -> str:
     kind = x.type.tensor_type.elem_type
     return TensorProto.DataType.Name(kind) if kind in TensorProto.DataType.values() else f"number {kind}"
+
+
+def _dims(x: ValueInfoProto) -> list[int | None]:
+    """The lengths of an input's axes; None for one that is open, which some exporters write as -1."""
+    return [d.dim_value if d.dim_value > 0 else None for d in x.type.tensor_type.shape.dim]
 
 
 def _with_open(dims: Sequence[int | None]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +66,24 @@ def read_file_of(path: str | os.PathLike[str]) -> OnnxFile:
     if model.functions:
         names = ", ".join(repr(f.name) for f in model.functions[:8])
         raise OnnxError(f"{source}: has functions of its own ({names}); inline them (onnx.inliner) before")
+    if not all(isinstance(text, str) for text in _texts(model)):  # protobuf then gives bytes
+        raise OnnxError(f"{source}: not an ONNX model, or a damaged one: a name in it is no UTF-8")
     return OnnxFile(source, model.graph, _opset(source, model), len(data))
+
+
+def _texts(model: ModelProto) -> Iterator[object]:
+    """Every name that is read of a model."""
+    yield from (entry.domain for entry in model.opset_import)
+    graph = model.graph
+    yield graph.name
+    yield from (value.name for value in (*graph.input, *graph.output))
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (text for a in node.attribute for text in (a.name, a.ref_attr_name))
+    tensors = [*graph.initializer, *(a.t for node in graph.node for a in node.attribute if a.HasField("t"))]
+    for tensor in tensors:
+        yield tensor.name
+        yield from (text for entry in tensor.external_data for text in (entry.key, entry.value))
 
 
 def _opset(source: str, model: ModelProto) -> int:
