@@ -49,7 +49,7 @@ def row(name: str, models: Path, images: Path, options: argparse.Namespace) -> s
     found = check(samples, right)
     said = found.findings[0].text if found.findings else "nothing"
     wrong = usual_recipes(right)
-    chosen = wrong[:: max(1, len(wrong) // options.wrong)]
+    chosen = wrong[:: max(1, len(wrong) // options.wrong)] if options.wrong else []
     noticed, unsure, repaired = [], 0, 0
     for recipe in chosen:
         mistaken = check([resampled(x, right, recipe) for x in samples], recipe)
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("models", type=Path)
     parser.add_argument("images", type=Path)
     parser.add_argument("--only", nargs="*", default=list(RIGHT))
-    parser.add_argument("--wrong", type=int, default=12, help="how many wrong ones are given, about")
+    parser.add_argument("--wrong", type=int, default=12, help="how many wrong ones are given, about; 0 for none")
     parser.add_argument("--samples", type=int, default=12, help="how many images the doctor looks at")
     parser.add_argument("--balance", action="store_true", help="without BatchNorms, of networks that have some, too")
     options = parser.parse_args()

@@ -11,7 +11,7 @@ from calib8.analyze.answers import Answer
 from calib8.analyze.metrics import Comparison
 
 _GOOD_DB, _FAIR_DB = 20.0, 10.0
-_SHARES = {"classes": (0.98, 0.9), "map": (0.98, 0.9), "boxes": (0.9, 0.75)}
+SHARES = {"classes": (0.98, 0.9), "map": (0.98, 0.9), "boxes": (0.9, 0.75)}
 """Good and fair shares of answers that are the same; boxes come and go with scores near the limit."""
 _AGREEMENTS = {"classes": "same best class", "boxes": "boxes matched (F1)", "map": "pixels with the same class"}
 
@@ -53,7 +53,7 @@ class OutputVerdict:
         by_numbers = Grade.GOOD if snr >= _GOOD_DB else Grade.FAIR if snr >= _FAIR_DB else Grade.BAD
         if not self.asked:
             return by_numbers
-        share, (good, fair) = self.agreement, _SHARES[self.kind]
+        share, (good, fair) = self.agreement, SHARES[self.kind]
         by_answers = Grade.GOOD if share >= good else Grade.FAIR if share >= fair else Grade.BAD
         order = list(Grade)
         # One of a few answers that changed says little: then numbers that are near count, too.

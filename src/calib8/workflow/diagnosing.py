@@ -20,7 +20,7 @@ from calib8.analyze.doctor.preprocessing import (
 from calib8.analyze.doctor.recipes import Recipe, guessed_recipe
 from calib8.analyze.doctor.samples import check_samples
 from calib8.analyze.doctor.survey import Survey, survey_images
-from calib8.data import ImagesSource, Linear, Preprocess, SampleSource, origin_of
+from calib8.data import ArraysSource, ImagesSource, Linear, Preprocess, SampleSource, origin_of
 from calib8.data.preprocess import RESIZE_MODES
 from calib8.errors import DataError, QuantizationError
 from calib8.graph import Array
@@ -107,7 +107,7 @@ def quick_check(network: Network, threads: int | None = None) -> tuple[Finding, 
     """
     size = network.samples.size
     count = _QUICK if size is None else min(_QUICK, size)
-    if image_input(network.of_one_sample) is None or count < _LEAST:
+    if _pictures_of(network) is None or count < _LEAST:
         return ()
     samples = list(runs_of(network, count))
     kind, misfit = given_misfit(network.of_one_sample, samples, threads)
@@ -118,7 +118,7 @@ def quick_check(network: Network, threads: int | None = None) -> tuple[Finding, 
 
 def _preprocessing(network: Network, options: DiagnoseOptions, progress: ProgressCallback) -> PreprocessingCheck:
     model = network.of_one_sample
-    blob = image_input(model)
+    blob = _pictures_of(network)
     count = min(options.iteration, _PREPROCESSED)
     if blob is None or count < _LEAST:
         return PreprocessingCheck(None)
@@ -147,6 +147,13 @@ def image_input(model: Model) -> str | None:
     """Find the value among the inputs that holds images, (N, 1 or 3, H, W); None where there is none."""
     shapes = {value: model.shapes[value] for value in model.inputs if model.net.is_read(value)}
     return next((v for v, s in shapes.items() if len(s) == _IMAGE_AXES and s[1] in (1, 3) and min(s[2:]) > 1), None)
+
+
+def _pictures_of(network: Network) -> str | None:
+    """The input that holds pictures, as far as anybody knows: arrays of one channel may be a sound, or anything."""
+    model, blob = network.of_one_sample, image_input(network.of_one_sample)
+    unknown = isinstance(origin_of(network.samples), ArraysSource)
+    return None if blob is not None and unknown and model.shapes[blob][1] == 1 else blob
 
 
 def name_of_sample(source: SampleSource) -> Callable[[int], str]:

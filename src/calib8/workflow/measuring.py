@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -125,7 +126,7 @@ def measure_quality(
     model, source, count = network.of_one_sample, network.samples, options.count_for(network)
     answer = _answer(model, options)
     truths = _truths(options.truth, model, answer, source, count)
-    measures = measures_for(answer, options.truth.peak)
+    measures = measures_for(answer, options.truth.peak, math.prod(model.shapes[answer.values[0]][1:]))
     plans = [calibration.plan for calibration in tables.values()]
     if options.int8_layers is not None:
         _check_layers(model, plans[0], options.int8_layers)
@@ -168,10 +169,11 @@ def _answer(model: Model, options: QualityOptions) -> Answer:
     fitting = [a for a in answers if (a.kind == given if given else bool(measures_for(a)))]
     if fitting:
         return fitting[0]
-    kinds = ", ".join(f"{model.net.blob_of[a.values[0]]!r} {a.kind}" for a in answers)
+    kinds = ", ".join(f"{model.net.blob_of[a.values[0]]!r} ({a.kind})" for a in answers)
+    why = "none of them fits the truth that was given" if given else "nobody knows how to measure them"
     raise OptionError(
-        f"{model.net.source}: the outputs are {kinds}; {'none of them fits the truth that was given' if given else ''}"
-        f"{'' if given else 'nobody knows how to measure them; '} use `metric` with a function of yours"
+        f"{model.net.source}: the outputs are {kinds}; {why}: use `metric` with a function of yours. Without labels, "
+        "`calib8 sensitivity` says how far INT8 is from FP32"
     )
 
 
@@ -191,7 +193,8 @@ def _truths(truth: Truth, model: Model, answer: Answer, source: SampleSource, co
             return read(getattr(truth, name))
     if answer.kind != "classes":
         wanted = {"boxes": "boxes", "map": "maps", "picture": "pictures"}[answer.kind]
-        raise DataError(f"the outputs are {answer.kind}, whose truth no data layer gives; give it (`{wanted}=..`)")
+        name = model.net.blob_of[answer.values[0]]
+        raise DataError(f"output {name!r} ({answer.kind}): its truth no data layer gives; give it (`{wanted}=..`)")
     return None
 
 

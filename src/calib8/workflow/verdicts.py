@@ -52,7 +52,7 @@ def verdict(network: Network, plan: QuantPlan, options: VerdictOptions = Verdict
     """
     check_int8(network, plan)
     model, size = network.of_one_sample, network.samples.size
-    held_out = size is None or size >= options.calibrated + options.count
+    held_out = size is None or size >= options.calibrated + min(options.count, _FEWEST)
     skipped = options.calibrated if held_out else 0
     wanted = options.count if size is None else min(options.count, size - skipped)
     both = SideBySide(model, [plan], threads=options.threads)

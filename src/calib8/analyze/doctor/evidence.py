@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calib8.analyze.answers import answers_of
 from calib8.arithmetic import dead_channels
 from calib8.graph import Layer
 from calib8.layers.batch_norm import BatchNorm
@@ -72,7 +73,12 @@ def evidence_of(model: Model) -> Evidence | None:
 
 
 def balance_of(model: Model) -> Evidence | None:
-    """What a network's rectifiers tell; None for a network without any."""
+    """What a network's rectifiers tell; None for a network without any, and for one that makes a picture.
+
+    Such a network carries pixels through to its end: units that are always on are what training gives there.
+    """
+    if any(answer.kind == "picture" for answer in answers_of(model)):
+        return None
     rectified = [x for x, op in model.pairs if isinstance(op, _RECTIFIERS) and len(model.shapes[x.bottoms[0]]) > 1]
     return BalanceEvidence(model, rectified) if rectified else None
 
@@ -135,8 +141,8 @@ class BalanceEvidence(Evidence):
         self.values = tuple(dict.fromkeys((*self._rectified, *self._logits)))
         self._channels = [model.shapes[value][1] for value in self._rectified]
         self.text = (
-            f"how often its {len(layers)} rectifiers are on and off, for want of a BatchNorm: weaker, "
-            "which small mistakes escape"
+            f"how often its {len(layers)} rectifier{'s are' if len(layers) > 1 else ' is'} on and off (weaker than a "
+            "BatchNorm: small mistakes escape it)"
         )
 
     def row(self, found: Mapping[str, Array]) -> Doubles:

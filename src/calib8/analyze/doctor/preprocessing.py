@@ -87,7 +87,10 @@ class PreprocessingCheck:
     def sentence(self) -> str:
         """What it means; what it does not mean, too."""
         if self.given is None:
-            return "nothing to tell it by (no image input, or neither BatchNorm nor rectifiers)"
+            return (
+                "nothing to tell it by: no input for pictures, or neither BatchNorm nor rectifiers (which say nothing "
+                "where a network makes pictures)"
+            )
         if self.findings:
             return self.findings[0].text
         if not self.alike:
@@ -238,13 +241,11 @@ def _mistake(own: Fit, better: Sequence[Fit], evidence: Evidence, advice: Callab
     best = better[0]
     large = best.gain >= _LARGE_GAIN[evidence.kind]
     equal = [fit for fit in better[1:] if fit.misfit <= 1.1 * best.misfit]
-    text = (
-        f"{'the preprocessing looks wrong' if large else 'another preprocessing fits better'}: {_named(best)} fits "
-        f"{evidence.text} {best.gain:.1f} times as well as {own.recipe.text}"
-    )
+    strong = large and evidence.kind == "batchnorm"
+    words = "the preprocessing looks wrong" if strong else "another preprocessing fits better"
+    text = f"{words}: {_named(best)} fits {best.gain:.1f} times as well as {own.recipe.text}, by {evidence.text}"
     if equal:
         text += f"; about as well: {'; '.join(map(_named, equal[:3]))}"
-    strong = large and evidence.kind == "batchnorm"
     return Finding("preprocessing", Severity.PROBLEM if strong else Severity.HINT, "", text, advice(best))
 
 

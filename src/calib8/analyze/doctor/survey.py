@@ -82,7 +82,16 @@ def called_in(model: Model, values: Sequence[str]) -> dict[str, str]:
     """What people call values: their blobs, with the layer where later layers overwrite them in place."""
     net = model.net
     blobs = {value: net.blob_of[value] for value in values}
-    return {v: blob if blob == v else f"{blob} (as {net.producer[v].name} leaves it)" for v, blob in blobs.items()}
+    return {v: blob if blob == v else _overwritten(model, v, blob) for v, blob in blobs.items()}
+
+
+def _overwritten(model: Model, value: str, blob: str) -> str:
+    """One of several values of a blob that layers overwrite in place."""
+    net = model.net
+    names = [layer.name for layer in net.layers for top in layer.tops if net.blob_of[top] == blob]
+    own = net.producer[value].name if value in net.producer else ""
+    after = names[names.index(own) + 1 :][:1] if own in names else names[:1]
+    return f"{blob} (before {after[0]})" if after else f"{blob} (behind {own})"
 
 
 class _Taken:
