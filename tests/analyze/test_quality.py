@@ -168,3 +168,4 @@ def test_intervals_are_paired():
 def test_numbers_are_not_measured():
     assert measures_for(Numbers(("y",))) == ()
     assert [m.name for m in measures_for(Classes(("y",)))] == ["top-1", "top-5"]
+    assert [m.name for m in measures_for(Classes(("y",)), classes=5)] == ["top-1"]  # of five, the best five are all

@@ -89,3 +89,13 @@ def test_a_real_network_with_swapped_colours_and_a_wrong_scale(shared, capsys):
     assert found["findings"][0]["severity"] == "problem"
     best = found["preprocessing"]["others"][0]
     assert best["gain"] > 10 and 0.002 < best["recipe"]["scale"][0] < 0.02
+
+
+def test_arrays_of_one_channel_may_be_a_sound(folder, capsys, tmp_path):
+    np.savez(tmp_path / "x.npz", data=np.random.default_rng(0).standard_normal((6, 1, 8, 8)).astype(np.float32))
+    text = (folder / "deploy.prototxt").read_text()
+    end = text.index("layer {", text.index("layer {") + 1)
+    plain = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 1 dim: 8 dim: 8 } } }'
+    (folder / "deploy.prototxt").write_text(plain + text[end:])
+    assert doctor(folder, "--samples", str(tmp_path / "x.npz")) == 0
+    assert capsys.readouterr().out.startswith("preprocessing: nothing to tell it by")

@@ -47,3 +47,8 @@ def test_the_same_images_where_there_are_no_others(network, plan):
 @pytest.mark.parametrize(("calibrated", "images"), [(0, 2), (10, 2), (100, 5), (1000, 16)])
 def test_a_twentieth_is_enough(calibrated, images):
     assert VerdictOptions(calibrated).count == images
+
+
+def test_few_others_are_better_than_the_same(network, plan):
+    found = verdict(network, plan, VerdictOptions(network.samples.size - 3, images=32, threads=1))
+    assert found.held_out and found.images == 3

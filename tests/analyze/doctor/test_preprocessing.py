@@ -184,3 +184,10 @@ def test_without_batch_norm_nearly_the_same_is_the_same():
 def test_balance_is_judged_on_networks_with_batch_norm_too(trained):
     found = check_preprocessing(trained, images(6, 1), "data", RIGHT, threads=1, evidence=balance_of(trained))
     assert found.kind == "balance"
+
+
+def test_rectifiers_of_a_network_that_makes_pictures_tell_nothing(random_model):
+    picture = 'type: "Convolution" bottom: "conv" top: "p" convolution_param { num_output: 3 kernel_size: 1 }'
+    model = random_model(f'{PLAIN} layer {{ name: "p" {picture} }}')
+    assert evidence_of(model) is None
+    assert "nothing to tell it by" in check_preprocessing(model, images(3, 0), "data", RIGHT).sentence

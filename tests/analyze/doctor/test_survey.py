@@ -12,7 +12,7 @@ from calib8.analyze.doctor import Severity
 from calib8.analyze.doctor.convergence import check_convergence
 from calib8.analyze.doctor.networks import check_network
 from calib8.analyze.doctor.samples import check_samples
-from calib8.analyze.doctor.survey import survey_images
+from calib8.analyze.doctor.survey import called_in, survey_images
 from calib8.measure.thresholds import ThresholdOptions, find_threshold
 from calib8.quantize import QuantPlan, observed_values
 
@@ -135,3 +135,13 @@ def test_a_batch_norm_without_its_factor_is_a_problem(random_model):
     kept = survey_images(normal, [{"data": x} for x in samples(4)], ("data",), "data", 2048, threads=1)
     (finding,) = [x for x in check_network(model, replace(kept), None) if x.severity is Severity.PROBLEM]
     assert finding.subject == "n" and "scale factor" in finding.text
+
+
+def test_values_that_are_overwritten_in_place_are_called_by_their_place(model):
+    first, last = (layer.tops[0] for layer in model.net.layers[1:3] if layer.name in ("conv", "relu"))
+    assert called_in(model, [first, last, "a"]) == {
+        first: "conv (before relu)",
+        last: called_in(model, [last])[last],
+        "a": "a",
+    }
+    assert "before" not in called_in(model, [last])[last]
