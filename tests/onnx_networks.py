@@ -219,4 +219,37 @@ def yolo(opset: int):
     return g.model(["boxes"])
 
 
-NETWORKS = [resnet, mobilenet_v2, mobilenet_v3, shufflenet, squeezenet, densenet, inception, ssd, yolo]
+def convnext(opset: int):
+    """Depthwise 7 x 7, then channels last: LayerNormalization, two products and a GELU, a learned step."""
+    g = Graph(opset)
+
+    def normalised(x: str) -> str:
+        gamma, beta = g.weights(12), g.weights(12)
+        if opset >= 17:
+            return g.node("LayerNormalization", x, gamma, beta, axis=-1, epsilon=1e-6)
+
+        def mean(x: str) -> str:
+            return g.node("ReduceMean", x, axes=[-1])
+
+        centred = g.node("Sub", x, mean(x))
+        variance = mean(g.node("Pow", centred, g.constant(2, np.float32)))
+        deviation = g.node("Sqrt", g.node("Add", variance, g.constant(1e-6, np.float32)))
+        return g.node("Add", g.node("Mul", g.node("Div", centred, deviation), gamma), beta)
+
+    def gelu(x: str) -> str:
+        if opset >= 20:
+            return g.node("Gelu", x)
+        inner = g.node("Erf", g.node("Div", x, g.constant(np.sqrt(2), np.float32)))
+        outer = g.node("Mul", x, g.node("Add", inner, g.constant(1, np.float32)))
+        return g.node("Mul", outer, g.constant(0.5, np.float32))
+
+    x = g.node("Conv", "input", g.weights(12, 3, 4, 4), kernel_shape=[4, 4], strides=[4, 4])
+    y = g.node("Transpose", g.conv(x, 12, 12, 7, 1, group=12), perm=[0, 2, 3, 1])
+    y = gelu(g.node("Add", g.weights(48), g.node("MatMul", normalised(y), g.weights(12, 48))))
+    y = g.node("Add", g.weights(12), g.node("MatMul", y, g.weights(48, 12)))
+    y = g.node("Mul", g.node("Transpose", y, perm=[0, 3, 1, 2]), g.weights(12, 1, 1))
+    g.classifier(g.node("Add", y, x), 12)
+    return g.model(["logits"])
+
+
+NETWORKS = [resnet, mobilenet_v2, mobilenet_v3, shufflenet, squeezenet, densenet, inception, convnext, ssd, yolo]

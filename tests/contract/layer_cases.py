@@ -67,7 +67,7 @@ _FACES = tuple(
 CASES = [
     *(LayerCase(t, "", shape) for t in (
         "AbsVal", "BNLL", "Mish", "Sigmoid", "TanH", "ReLU6", "HardSigmoid", "HardSwish", "ELU", "Exp", "Power", "ReLU",
-        "Swish", "Threshold", "Softmax", "Dropout", "SpatialDropout", "PReLU", "PReLURistretto", "Split",
+        "Erf", "Swish", "Threshold", "Softmax", "Dropout", "SpatialDropout", "PReLU", "PReLURistretto", "Split",
     ) for shape in ((_IMAGE,), ((3, 5),))),
     LayerCase("Log", "", (np.abs(_RNG.standard_normal(_IMAGE)).astype(np.float32) + 1,)),
     LayerCase("ReLU", "relu_param { negative_slope: 0.1 }", (_IMAGE,)),

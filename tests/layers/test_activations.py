@@ -47,6 +47,7 @@ def check(found: np.ndarray, x: np.ndarray, formula, tolerance=2e-6) -> None:
         ("BNLL", "", softplus),
         ("ELU", "", lambda x: x if x > 0 else math.expm1(x)),
         ("ELU", "elu_param { alpha: -0.5 }", lambda x: x if x > 0 else -0.5 * math.expm1(x)),
+        ("Erf", "", math.erf),
         ("HardSigmoid", "", lambda x: hard_sigmoid(x, 0.2, 0.5)),
         ("HardSigmoid", "hard_sigmoid_param { alpha: 0.5 beta: 0.25 }", lambda x: hard_sigmoid(x, 0.5, 0.25)),
         ("HardSwish", "", lambda x: x * min(max(x + 3, 0), 6) / 6),

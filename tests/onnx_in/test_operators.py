@@ -9,7 +9,7 @@ from onnx import helper
 from calib8.onnx_in.operators import OPERATORS
 
 RNG = np.random.default_rng(1)
-OPSETS = (13, 17, 18, 21)
+OPSETS = (13, 18, 21)
 WITH_PADS = {"count_include_pad": 1}
 IMAGE = (1, 4, 7, 9)
 
@@ -75,6 +75,11 @@ CASES = {
         for s in (IMAGE, (2, 4))
     ],
     "InstanceNormalization": [(IMAGE, {"s": weights(4), "b": weights(4)}, {"epsilon": 1e-3})],
+    "LayerNormalization": [
+        ((2, 3, 4, 5), {"s": weights(5), "b": weights(5)}, {"epsilon": 1e-3}),
+        ((2, 3, 4), {"s": weights(3, 4)}, {"axis": 1}),
+        ((4, 5), {"s": weights(1), "b": weights(4, 5)}, {"axis": 0}),
+    ],
     "LRN": [((1, 8, 3, 3), {}, {"size": 5, "alpha": 1e-2, "beta": 0.7, "bias": 2.0})],
     "LpNormalization": [(IMAGE, {}, {"axis": 1})],
     "LeakyRelu": [(IMAGE, {}, {"alpha": 0.1}), (IMAGE, {}, {})],
@@ -84,6 +89,7 @@ CASES = {
         (IMAGE, {"low": number(0), "high": number(6)}, {}), (IMAGE, {"low": number(-0.25)}, {}),
     ],
     "HardSigmoid": [(IMAGE, {}, {"alpha": 1 / 6, "beta": 0.5}), (IMAGE, {}, {})],
+    "Gelu": [(IMAGE, {}, {}), (IMAGE, {}, {"approximate": "tanh"})],
     "Elu": [(IMAGE, {}, {"alpha": 0.5})],
     "Pow": [(IMAGE, {"p": number(2)}, {})],
     "Softmax": [((2, 5), {}, {}), (IMAGE, {}, {"axis": 1})],
@@ -115,6 +121,7 @@ CASES = {
     "Dropout": [(IMAGE, {}, {})],
 }  # fmt: skip
 PLAIN = [
+    "Erf",
     "Relu",
     "Sigmoid",
     "Tanh",
@@ -129,7 +136,7 @@ PLAIN = [
     "Sqrt",
 ]
 CASES |= {name: [(IMAGE, {}, {})] for name in PLAIN}
-SINCE = {"HardSwish": 14, "Mish": 18}
+SINCE = {"HardSwish": 14, "LayerNormalization": 17, "Gelu": 20, "Mish": 18}
 POSITIVE = ("Log", "Sqrt", "Reciprocal")
 FLAT = [(name, i) for name, cases in CASES.items() for i in range(len(cases))]
 
@@ -196,7 +203,7 @@ def test_parts_that_nobody_wants_are_no_outputs(same_as_runtime):
 
 
 @pytest.mark.parametrize("opset", OPSETS)
-@pytest.mark.parametrize("name", ["ReduceMean", "ReduceSum", "ReduceMax", "ReduceL1", "ReduceSumSquare"])
+@pytest.mark.parametrize("name", ["ReduceMean", "ReduceSum", "ReduceMax", "ReduceL1", "ReduceL2", "ReduceSumSquare"])
 @pytest.mark.parametrize("axes", [(2, 3), (-1, -2), (1,), (3,), ()])
 @pytest.mark.parametrize("keepdims", [0, 1])
 def test_reductions(name, axes, keepdims, opset, same_as_runtime, refusals):
@@ -245,5 +252,5 @@ def test_linear_resize_by_any_factor(scale, how, same_as_runtime):
 
 def test_every_operator_is_tested():
     elsewhere = {"Add", "Sub", "Mul", "Div", "Max", "Min", "Sum", "Mean", "Mish", "Split", "Resize", "ReduceMean",
-                 "ReduceSum", "ReduceMax", "ReduceL1", "ReduceSumSquare"}  # fmt: skip
+                 "ReduceSum", "ReduceMax", "ReduceL1", "ReduceL2", "ReduceSumSquare"}  # fmt: skip
     assert set(CASES) | elsewhere == set(OPERATORS)

@@ -21,17 +21,17 @@ def weights(*shape):
 
 def test_all_unknown_operators_come_together(refusals):
     nodes = [
-        helper.make_node("Erf", ["x"], ["a"], name="erf1"),
-        helper.make_node("Erf", ["a"], ["b"], name="erf2"),
+        helper.make_node("Det", ["x"], ["a"], name="det1"),
+        helper.make_node("Det", ["a"], ["b"], name="det2"),
         helper.make_node("Gelu", ["b"], ["c"], name="g", domain="com.microsoft"),
         helper.make_node("Relu", ["c"], ["d"]),
         helper.make_node("NonMaxSuppression", ["d", "d"], ["y"], name="nms"),
         helper.make_node("Conv", ["x", "w"], ["z"], name="dynamic"),
-        helper.make_node("Erf", ["x"], ["unneeded"]),
+        helper.make_node("Det", ["x"], ["unneeded"]),
     ]
     found = refusals(nodes, {"x": IMAGE, "w": (4, 4, 3, 3)}, ("y", "z"))
     assert found == [
-        "node 'erf1' (Erf) and 1 more: calib8 does not take Erf",
+        "node 'det1' (Det) and 1 more: calib8 does not take Det",
         "node 'g' (Gelu): calib8 does not take com.microsoft.Gelu",
         "node 'nms' (NonMaxSuppression): calib8 does not take NonMaxSuppression: cut the network in front of it "
         "(onnx.utils.extract_model)",

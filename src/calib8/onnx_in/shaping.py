@@ -88,3 +88,10 @@ def covering(array: Array, shape: Shape) -> tuple[int, Array]:
     first, last = wide[0], wide[-1]
     run = full.reshape(full.shape[first : last + 1])
     return first, np.broadcast_to(run, shape[first : last + 1])
+
+
+def along(w: LayerWriter, x: Blob, constant: Array, kind: str) -> Blob:
+    """Add a Scale or a Bias along the axes that a constant covers."""
+    axis, blob = covering(constant, x.shape)
+    name = "scale_param" if kind == "Scale" else "bias_param"
+    return w.one(kind, x, blobs=[blob], **{name: {"axis": axis, "num_axes": blob.ndim}})

@@ -18,7 +18,7 @@ from calib8.onnx_in.writer import LayerWriter
 _LARGEST = float(np.finfo(np.float32).max)
 _PLAIN = {
     "Sigmoid": "Sigmoid", "Tanh": "TanH", "HardSwish": "HardSwish", "Mish": "Mish", "Softplus": "BNLL", "Abs": "AbsVal",
-    "Exp": "Exp", "Log": "Log",
+    "Exp": "Exp", "Log": "Log", "Erf": "Erf",
 }  # fmt: skip
 _SIX = 6.0
 
@@ -86,6 +86,20 @@ def hard_sigmoid(node: Node, w: LayerWriter) -> Blob:
 def elu(node: Node, w: LayerWriter) -> Blob:
     """The exponential linear unit."""
     return w.one("ELU", node.blob(0), elu_param={"alpha": node.real("alpha", 1.0)})
+
+
+@operator("Gelu")
+def gelu(node: Node, w: LayerWriter) -> Blob:
+    """x * (1 + f(x)) / 2: f the error function of x / sqrt(2), or what a hyperbolic tangent makes of it."""
+    x = node.blob(0)
+    if node.only("approximate", "none", "tanh") == "none":
+        inner = w.one("Erf", w.one("Power", x, power_param={"scale": math.sqrt(0.5)}))
+    else:
+        cube = w.one("Power", x, power_param={"power": 3.0})
+        both = w.one("Eltwise", x, cube, eltwise_param={"operation": "SUM", "coeff": [1.0, 0.044715]})
+        inner = w.one("TanH", w.one("Power", both, power_param={"scale": math.sqrt(2 / math.pi)}))
+    half = w.one("Power", inner, power_param={"scale": 0.5, "shift": 0.5})
+    return w.one("Eltwise", x, half, eltwise_param={"operation": "PROD"})
 
 
 @operator("Sqrt", "Neg", "Reciprocal")

@@ -16,7 +16,7 @@ from calib8.layer_kit.fields import RefusedError
 from calib8.onnx_in.node import Node
 from calib8.onnx_in.operators.activations import limited
 from calib8.onnx_in.operators.table import operator
-from calib8.onnx_in.shaping import as_blob, covering, expanded, reshaped
+from calib8.onnx_in.shaping import along, as_blob, expanded, reshaped
 from calib8.onnx_in.values import Blob, broadcast
 from calib8.onnx_in.writer import LayerWriter
 
@@ -110,11 +110,11 @@ def _with_constant(kind: str, w: LayerWriter, x: Blob, constant: Array, *, is_fi
     if kind in ("Mul", "Div"):
         factor = constant if kind == "Mul" else _inverse(constant)
         if kind == "Div" and is_first:
-            return _along(w, w.one("Power", x, power_param={"power": -1.0}), constant, "Scale")
-        return _along(w, x, factor, "Scale")
+            return along(w, w.one("Power", x, power_param={"power": -1.0}), constant, "Scale")
+        return along(w, x, factor, "Scale")
     if kind == "Sub" and is_first:
-        return _along(w, w.one("Power", x, power_param={"scale": -1.0}), constant, "Bias")
-    return _along(w, x, -constant if kind == "Sub" else constant, "Bias")
+        return along(w, w.one("Power", x, power_param={"scale": -1.0}), constant, "Bias")
+    return along(w, x, -constant if kind == "Sub" else constant, "Bias")
 
 
 def _inverse(constant: Array) -> Array:
@@ -138,10 +138,3 @@ def _with_number(kind: str, w: LayerWriter, x: Blob, number: float, *, is_first:
         "Div": {"scale": 1.0 / number if number else 0.0},
     }[kind]
     return w.one("Power", x, power_param=param)
-
-
-def _along(w: LayerWriter, x: Blob, constant: Array, kind: str) -> Blob:
-    """A Scale or a Bias along the axes that the constant covers."""
-    axis, blob = covering(constant, x.shape)
-    name = "scale_param" if kind == "Scale" else "bias_param"
-    return w.one(kind, x, blobs=[blob], **{name: {"axis": axis, "num_axes": blob.ndim}})

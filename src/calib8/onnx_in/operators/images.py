@@ -15,7 +15,13 @@ from calib8.onnx_in.shaping import permuted, reshaped
 from calib8.onnx_in.values import Blob, canonical, integers
 from calib8.onnx_in.writer import LayerWriter
 
-_REDUCTIONS = {"ReduceMean": "MEAN", "ReduceSum": "SUM", "ReduceL1": "ASUM", "ReduceSumSquare": "SUMSQ"}
+_REDUCTIONS = {
+    "ReduceMean": "MEAN",
+    "ReduceSum": "SUM",
+    "ReduceL1": "ASUM",
+    "ReduceSumSquare": "SUMSQ",
+    "ReduceL2": "SUMSQ",
+}
 _LARGEST = {"ReduceMax"}
 _AXES_ARE_INPUT_FROM = {"ReduceSum": 13}
 
@@ -113,4 +119,5 @@ def reduce(node: Node, w: LayerWriter) -> Blob:
         raise RefusedError(f"goes over the axes {gone} of {list(x.shape)}; calib8 takes H and W of N, C, H, W")
     order = [i for i in range(x.rank) if i not in gone] + gone
     param = {"operation": _REDUCTIONS[node.op_type], "axis": x.rank - len(gone)}
-    return reshaped(w, w.one("Reduction", permuted(w, x, order), reduction_param=param), kept)
+    y = w.one("Reduction", permuted(w, x, order), reduction_param=param)
+    return reshaped(w, w.one("Power", y, power_param={"power": 0.5}) if node.op_type == "ReduceL2" else y, kept)

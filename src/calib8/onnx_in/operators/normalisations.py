@@ -1,9 +1,12 @@
 """Normalisations.
 
-Source: onnx/onnx, docs/Operators.md, BatchNormalization, InstanceNormalization, LRN, LpNormalization.
+Source: onnx/onnx, docs/Operators.md, BatchNormalization, InstanceNormalization, LayerNormalization, LRN,
+LpNormalization.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
@@ -11,7 +14,8 @@ from calib8.graph import Array
 from calib8.layer_kit.fields import RefusedError
 from calib8.onnx_in.node import Node
 from calib8.onnx_in.operators.table import operator
-from calib8.onnx_in.values import Blob, canonical
+from calib8.onnx_in.shaping import along, reshaped
+from calib8.onnx_in.values import Blob, broadcast, canonical
 from calib8.onnx_in.writer import LayerWriter
 
 
@@ -55,6 +59,27 @@ def instance_normalization(node: Node, w: LayerWriter) -> Blob:
     gamma, beta = _of_channels(node, x, 1, "scale"), _of_channels(node, x, 2, "B")
     y = w.one("MVN", x, mvn_param={"eps": node.real("epsilon", 1e-5), "add_eps_before_sqrt": True})
     return w.one("Scale", y, blobs=[gamma, beta], scale_param={"bias_term": True})
+
+
+@operator("LayerNormalization")
+def layer_normalization(node: Node, w: LayerWriter) -> Blob:
+    """The last axes as the pixels of a channel: MVN, and Scale and Bias behind it."""
+    x = node.blob(0)
+    axis = canonical(node.whole("axis", -1), x.rank)
+    if any(node.outputs[1:]) or node.whole("stash_type", 1) != 1:
+        raise RefusedError("its second and third output, and other types than float32 in between, are not taken")
+    images = x.shape[0] if axis else 1
+    rows, length = math.prod(x.shape[:axis]), math.prod(x.shape[axis:])
+    y = reshaped(w, x, (images, rows // images, 1, length))
+    y = w.one("MVN", y, mvn_param={"eps": node.real("epsilon", 1e-5), "add_eps_before_sqrt": True})
+    y = reshaped(w, y, x.shape)
+    for index, kind in ((1, "Scale"), (2, "Bias")):
+        if node.has(index):
+            numbers = node.floats(index, "scale" if index == 1 else "B")
+            if broadcast(x.shape[axis:], numbers.shape) != x.shape[axis:]:
+                raise RefusedError(f"its scale or B has the shape {list(numbers.shape)} for {list(x.shape)}")
+            y = along(w, y, np.broadcast_to(numbers, x.shape[axis:]), kind)
+    return y
 
 
 @operator("LRN")
