@@ -98,7 +98,7 @@ class Executor:
                 values.pop(reading, None)
             # The steps behind were lowered for the announced shapes; others need steps of their own.
             is_last = at + 1 == len(self._runners)
-            if isinstance(runner, _HostRunner) and not is_last and runner.gave_other_shapes(produced):
+            if not is_last and isinstance(runner, _HostRunner) and runner.gave_other_shapes(produced):
                 self._behind(runner, self._first + at, produced)._go_through(values, visit, targets)
                 return
 

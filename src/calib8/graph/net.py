@@ -97,6 +97,11 @@ class Net:
         return {layer.name: index for index, layer in enumerate(self.layers)}
 
     @cached_property
+    def indices_by_caffe_name(self) -> dict[str, tuple[int, ...]]:
+        """The places in `layers` of what `layers_by_caffe_name` names, in order."""
+        return {name: tuple(self.index_of[x.name] for x in own) for name, own in self.layers_by_caffe_name.items()}
+
+    @cached_property
     def producer(self) -> dict[str, Layer]:
         """The layer that writes each value."""
         return {top: layer for layer in self.layers for top in layer.tops}

@@ -369,9 +369,9 @@ class Net(NumberedParts, TrainingMethods):
 
     def _indices(self, layer: str) -> Sequence[int]:
         net = self._definition.model.net
-        if layer not in net.layers_by_caffe_name:
+        if layer not in net.indices_by_caffe_name:
             raise OptionError(f"{net.source}: there is no layer {layer!r} in the net")
-        return [net.index_of[x.name] for x in net.layers_by_caffe_name[layer]]
+        return net.indices_by_caffe_name[layer]
 
     def _check_blob_names(self, names: Sequence[str]) -> None:
         unknown = [name for name in names if name not in self.blobs]

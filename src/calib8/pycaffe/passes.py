@@ -16,6 +16,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from calib8.engine import EngineOptions, Executor, ExecutorCache
+from calib8.engine.options import gpu_in_use
 from calib8.graph import Layer, Shape
 from calib8.layers import Op
 from calib8.lowering import Model, Reading, Step, lower_float, value_of
@@ -140,13 +141,12 @@ class _Executors:
         """Find or make the executor that computes `values`; without `hosts` it takes the tops of layers in Python as
         given.
         """
-        options = EngineOptions()
 
         def opened() -> Executor:
             model = stretch.model if hosts else stretch.without_hosts
-            return Executor(self._lower(model, values), values, options)
+            return Executor(self._lower(model, values), values, EngineOptions())
 
-        return self._open.get((stretch, values, hosts, options.gpu), opened)
+        return self._open.get((stretch, values, hosts, gpu_in_use()), opened)
 
     def clear(self) -> None:
         """Close all."""
