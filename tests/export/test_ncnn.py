@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 
 import cv2
@@ -12,6 +13,8 @@ from calib8.engine import run_float
 from calib8.errors import OptionError, UnsupportedError
 from calib8.export.ncnn import ncnn_export
 from calib8.export.ncnn.int8 import quantize
+from calib8.export.ncnn.layers import is_written
+from calib8.layers import registry
 from calib8.lowering import build_model
 from calib8.proto.caffemodel import read_caffemodel
 from calib8.proto.text import parse_prototxt, read_prototxt
@@ -134,6 +137,9 @@ LAYERS = {
     "concat of vectors": FLAT + layer("AbsVal", "f", "a") + layer("Concat", "f a", "y"),
     "slice": layer("Slice", "data", "a b c", "slice_param { slice_point: [3, 5] }"),
     "slice along columns": layer("Slice", "data", "a b c", "slice_param { axis: 3 }"),
+    "transpose": neuron("Transpose", "transpose_param { dim: [0, 2, 3, 1] }"),
+    "silence": layer("Slice", "data", "a y", "slice_param { slice_point: 3 }")
+    + 'layer { name: "s" type: "Silence" bottom: "a" }\n',
     "split": layer("Split", "data", "a b") + layer("TanH", "a", "y") + layer("AbsVal", "b", "z"),
     "softmax": neuron("Softmax"),
     "softmax along rows": neuron("Softmax", "softmax_param { axis: 2 }"),
@@ -165,6 +171,14 @@ LAYERS = {
     "interp": neuron("Interp", "interp_param { height: 20 width: 15 }"),
     "interp, cut": neuron("Interp", "interp_param { zoom_factor: 2 pad_beg: -1 pad_end: -2 }"),
     "upsample": neuron("Upsample", "upsample_param { scale: 3 }"),
+    "prior boxes": layer("Pooling", "data", "p", "pooling_param { kernel_size: 4 stride: 4 }")
+    + layer("PriorBox", "p data", "y", "prior_box_param { min_size: 3 max_size: 5 aspect_ratio: 2 clip: true }"),
+    "clustered prior boxes": layer("Pooling", "data", "p", "pooling_param { kernel_size: 4 stride: 4 }")
+    + layer("PriorBoxClustered", "p data", "y", "prior_box_param { width: [3, 4] height: [5, 2] variance: 0.2 }"),
+    "several prior boxes": layer("Pooling", "data", "p", "pooling_param { kernel_size: 4 stride: 4 }")
+    + layer("PriorBox", "p data", "a", "prior_box_param { min_size: 3 variance: [0.1, 0.1, 0.2, 0.2] }", "a")
+    + layer("PriorBox", "data data", "b", "prior_box_param { min_size: 2 step: 1 }", "b")
+    + layer("Concat", "a b", "y", "concat_param { axis: 2 }"),
     "upsample, bilinear": neuron("Upsample", "upsample_param { height: 24 width: 20 mode: BILINEAR }"),
 }
 
@@ -198,7 +212,7 @@ def run_ncnn(tmp_path_factory):
         for name in outputs:
             status, blob = extractor.extract(name)
             assert status == 0, name
-            found[name] = np.array(blob)[None]
+            found[name] = np.zeros((1, 0)) if blob.empty() else np.array(blob)[None]  # whose data are nowhere
         return found
 
     return run
@@ -213,6 +227,98 @@ def test_fp32_gives_the_same_numbers(random_model, run_ncnn, text):
     for name in outputs:
         assert found[name].shape == expected[name].shape
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-5 * np.abs(expected[name]).max())
+
+
+def detector(param, classes=2, scores="f2"):
+    """An SSD of one map: codes, scores by a Softmax, prior boxes, DetectionOutput."""
+    return (
+        layer("Pooling", "data", "p", "pooling_param { pool: AVE kernel_size: 3 stride: 2 }")
+        + conv("p", "loc", "num_output: 8 kernel_size: 1")
+        + layer("Permute", "loc", "loc2", "permute_param { order: [0, 2, 3, 1] }", "loc2")
+        + layer("Flatten", "loc2", "f1", name="f1")
+        + conv("p", "conf", f"num_output: {2 * classes} kernel_size: 1")
+        + layer("Permute", "conf", "conf2", "permute_param { order: [0, 2, 3, 1] }", "conf2")
+        + layer("Reshape", "conf2", "conf3", f"reshape_param {{ shape {{ dim: [0, -1, {classes}] }} }}")
+        + layer("Softmax", "conf3", "soft", "softmax_param { axis: 2 }")
+        + layer("Flatten", "soft", "f2", name="f2")
+        + layer("PriorBox", "p data", "priors", "prior_box_param { min_size: 4 max_size: 6 }")
+        + layer(
+            "DetectionOutput",
+            f"f1 {scores} priors",
+            "y",
+            f"detection_output_param {{ num_classes: {classes} {param} }}",
+        )
+    )
+
+
+@pytest.mark.parametrize(("param", "classes"), [
+    ("nms_param { nms_threshold: 0.45 top_k: 30 } keep_top_k: 10 confidence_threshold: 0.4 code_type: CENTER_SIZE", 2),
+    ("code_type: CENTER_SIZE", 2), ("code_type: CENTER_SIZE confidence_threshold: 0.3 nms_param { top_k: 20 }", 4),
+])  # fmt: skip
+def test_detections_are_the_same(random_model, run_ncnn, param, classes):
+    """ncnn has the best of all classes first; within a class they are as in Caffe."""
+    for scores in ("f2", "soft"):
+        model = random_model(DATA + detector(param, classes, scores))
+        inputs = samples(model, seed=3)
+        expected = run_float(model, inputs)["y"][0, 0, :, 1:]
+        found = run_ncnn(ncnn_export(model), inputs, ["y"])["y"][0]
+        assert len(expected) > 4 and found.shape == expected.shape
+        assert (np.diff(found[:, 1]) <= 0).all()
+        np.testing.assert_allclose(by_label(found), by_label(expected), rtol=1e-4, atol=1e-5)
+
+
+def by_label(rows):
+    """Within a label the best first; as good as equal ones from left to right."""
+    return rows[np.lexsort((rows[:, 2], -rows[:, 1].round(5), rows[:, 0]))]
+
+
+def test_nothing_is_detected(random_model, run_ncnn):
+    """Caffe gives a row of -1 then; ncnn an empty blob."""
+    model = random_model(DATA + detector("code_type: CENTER_SIZE confidence_threshold: 0.9999"))
+    inputs = samples(model)
+    assert run_float(model, inputs)["y"][0, 0].tolist() == [[0, -1, -1, -1, -1, -1, -1]]
+    assert run_ncnn(ncnn_export(model), inputs, ["y"])["y"].size == 0
+
+
+@pytest.mark.parametrize("param", [
+    "", "code_type: CENTER_SIZE background_label_id: 1", "code_type: CENTER_SIZE nms_param { eta: 0.9 }",
+    "code_type: CENTER_SIZE variance_encoded_in_target: true",
+])  # fmt: skip
+def test_detections_that_ncnn_has_otherwise(random_model, param):
+    with pytest.raises(UnsupportedError) as why:
+        ncnn_export(random_model(DATA + detector(param)))
+    (problem,) = why.value.problems
+    assert problem.startswith("layer 'DetectionOutput' (DetectionOutput): ") and "no eta" in problem
+
+
+REFUSED = frozenset(
+    """
+    Accuracy ArgMax BatchReindex ContinuationIndicator DummyData Embed FrcnDetection Im2col LSTM Lstm MatMul Mul
+    PSROIPooling Parameter PassThrough Proposal Python RNN ROIPooling Reduction Region Reorg RetinaFaceDetection Reverse
+    SPP SoftmaxWithLoss YoloDetection YoloDetectionOutput Yolov3DetectionOutput
+    """.split()  # noqa: SIM905 - a list of so many names would be a column
+)
+
+
+def test_every_layer_type_is_written_and_compared_or_refused_by_name():
+    """Whoever adds a type says which; types of one class are one."""
+    compared = {kind for text in LAYERS.values() for kind in re.findall('type: "([^"]+)"', text)} | {"DetectionOutput"}
+    types = registry()
+    written = {types[kind] for kind in compared}
+    for kind, op in types.items():
+        if op.kind == "source":
+            continue
+        assert is_written(op) == any(cls in written for cls in op.__mro__), kind
+        assert is_written(op) != (kind in REFUSED), kind
+    assert not REFUSED & compared and set(types) >= REFUSED
+
+
+def test_a_layer_that_is_refused_is_named(random_model):
+    with pytest.raises(UnsupportedError) as why:
+        ncnn_export(random_model(DATA + layer("Reverse", "data", "y") + layer("ArgMax", "y", "z")))
+    assert [problem.partition(":")[0] for problem in why.value.problems] == [
+        "layer 'Reverse' (Reverse)", "layer 'ArgMax' (ArgMax)"
+    ]  # fmt: skip
 
 
 def integers(x, scale):
@@ -434,6 +540,7 @@ def test_no_input_reaches_further_than_the_limit(non_negative):
     [
         ("squeezenet_v1.1", ["pool10"], (104, 117, 123), 1, 15),
         ("cifar10_resnet20", ["fc1"], (125, 123, 114), 1 / 256, 18),
+        ("res10_ssd_face", ["conv4_3_norm_mbox_loc", "conv4_3_norm_mbox_conf"], (104, 177, 123), 1, 15),
         ("mobilenetv2_yolov3_nano_voc", ["layer69-conv", "layer79-conv"], (0, 0, 0), 1 / 256, 12),
     ],
 )
@@ -451,7 +558,11 @@ def test_real_networks(shared, run_ncnn, name, logits, mean, scale, least):
     names = [*model.net.outputs, *logits]
     in_float = run_ncnn(ncnn_export(model), x, names)
     for value in names:
-        np.testing.assert_allclose(in_float[value], values[value], atol=1e-4 * np.abs(values[value]).max())
+        expected = values[value]
+        if expected.shape[-1] == 7:  # detections, without the image's number
+            in_float[value], expected = by_label(in_float[value][0]), by_label(expected[0, 0, :, 1:])
+            assert len(expected) > 10
+        np.testing.assert_allclose(in_float[value], expected, atol=1e-4 * np.abs(expected).max())
     thresholds = {value: max(float(np.abs(array).max()), 1e-6) for value, array in values.items()}
     in_int8 = run_ncnn(ncnn_export(model, thresholds), x, logits)
     for value in logits:

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calib8.graph import Shape
 from calib8.layer_kit.base import Call, Op, register
@@ -54,8 +55,11 @@ class PriorBox(Op):
         return [self.grid.top_shape(bottoms, self._boxes_per_cell())]
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
-        values = self.grid.values(call.bottom_shapes, self._boxes(), call.top_shapes[0][2])
-        return [g.node("Identity", g.constant(values))]
+        return [g.node("Identity", g.constant(self.priors(call)))]
+
+    def priors(self, call: Call) -> NDArray[np.float32]:
+        """Compute the top, (1, 2, H * W * boxes * 4)."""
+        return self.grid.values(call.bottom_shapes, self._boxes(), call.top_shapes[0][2])
 
     def _boxes_per_cell(self) -> int:
         """What Caffe reserves. Without the default ratio it is too much for a ratio of 1; zeros fill the rest."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calib8.graph import Shape
 from calib8.layer_kit.base import Call, Op, register
@@ -42,10 +43,13 @@ class PriorBoxClustered(Op):
         return [self.grid.top_shape(bottoms, len(self.widths))]
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
+        return [g.node("Identity", g.constant(self.priors(call)))]
+
+    def priors(self, call: Call) -> NDArray[np.float32]:
+        """Compute the top, (1, 2, H * W * boxes * 4)."""
         boxes = np.zeros((len(self.widths), 5))
         boxes[:, 2], boxes[:, 3] = self.widths, self.heights
-        values = self.grid.values(call.bottom_shapes, boxes, call.top_shapes[0][2])
-        return [g.node("Identity", g.constant(values))]
+        return self.grid.values(call.bottom_shapes, boxes, call.top_shapes[0][2])
 
 
 register(PriorBoxClustered)

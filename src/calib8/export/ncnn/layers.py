@@ -34,6 +34,7 @@ from calib8.layers.concat import Concat
 from calib8.layers.convolution import Convolution
 from calib8.layers.crop import Crop
 from calib8.layers.deconvolution import Deconvolution
+from calib8.layers.detection_output import DetectionOutput
 from calib8.layers.dropout import Dropout
 from calib8.layers.eltwise import Eltwise
 from calib8.layers.elu import ELU
@@ -53,6 +54,8 @@ from calib8.layers.permute import Permute
 from calib8.layers.pooling import Pooling
 from calib8.layers.power import Power
 from calib8.layers.prelu import PReLU
+from calib8.layers.prior_box import PriorBox
+from calib8.layers.prior_box_clustered import PriorBoxClustered
 from calib8.layers.relu import ReLU
 from calib8.layers.relu6 import ReLU6
 from calib8.layers.reshape import Reshape
@@ -74,6 +77,7 @@ MAX_AXES = 3
 """Axes of a blob without that of images: ncnn knows a fourth one in few layers."""
 _BINARY_MIN, _BINARY_DIV = 5, 3
 _SIX = 6.0
+_ALL = 2**31 - 1
 OpT = TypeVar("OpT", bound=Op)
 
 
@@ -175,13 +179,22 @@ def convert(step: Step, op: Op) -> None:
     Raises:
         RefusedError: ncnn has no such layer, or one that computes something else.
     """
-    found = next((_CONVERTERS[cls] for cls in type(op).__mro__ if cls in _CONVERTERS), None)
+    found = _converter(type(op))
     if found is None:
         raise RefusedError("ncnn has no such layer, or one that computes something else")
     for shape in (*step.call.bottom_shapes, *step.call.top_shapes):
         if len(shape) > MAX_AXES + 1 or (shape and shape[0] != 1):
             raise RefusedError(f"a blob of {list(shape)}; expected one image, with {MAX_AXES} axes at most")
     found(step, op)
+
+
+def is_written(cls: type[Op]) -> bool:
+    """Whether there is something that writes layers of a class for ncnn."""
+    return _converter(cls) is not None
+
+
+def _converter(cls: type[Op]) -> Converter | None:
+    return next((_CONVERTERS[base] for base in cls.__mro__ if base in _CONVERTERS), None)
 
 
 def activation_of(op: Op) -> Activation | None:
@@ -649,3 +662,46 @@ def _upsample(step: Step, op: Upsample) -> None:
     ones = np.ones((channels, 1, down, across), np.float32)
     params: dict[int, Param] = {0: channels, 1: across, 11: down, 3: across, 13: down, 6: ones.size, 7: channels}
     step.add("DeconvolutionDepthWise", params, marked(ones), bottoms=step.bottoms[:1])
+
+
+@_converts(PriorBox)
+def _prior_box(step: Step, op: PriorBox) -> None:
+    """The boxes are a constant, which the file holds: ncnn's PriorBox knows fewer fields."""
+    step.add("MemoryData", dims(step.top), plain(op.priors(step.call)), bottoms=())
+
+
+@_converts(PriorBoxClustered)
+def _prior_box_clustered(step: Step, op: PriorBoxClustered) -> None:
+    step.add("MemoryData", dims(step.top), plain(op.priors(step.call)), bottoms=())
+
+
+@_converts(DetectionOutput)
+def _detection_output(step: Step, op: DetectionOutput) -> None:
+    """ncnn gives rows of (label, score, box) without the image's number, the best of all classes first."""
+    different = {
+        "has five bottoms": len(step.bottoms) > 3,
+        "share_location is false": not op.shares_location,
+        f"background_label_id is {op.background}": op.background != 0,
+        f"code_type is {op.code_type}": op.code_type != "CENTER_SIZE",
+        "variance_encoded_in_target is true": op.has_plain_codes,
+        f"nms_param.eta is {op.eta:g}": op.eta != 1,
+    }
+    found = [text for text, holds in different.items() if holds]
+    if found:
+        raise RefusedError(f"{', '.join(found)}; ncnn's layer has three bottoms, shared CENTER_SIZE codes, no eta")
+    flat = [
+        blob if len(shape) == 2 else step.through("Reshape", {0: -1}, bottom=blob)
+        for blob, shape in zip(step.bottoms[:2], step.call.bottom_shapes, strict=False)
+    ]
+    priors, shape = step.bottoms[2], step.call.bottom_shapes[2][1:]
+    if len(shape) != 2:
+        priors = step.through("Reshape", {0: -1, 1: 2}, bottom=priors)
+    params: dict[int, Param] = {
+        0: op.classes, 1: op.threshold, 2: _all_if_negative(op.top_k), 3: _all_if_negative(op.keep_top_k),
+        4: max(op.min_score, float(np.finfo(np.float32).min)),
+    }  # fmt: skip
+    step.add("DetectionOutput", params, bottoms=(*flat, priors))
+
+
+def _all_if_negative(most: int) -> int:
+    return most if most >= 0 else _ALL
