@@ -4,7 +4,7 @@ MODELS and IMAGES are the folders that real_models.py describes. For every netwo
 agreement with FP32 and SNR (see evaluation.py) on the evaluation images, 95 % intervals in brackets, and the seconds
 from the calibration images to the files.
 
-- ncnn runs `export --format ncnn` with thresholds by several methods, and with what ncnn2table's default (`kl`) finds:
+- ncnn runs `export --format ncnn` with thresholds by several methods and of a repaired calibration, and with what ncnn2table's default (`kl`) finds:
   2,048 bins up to the largest value, zeros left out, the threshold with the least divergence of 128 levels, of what
   each layer reads; 31 levels for weights of 3 x 3 convolutions with stride 1, 127 for the others. ncnn's tool has no
   package: its rules are written down here anew, from tools/quantize/ncnn2table.cpp of Tencent/ncnn.
@@ -52,7 +52,8 @@ except ImportError:
     ncnn = None
 
 Array = np.ndarray
-METHODS = ("mse", "kl-fine", "max")
+METHODS = ("mse", "kl-fine", "max", "standard")
+"""Sets of thresholds, by the names of accuracy.py: three methods, and the default of `calib8 calibrate`, repaired."""
 _BINS, _LEVELS, _EPS = 2048, 128, 1e-4
 _ORT = {"minmax": CalibrationMethod.MinMax, "percentile": CalibrationMethod.Percentile}
 
@@ -164,7 +165,7 @@ def quantize_static_of(model: Model, network: Network, samples: Sequence[Array],
         return onnx.load(str(target))
 
 
-def show(network: Network, count: int) -> None:
+def show(network: Network, methods: Sequence[str], count: int) -> None:
     """The lines of one network."""
     evaluation = Evaluation(network)
     samples = list(network.calibration(0, min(count, len(network.pool))))
@@ -179,7 +180,7 @@ def show(network: Network, count: int) -> None:
         )
         print(f"  {name:<34}{'; '.join(figures)}; {seconds:.1f} s", flush=True)
 
-    for method in METHODS:
+    for method in methods:
         start = time.perf_counter()
         model, plan = VARIANTS[method](network, samples)
         seconds = time.perf_counter() - start
@@ -210,12 +211,13 @@ def main() -> None:
     parser.add_argument("models", type=Path)
     parser.add_argument("images", type=Path)
     parser.add_argument("--network", action="append", help="only this one; may be given several times")
+    parser.add_argument("--method", action="append", choices=METHODS, help="only this one; may be given several times")
     parser.add_argument("--samples", type=int, default=CALIBRATION_IMAGES, help="to calibrate with")
     options = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
     for network in real_models(options.models, options.images):
         if options.network is None or network.name in options.network:
-            show(network, options.samples)
+            show(network, options.method or METHODS, options.samples)
 
 
 if __name__ == "__main__":

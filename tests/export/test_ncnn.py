@@ -293,7 +293,7 @@ def test_detections_that_ncnn_has_otherwise(random_model, param):
 
 REFUSED = frozenset(
     """
-    Accuracy ArgMax BatchReindex ContinuationIndicator DummyData Embed FrcnDetection Im2col LSTM Lstm MatMul Mul
+    Accuracy ArgMax BatchReindex ContinuationIndicator DummyData Embed Erf FrcnDetection Im2col LSTM Lstm MatMul Mul
     PSROIPooling Parameter PassThrough Proposal Python RNN ROIPooling Reduction Region Reorg RetinaFaceDetection Reverse
     SPP SoftmaxWithLoss YoloDetection YoloDetectionOutput Yolov3DetectionOutput
     """.split()  # noqa: SIM905 - a list of so many names would be a column
