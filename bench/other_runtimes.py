@@ -4,10 +4,11 @@ MODELS and IMAGES are the folders that real_models.py describes. For every netwo
 agreement with FP32 and SNR (see evaluation.py) on the evaluation images, 95 % intervals in brackets, and the seconds
 from the calibration images to the files.
 
-- ncnn runs `export --format ncnn` with thresholds by several methods and of a repaired calibration, and with what ncnn2table's default (`kl`) finds:
-  2,048 bins up to the largest value, zeros left out, the threshold with the least divergence of 128 levels, of what
-  each layer reads; 31 levels for weights of 3 x 3 convolutions with stride 1, 127 for the others. ncnn's tool has no
-  package: its rules are written down here anew, from tools/quantize/ncnn2table.cpp of Tencent/ncnn.
+- ncnn runs `export --format ncnn` with thresholds by several methods and of a repaired calibration, and with what
+  ncnn2table's default (`kl`) finds: 2,048 bins up to the largest value, zeros left out, the threshold with the least
+  divergence of 128 levels, of what each layer reads; 31 levels for weights of 3 x 3 convolutions with stride 1, 127 for
+  the others. ncnn's tool has no package: its rules are written down here anew, from tools/quantize/ncnn2table.cpp of
+  Tencent/ncnn.
 - ONNX Runtime runs `export --format onnx-uint8` and `onnx-int8`, and what its own quantize_static makes of the FP32
   export, folded as we write it, with weights per channel and unsigned activations.
 

@@ -45,6 +45,24 @@ def test_every_tensor_of_the_network_in_fp32_has_its_scale(random_model):
         assert scale == np.float32(thresholds[name] / 127)
 
 
+PUBLISHED = """TRT-8601-EntropyCalibration2
+images: 3b66eddc
+168: 3dc6cf6e
+193: 3dc40000
+"""  # from a cache that TensorRT 8.6.1 has written, ultralytics/ultralytics issue 14121
+
+
+def test_a_published_cache_is_read_as_ours_is(random_model):
+    """The same reader for both: a name, a float32 with the byte that has the sign first, real units for each code."""
+    header, scales = read(PUBLISHED)
+    assert header == HEADER and scales["193"] == 0.095703125
+    assert 0.44 < 127 * scales["images"] < 0.46 and 12 < 127 * scales["168"] < 13
+    model = random_model(NET)
+    thresholds = dict.fromkeys(model.shapes, 127 * scales["193"])
+    cache = tensorrt_cache(onnx_export("net", model).proto, thresholds)
+    assert cache.endswith("prob: 3dc40000\n") and cache.count("\n") == len(cache.splitlines())
+
+
 def test_files(random_model, tmp_path):
     model = random_model(NET)
     plan = make_plan(model, dict.fromkeys(model.shapes, 2.0))

@@ -5,8 +5,11 @@ hexadecimal digits of a float32: real units per code, threshold / 127. Tensors a
 the cache belongs to; TensorRT computes in FP32 or FP16 where a tensor has no line.
 
 TensorRT 8 to 10 read it; 11 has no calibrators and takes networks with QuantizeLinear and DequantizeLinear alone.
-The format is not documented. Source: caches in public issues of NVIDIA/TensorRT (2036), and the calibrators of its
-samples, whose `read_calibration_cache` and `write_calibration_cache` hand it over as it is.
+VERSION is NV_TENSORRT_VERSION of the writer: 1000 * major + 100 * minor + patch up to TensorRT 9 (8.6.1 is 8601), 10000
+* major from TensorRT 10 on (10.9.0 is 100900). Public writers put any into it, even `8XXX`.
+The format is not documented. Source: caches in public issues (NVIDIA/TensorRT 2036, ultralytics 14121), public
+readers and writers of them (NVIDIA-AI-IOT's samples for YOLO), and the calibrators of TensorRT's samples, whose
+`read_calibration_cache` and `write_calibration_cache` hand it over as it is.
 """
 
 from __future__ import annotations
