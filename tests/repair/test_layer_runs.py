@@ -10,7 +10,7 @@ from calib8.lowering import lower_float
 from calib8.quantize import make_plan, observed_values, replan
 from calib8.repair import run_pass
 from calib8.repair.channel_units import ChannelUnits
-from calib8.repair.layer_runs import LayerRuns, rounded
+from calib8.repair.layer_runs import LayerRuns, packed, rounded
 from calib8.repair.rounded_values import with_rounded_values
 
 NETWORK = """
@@ -90,3 +90,19 @@ def test_a_run_can_be_interrupted_and_gone_on_with_in_another_lane(plan, runs, s
         np.testing.assert_array_equal(rest["ip"], whole["ip"])
     for value, array in half.items():  # what it begins with stays as it is
         np.testing.assert_array_equal(array, before[value])
+
+
+def test_what_is_kept_between_layers_takes_a_byte_each_and_loses_nothing(plan, runs, samples):
+    half = runs.run(runs.started(samples[0], plan.thresholds), plan.thresholds, 0, 1)
+    whole = runs.run(half, plan.thresholds, 1)
+    kept = {v: packed(x, plan.thresholds[v], plan.channel_units.get(v)) for v, x in half.items()}
+    assert list(kept) == ["c@c"] and kept["c@c"].codes.dtype == np.int8
+    np.testing.assert_array_equal(kept["c@c"].values, half["c@c"])
+    np.testing.assert_array_equal(
+        runs.run({v: x.values for v, x in kept.items()}, plan.thresholds, 1)["ip"], whole["ip"]
+    )
+
+
+def test_other_values_are_kept_as_they_are():
+    values = np.array([[0.5, 3.25, np.nan]], np.float32)
+    np.testing.assert_array_equal(packed(values, 2.0, None), values)

@@ -110,6 +110,30 @@ class LayerRuns:
         return values
 
 
+@dataclass(frozen=True)
+class Packed:
+    """Rounded values as the codes that they are, a byte each; what a code is worth, and the units of channels."""
+
+    codes: NDArray[np.int8]
+    step: np.float32
+    units: Array
+
+    @property
+    def values(self) -> Array:
+        """The values, to the bit."""
+        return np.asarray(self.codes * self.step * self.units)  # in the order of the graph, to the bit
+
+
+def packed(values: Array, threshold: float, units: NDArray[np.float64] | None) -> Packed | Array:
+    """Pack values where that loses nothing, since they are codes times steps and units; others are copied."""
+    step, along = np.float32(threshold) / np.float32(INT8_LEVELS), np.ones(1, np.float32)
+    if units is not None:
+        along = units.reshape(1, -1, *(1,) * (values.ndim - 2)).astype(np.float32)
+    codes = np.rint(np.nan_to_num(values, nan=0.0) / (step * along))
+    found = Packed(np.clip(codes, -INT8_LEVELS, INT8_LEVELS - 1).astype(np.int8), step, along)
+    return found if np.array_equal(found.values, values) else values.copy()
+
+
 def _scale_of(value: str) -> str:
     return f"{value}\0scale"  # no name in a file has a NUL in it
 

@@ -13,8 +13,8 @@ The top of a MAX pooling that has its bottom's threshold keeps it (`whole_multip
 Values with units of channels get their thresholds from `channel_units`, and what no layer in INT8 writes or reads has
 none to try.
 
-Cost: a trial runs the layers behind the value, on as many samples as their values fit into 240 MB and their products
-into a bound of work, 80 at most: 30 photographs were measured to be too few, and 80 enough.
+Cost: a trial runs the layers behind the value, on as many samples as their values, as codes, fit into 96 MB and their
+products into a bound of work, 80 at most: 30 photographs were measured to be too few, and 80 enough.
 Both bounds are numbers of the network alone: the time that it takes decides nothing.
 
 Source: Nagel et al., A White Paper on Neural Network Quantization, 2021, section 3.1, sets ranges by the error of a
@@ -39,13 +39,14 @@ from calib8.lowering import Model, lower_float
 from calib8.measure.collect import Batches
 from calib8.quantize import QuantPlan, fold_groups
 from calib8.repair.guard import OutputNoise
-from calib8.repair.layer_runs import LayerRuns, Live
+from calib8.repair.layer_runs import LayerRuns, Live, Packed, packed
 
 Array = NDArray[Any]
+_Kept = dict[str, "Packed | Array"]
 
 OUTPUT_NOISE = "output-noise"
 _MOST_SAMPLES, _FEWEST_SAMPLES = 80, 4
-_LIVE_BYTES = 240 << 20
+_LIVE_BYTES = 96 << 20
 _PRODUCTS = 3e12  # of all trials together, about: a minute or two
 _TRIALS = 9  # of a group, about
 _FACTORS = (0.55, 0.68, 0.8, 0.9, 1.12, 1.35)
@@ -118,11 +119,12 @@ class _Search:
         self._references = self._in_float(samples, engine)
         self._signals = self._measure.signals(self._references)
         self._samples = samples
-        self._live = [first.started(s, self._thresholds) for s in samples]
+        self._live = [self._packed(first.started(s, self._thresholds)) for s in samples]
         self._at = 0
 
     def through(self, others: Sequence[Mapping[str, float]], progress: Callable[[int, int], None]) -> SearchResult:
         before = noise = self._noise({})
+        first = self._lanes[0]
         moved: dict[str, tuple[float, float]] = {}
         for done, group in enumerate(self._groups):
             progress(done, len(self._groups))
@@ -133,7 +135,7 @@ class _Search:
                 moved[group.name] = noise, found
                 self._thresholds.update(dict.fromkeys(group.members, best))
                 if group.first < 0:
-                    self._live = [self._lanes[0].started(s, self._thresholds) for s in self._samples]
+                    self._live = [self._packed(first.started(s, self._thresholds)) for s in self._samples]
                 noise = found
         progress(len(self._groups), len(self._groups))
         changes = {v: t for v, t in self._thresholds.items() if t != self._plan.thresholds[v]}
@@ -159,23 +161,28 @@ class _Search:
 
         def work(lane: int, index: int) -> dict[str, float]:
             runs = self._lanes[lane]
-            live = runs.started(self._samples[index], thresholds) if at_input else self._live[index]
+            live = runs.started(self._samples[index], thresholds) if at_input else _unpacked(self._live[index])
             outputs = runs.run(live, thresholds, 0 if at_input else self._at)
             seen = {v: self._measure.seen(v, outputs[v]) for v in self._measure.values}
             return self._measure.squares(self._references[index], seen)
 
-        return self._measure.of(self._signals, list(self.crew.stream(work, range(len(self._samples)))))
+        return self._measure.of(self._signals, list(self.crew.stream(work, range(len(self._references)))))
 
     def _advance(self, layer: int) -> None:
         """Run all samples up to a layer."""
         if layer <= self._at:
             return
 
-        def work(lane: int, live: Live) -> Live:
-            return self._lanes[lane].run(live, self._thresholds, self._at, layer)
+        def work(lane: int, live: _Kept) -> _Kept:
+            return self._packed(self._lanes[lane].run(_unpacked(live), self._thresholds, self._at, layer))
 
         self._live = list(self.crew.stream(work, self._live))
         self._at = layer
+        self._samples = []  # the inputs are behind
+
+    def _packed(self, live: Live) -> _Kept:
+        units = self._plan.channel_units
+        return {v: packed(x, self._thresholds[v], units.get(v)) for v, x in live.items()}
 
     def _in_float(self, samples: Sequence[Mapping[str, Array]], engine: EngineOptions) -> list[dict[str, Array]]:
         executor = Executor(lower_float(self._model, self._measure.values), self._measure.values, engine)
@@ -193,7 +200,8 @@ class _Search:
     def _count(self, runs: int) -> int:
         """Say how many samples are searched on, by what they cost."""
         work = _products(self._model) / 2 * _TRIALS * max(len(self._groups), 1)
-        most = min(_LIVE_BYTES / max(_live_bytes(self._model, self._lanes[0]), 1), _PRODUCTS / max(work, 1))
+        bytes_each = max(_live_bytes(self._model, self._plan, self._lanes[0]), 1)
+        most = min(_LIVE_BYTES / bytes_each, _PRODUCTS / max(work, 1))
         return min(runs, _MOST_SAMPLES, max(_FEWEST_SAMPLES, int(most)))
 
 
@@ -255,11 +263,16 @@ def _products(model: Model) -> float:
     return total
 
 
-def _live_bytes(model: Model, runs: LayerRuns) -> int:
-    """Find the most bytes that are alive between two layers."""
+def _unpacked(kept: _Kept) -> Live:
+    return {v: x.values if isinstance(x, Packed) else x for v, x in kept.items()}
+
+
+def _live_bytes(model: Model, plan: QuantPlan, runs: LayerRuns) -> int:
+    """Find about the most bytes that are kept between two layers: a byte for a code, four for an input."""
     most, alive = 0, set(model.inputs)
+    codes = {top for layer, _ in runs.layers if plan.forms.get(layer.name) is not None for top in layer.tops}
     for (layer, _), gone in zip(runs.layers, runs.gone, strict=True):
         alive.update(layer.tops)
         alive.difference_update(gone)
-        most = max(most, sum(4 * math.prod(model.shapes[v]) for v in alive))
+        most = max(most, sum((1 if v in codes else 4) * math.prod(model.shapes[v]) for v in alive))
     return most
