@@ -104,7 +104,7 @@ class _Search:
         self._thresholds = dict(plan.thresholds)
         self._measure = OutputNoise(model)
         self.crew = Crew(threads)
-        engine = EngineOptions(threads=1, repack_weights=True)
+        engine = EngineOptions(threads=1)
         first = LayerRuns(model, plan, self._measure.values, engine)
         self._lanes = [first, *(first.sibling() for _ in range(threads - 1))]
         self._groups = _groups(model, plan, first)

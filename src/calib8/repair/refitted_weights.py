@@ -240,7 +240,7 @@ class _Observer:
     def __init__(self, model: Model, batches: Batches, runs: int, threads: int | None) -> None:
         self._model, self._batches, self._runs = model, batches, runs
         self.crew = Crew(EngineOptions(threads=threads).thread_count)
-        self._engine = EngineOptions(threads=1, repack_weights=True)
+        self._engine = EngineOptions(threads=1)
 
     def windows(self, plan: QuantPlan, value: str, layers: list[Layer], ridge: float) -> dict[str, PairedWindows]:
         """Collect the windows of a value for the layers that read it."""
