@@ -12,10 +12,11 @@ import onnxruntime as ort
 import pytest
 from onnx_networks import mobilenet_v2, resnet
 
+import caffe
 from calib8.calibration import Calibration
 from calib8.cli.main import main
 from calib8.engine import run_float
-from calib8.errors import OptionError
+from calib8.errors import CaffemodelError, OptionError, PrototxtError
 from calib8.onnx_in import read_onnx
 from calib8.workflow import Arrays, NetworkFiles, check, open_network
 
@@ -100,6 +101,8 @@ def test_check_lists_layers_and_all_problems(folder, capsys):
 
 def test_what_speaks_of_caffemodels_says_that_there_is_none(folder, capsys):
     calibrated("--method", "mse")
+    prototxt = 'layer { name: "x" type: "Input" top: "x" input_param { shape { dim: 1 } } }'
+    Path("examples.prototxt").write_text(prototxt)
     capsys.readouterr()
     for words in (
         ["check", "net.onnx", "custom.caffemodel"],
@@ -113,6 +116,10 @@ def test_what_speaks_of_caffemodels_says_that_there_is_none(folder, capsys):
     with pytest.raises(OptionError, match="an ONNX model holds its weights"):
         info = {"model_name": "net", "in_prototxt": "net.onnx", "in_caffemodel": "w.caffemodel", "iteration": 1}
         Calibration(info).calc_tables()
+    with pytest.raises(PrototxtError, match="it has no prototxt and no caffemodel"):
+        caffe.Net("net.onnx", caffe.TEST)
+    with pytest.raises(CaffemodelError, match="an ONNX model, where a caffemodel is expected"):
+        caffe.Net("examples.prototxt", "net.onnx", caffe.TEST)
     with pytest.raises(OptionError, match="a Caffe network has its weights in a caffemodel"):
         open_network("deploy.prototxt")
 

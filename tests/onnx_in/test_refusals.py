@@ -92,6 +92,10 @@ class TestGraphs:
         (why,) = refusals(nodes, {"x": IMAGE})
         assert "writes 'y', as an earlier node does" in why
 
+    def test_inputs_that_are_too_large(self, refusals):
+        (why,) = refusals([helper.make_node("Relu", ["x"], ["y"])], {"x": (1, 2**40, 2**40)})
+        assert why.startswith("input 'x': would give the shape")
+
     def test_an_output_that_is_no_value(self, refusals):
         found = refusals([helper.make_node("Relu", ["x"], ["y"])], {"x": IMAGE}, ("y", "z"))
         assert found == ["output 'z' is written by no node"]
@@ -113,6 +117,20 @@ class TestGraphs:
                 opened(path, {"x": wrong})
         with pytest.raises(UnsupportedError, match="no input 'q'"):
             opened(path, {"q": (1,)})
+
+    def test_inputs_that_no_output_needs(self, tmp_path):
+        model = model_of([helper.make_node("Relu", ["x"], ["y"])], {"x": IMAGE, "size": (2,)}, ["y"])
+        model.graph.input[1].type.tensor_type.elem_type = TensorProto.INT64
+        (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+        assert opened(tmp_path / "net.onnx").inputs == ("x",)
+
+    def test_many_nodes_of_one_name(self, tmp_path):
+        """Names are made in a time that grows with their number, and whatever digits are in them."""
+        odd, count = "n:" + "9" * 5000, 3000
+        nodes = [helper.make_node("Relu", [f"v{i}"], [f"v{i + 1}"], name=odd) for i in range(count)]
+        (tmp_path / "net.onnx").write_bytes(model_of(nodes, {"v0": IMAGE}, [f"v{count}"]).SerializeToString())
+        names = [layer.name for layer in read_onnx(tmp_path / "net.onnx").prototxt.net.layer]
+        assert names[1:4] == [odd, f"{odd}:2", f"{odd}:3"] and len(set(names)) == count + 1
 
     def test_inputs_of_other_types(self, tmp_path):
         model = model_of([helper.make_node("Relu", ["x"], ["y"])], {"x": IMAGE}, ["y"])

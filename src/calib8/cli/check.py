@@ -50,7 +50,8 @@ what --json prints, one object (keys are added, never renamed or removed):
   layers                 [{"name", "type", "line", "bottoms", "tops", "bottom_shapes", "top_shapes", "parameters",
                          "multiply_adds", "precision", "reason"}] in the order of execution; a shape is a list of
                          numbers; shape, parameters and multiply_adds are null where a problem hides them; line is 0
-                         for an Input layer made of an old `input` field; precision is "INT8", "FP32" or null
+                         for an Input layer made of an old `input` field, and in ONNX models; precision is "INT8",
+                         "FP32" or null
   totals                 {"layers", "parameters", "multiply_adds", "int8_layers", "fp32_layers",
                          "int8_multiply_adds"}
   problems, notes        lists of sentences

@@ -118,6 +118,8 @@ class _Conversion:
             names = ", ".join(repr(x.name) for x in inputs)
             self._problems.append(f"{self._file.source}: no input {', '.join(map(repr, unknown))}; inputs are {names}")
         for x in inputs:
+            if x.name not in self._is_read and x.name not in self._shapes:
+                continue  # whatever it is, no output needs it
             try:
                 self._values[x.name] = self._writer.input(x.name, self._shape_of(x))
             except RefusedError as why:

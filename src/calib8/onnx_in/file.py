@@ -11,13 +11,13 @@ from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto
 
 from calib8.errors import OnnxError
+from calib8.proto.text import ONNX_SUFFIX
 from calib8.reading import read_file
 
 MAX_BYTES = 2**31 - 1
 """Largest file (protobuf); larger networks have their weights in files beside it."""
 OPSETS = (13, 21)
 """Versions of the operators that are read, the first and the last."""
-SUFFIX = ".onnx"
 _DOMAINS = ("", "ai.onnx")
 
 
@@ -45,7 +45,7 @@ class OnnxFile:
 
 def is_onnx(path: str | os.PathLike[str]) -> bool:
     """Tell from a file's name whether it is an ONNX model."""
-    return os.fspath(path).lower().endswith(SUFFIX)
+    return os.fspath(path).lower().endswith(ONNX_SUFFIX)
 
 
 def read_file_of(path: str | os.PathLike[str]) -> OnnxFile:

@@ -34,8 +34,7 @@ class LayerWriter:
 
     def __init__(self, taken: Collection[str]) -> None:
         self._made: list[_Made] = []
-        self._blobs = set(taken)
-        self._layers: set[str] = set()
+        self._blobs, self._layers = _Names(taken), _Names()
         self._base = ""
         self._first = 0
 
@@ -76,7 +75,7 @@ class LayerWriter:
         Raises:
             RefusedError: parameters or shapes that the layer does not take.
         """
-        name, names = self._fresh(self._base, self._layers), [self._fresh_blob() for _ in range(tops)]
+        name, names = self._layers.of(self._base), [self._blobs.numbered(self._base) for _ in range(tops)]
         try:
             param = caffe_pb2.LayerParameter(
                 name=name, type=kind, bottom=[b.name for b in bottoms], top=names, **messages
@@ -116,21 +115,32 @@ class LayerWriter:
                 needed.update(made.param.bottom)
         net = caffe_pb2.NetParameter(layer=[made.param for made in reversed(kept)])
         for top in reversed(idle):
-            net.layer.add(name=self._fresh(f"{top}:unread", self._layers), type="Silence", bottom=[top])
+            net.layer.add(name=self._layers.of(f"{top}:unread"), type="Silence", bottom=[top])
         return net, {made.param.name: made.blobs for made in reversed(kept) if made.blobs}
 
-    def _fresh_blob(self) -> str:
-        return self._fresh(f"{self._base}:1", self._blobs)
 
-    @staticmethod
-    def _fresh(name: str, taken: set[str]) -> str:
-        stem, _, number = name.rpartition(":")
-        start = int(number) if stem and number.isdigit() else 1
-        stem, found = (stem if stem and number.isdigit() else name), name
-        while found in taken:
-            start += 1
-            found = f"{stem}:{start}"
-        taken.add(found)
+class _Names:
+    """Gives names that nothing has yet: the one that is asked for, or with a number behind it."""
+
+    def __init__(self, taken: Collection[str] = ()) -> None:
+        self._taken = set(taken)
+        self._last: dict[str, int] = {}
+
+    def of(self, name: str) -> str:
+        """Give `name`, or `name:2` and so on."""
+        if name not in self._taken:
+            self._taken.add(name)
+            self._last.setdefault(name, 1)
+            return name
+        return self.numbered(name)
+
+    def numbered(self, name: str) -> str:
+        """Give `name:1`, or what follows."""
+        found = name
+        while found in self._taken or found == name:
+            self._last[name] = self._last.get(name, 0) + 1
+            found = f"{name}:{self._last[name]}"
+        self._taken.add(found)
         return found
 
 

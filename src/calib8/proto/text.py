@@ -11,6 +11,8 @@ from calib8.proto.textformat import Place, read_text
 from calib8.proto.upgrade import upgrade_net
 from calib8.reading import read_file
 
+ONNX_SUFFIX = ".onnx"
+"""Ending of the files that are networks and weights in one; not Caffe's."""
 MAX_PROTOTXT_BYTES = 16 * 2**20
 """Largest prototxt that is read: ten times the largest that is known (1.5 MB, with 1001 layers)."""
 
@@ -45,6 +47,11 @@ def read_prototxt(path: str | os.PathLike[str]) -> Prototxt:
     Raises:
         PrototxtError: every problem as "path:line: what", all wrong values of the file together.
     """
+    if str(path).lower().endswith(ONNX_SUFFIX):
+        raise PrototxtError(
+            f"{path}: an ONNX model, where a prototxt is expected; it has no prototxt and no caffemodel, and stands "
+            "for both in calib8's commands and in open_network"
+        )
     return parse_prototxt(read_text_file(path, MAX_PROTOTXT_BYTES, PrototxtError), str(path))
 
 
