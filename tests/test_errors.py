@@ -31,5 +31,15 @@ class TestEveryError:
         assert found.problems == ("conv1: no weights", "conv2: no bias")
 
 
+@pytest.mark.parametrize(
+    ("count", "lines", "last"), [(20, 20, "19"), (21, 21, "20"), (22, 21, "and 2 more"), (9000, 21, "and 8980 more")]
+)
+def test_of_many_problems_the_first_are_listed(count, lines, last):
+    found = Calib8Error("much is wrong", [str(i) for i in range(count)])
+    assert len(found.problems) == count
+    listed = str(found).splitlines()
+    assert len(listed) == lines + 1 and listed[-1] == f"  - {last}"
+
+
 def test_there_are_errors_to_try():
     assert Calib8Error in CLASSES and len(CLASSES) > len(PARENTS) + 1

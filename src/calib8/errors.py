@@ -28,10 +28,14 @@ from calib8.terminal import printable_lines, shortened
 
 _MOST_TEXT = 2000
 """Characters of a problem."""
+_MOST_LISTED = 20
+"""Problems that a message lists."""
 
 
 class Calib8Error(RuntimeError):
     """Base of all errors on purpose. `problems` holds one sentence per thing that is wrong, never empty.
+
+    The message lists the first 20 of many, and says how many more there are.
 
     A RuntimeError, since that is what scripts written for pycaffe catch.
     """
@@ -40,7 +44,13 @@ class Calib8Error(RuntimeError):
         message = _clear(message)
         shown = [_clear(problem) for problem in problems]
         self.problems: tuple[str, ...] = tuple(shown) or (message,)
-        super().__init__(message if not shown else message + "".join(f"\n  - {p}" for p in shown))
+        super().__init__("\n  - ".join([message, *some(shown, _MOST_LISTED)]))
+
+
+def some(texts: Sequence[str], most: int) -> list[str]:
+    """Take the first texts, and a last one that says how many were left out, if that makes the list shorter."""
+    left_out = len(texts) - most
+    return [*texts] if left_out < 2 else [*texts[:most], f"and {left_out} more"]
 
 
 def _clear(text: str) -> str:

@@ -79,6 +79,8 @@ def test_what_cannot_be_imported(model, tmp_path, code, name, message):
         ("return fp32['no']", "KeyError: 'no' at .*mine.py:2"),
         ("return 'text'", "could not convert"),
         ("return None", "TypeError"),
+        ("raise SystemExit(0)", "raised SystemExit: 0"),
+        ("raise type('Odd', (BaseException,), {'__str__': lambda self: 1})()", "raised Odd: .its text cannot be made"),
     ],
 )
 def test_what_fails_when_it_is_called(model, tmp_path, body, message):

@@ -148,7 +148,7 @@ def run(folder: Path, work: str, moment: int, trouble: str) -> dict[str, Any]:
     os.waitpid(child, 0)
     found = json.loads(report.read_text()) if report.exists() else {"outcome": "killed"}
     seen = state_of(folder)
-    with write_atomically(folder / "next run") as file:
+    with trouble_at(0, "none"), write_atomically(folder / "next run") as file:  # on the same kind of file system
         file.write(b"")
     return {
         **found,

@@ -37,6 +37,22 @@ def test_a_hidden_folder_with_links_instead_of_folders_moves_nothing(tmp_path):
     assert [p.name for p in folder.iterdir()] == ["a"]
 
 
+@pytest.mark.parametrize("ready", ["parts", "committed"])
+def test_a_hidden_folder_that_looks_like_a_set_of_ours_replaces_nothing(tmp_path, ready, caplog):
+    """In a folder from elsewhere: what was read before is what is there afterwards."""
+    (tmp_path / "deploy.prototxt").write_bytes(b"seen")
+    (tmp_path / HIDDEN / ready).mkdir(parents=True)
+    for name in ("deploy.prototxt", "layer.py"):
+        (tmp_path / HIDDEN / ready / name).write_bytes(b"not seen")
+    if ready == "parts":
+        (tmp_path / HIDDEN / "now").symlink_to("parts")
+    write(tmp_path / "a")
+    assert (tmp_path / "deploy.prototxt").read_bytes() == b"seen" and not (tmp_path / "layer.py").exists()
+    left = [HIDDEN] if ready == "committed" else []
+    assert names(tmp_path) == [*left, "a", "deploy.prototxt"]
+    assert ("no run leaves that where there are links" in caplog.text) == bool(left)
+
+
 def test_a_link_with_the_name_of_a_hidden_folder_is_left_alone(tmp_path):
     theirs, folder = tmp_path / "theirs", tmp_path / "folder"
     for path in (theirs, folder):

@@ -110,3 +110,17 @@ def test_without_h5py_the_message_says_what_to_install(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(CaffemodelError, match=r"pip install calib8\[hdf5\]"):
         read_caffemodel(path)
+
+
+def test_a_small_file_is_no_large_model(path):
+    """Zeros become a thousandth of their size: within what one dataset may claim, and too much for a file."""
+
+    def fill(file):
+        _conv(file)
+        zeros = file.create_dataset("data/zeros/0", (2**25,), "f4", chunks=(2**20,), compression="gzip")
+        zeros[...] = 0
+
+    _write(path, fill)
+    assert path.stat().st_size < 2**20
+    with pytest.raises(CaffemodelError, match="which no weights of its size do"):
+        read_caffemodel(path)

@@ -219,6 +219,7 @@ def test_python_2_names_are_hinted_at(tmp_path: Path, write_module: WriteModule,
         ("{}['h']", "KeyError: 'h'"),
         ("raise RuntimeError('two\\nlines')", "RuntimeError: two lines"),
         ("raise SystemExit(3)", "SystemExit: 3"),
+        ("raise GeneratorExit", "GeneratorExit"),
         ("assert False", "AssertionError"),
     ],
 )

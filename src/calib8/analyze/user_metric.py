@@ -39,7 +39,9 @@ def user_metric(name: str, model: Model) -> tuple[Quality, str]:
         with world.entered():
             try:
                 return plain(fp32, int8, labels)
-            except Exception as why:  # noqa: BLE001 - the user's code
+            except KeyboardInterrupt:
+                raise
+            except BaseException as why:  # noqa: BLE001 - the user's code may raise anything, SystemExit as well
                 raise OptionError(f"metric {name}: {run_failure(why, world.owns)}") from None
 
     return quality, code
@@ -77,7 +79,9 @@ def _import(module: str, function: str, name: str, world: World) -> Callable[...
             raise OptionError(
                 f"metric {name}: no module {module!r} in the working directory {Path.cwd()} or on PYTHONPATH"
             ) from None
-        except Exception as why:  # noqa: BLE001 - the user's code
+        except KeyboardInterrupt:
+            raise
+        except BaseException as why:  # noqa: BLE001 - as above
             raise OptionError(f"metric {name}: {run_failure(why, world.owns)}") from None
     if not callable(found):
         raise OptionError(f"metric {name}: module {module!r} has no function {function!r}")

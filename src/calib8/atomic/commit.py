@@ -122,6 +122,9 @@ def recover(folder: Path) -> None:
         OSError: not possible.
     """
     for path in left_behind(folder):
+        if is_folder(path / _COMMITTED) and _has_links(path, folder):
+            _log.warning("%s: no run leaves that where there are links; look what it is, and remove it", path)
+            continue
         (_finish if _is_committed(path) else undo)(path, folder)
         shutil.rmtree(path)
         _log.info("%s: removed what an interrupted run had left", path)
@@ -135,10 +138,34 @@ def _is_committed(path: Path) -> bool:
 
 def _finish(path: Path, folder: Path) -> None:
     """Put the new files into the place of what shows them."""
-    parts = path / (_NEW if (path / _NOW).is_symlink() else _COMMITTED)
+    has_links = (path / _NOW).is_symlink()
+    parts = path / (_NEW if has_links else _COMMITTED)
     for name in names_in(parts):
-        (parts / name).replace(folder / name)
+        # A folder from elsewhere may hold what looks like a set of ours: names that do not lead to it stay as they are.
+        if not has_links or _leads_to(path, folder / name):
+            (parts / name).replace(folder / name)
     sync_folder(folder)
+
+
+def _leads_to(path: Path, file: Path) -> bool:
+    """Whether a name has become a link through the hidden folder."""
+    return file.is_symlink() and file.readlink() == Path(path.name) / _NOW / file.name
+
+
+def _has_links(path: Path, folder: Path) -> bool:
+    """Whether a run would have made links, symbolic ones and those that keep the old files."""
+    probe = path / "probe"
+    files = [folder / name for name in names_in(path / _COMMITTED)]
+    try:
+        probe.symlink_to(_NEW)
+        probe.unlink()
+        for file in files:
+            if os.path.lexists(file):
+                os.link(file, probe, follow_symlinks=False)  # the system may refuse that for files of other users
+                probe.unlink()
+    except OSError:
+        return False
+    return True
 
 
 def undo(path: Path, folder: Path) -> None:
@@ -149,7 +176,7 @@ def undo(path: Path, folder: Path) -> None:
     """
     for name in names_in(path / _NEW) if (path / _NOW).is_symlink() else ():
         file = folder / name
-        if not file.is_symlink() or file.readlink() != Path(path.name) / _NOW / name:
+        if not _leads_to(path, file):
             continue  # it had not come to this one
         before = path / (_LINKS if os.path.lexists(path / _LINKS / name) else _OLD) / name
         if os.path.lexists(before):

@@ -83,10 +83,14 @@ def _claim(folder: Path, end: float) -> tuple[int, int]:
 
 def _opened(folder: Path) -> int:
     try:
-        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except (OSError, ValueError) as why:
         reason = why.strerror if isinstance(why, OSError) else why
         raise OptionError(f"cannot write into {folder}: {reason}; choose a folder that exists") from None
+    if os.access(folder, os.W_OK):  # or it would be found out in the end, after hours
+        return descriptor
+    os.close(descriptor)
+    raise OptionError(f"cannot write into {folder}: {os.strerror(errno.EACCES)}; choose a folder that you may write")
 
 
 def _release(key: tuple[int, int]) -> None:

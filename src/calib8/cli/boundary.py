@@ -109,9 +109,9 @@ def _outcome(
 ) -> int:
     try:
         return work()
-    except _OutputError:
+    except (_OutputError, SystemExit):
         raise
-    except (Exception, KeyboardInterrupt) as why:  # noqa: BLE001 - the last line of defence
+    except BaseException as why:  # noqa: BLE001 - the last line of defence
         # An interrupt within a library's own code may come out as anything, as an ImportError for instance.
         if came or isinstance(why, KeyboardInterrupt):
             what = printable(", ".join(map(str, written)))

@@ -12,6 +12,7 @@ from calib8.cli.flags import Flags, with_flags
 from calib8.cli.network import is_model
 from calib8.cli.options import Commands, add_shape_option
 from calib8.cli.table import aligned
+from calib8.errors import some
 from calib8.graph import Phase, Shape
 from calib8.reading import exists, is_folder
 from calib8.terminal import printable
@@ -22,7 +23,8 @@ Say what is in a network and whether calib8 can use it. Run this first.
 
 Prints a row for every layer: what it reads and writes, the shape of its tops, how many parameters it has, how many
 multiply-adds one forward pass takes, and whether it will run in INT8 or in FP32, and why. Below it stand notes (what
-was upgraded, left out or not read) and all problems, each with file and line. With problems the exit code is 1.
+was upgraded, left out or not read) and all problems, each with file and line; of more than 100, --json has all. With
+problems the exit code is 1.
 
 Nothing is executed: of layers in Python, and of what is behind them, --run-python finds the shapes.
 
@@ -58,6 +60,7 @@ what --json prints, one object (keys are added, never renamed or removed):
   not_run                the same: layers in Python, see --run-python; usable says nothing of what is behind them"""
 
 _NAMES_WIDTH = 48
+_MOST_LISTED = 100
 
 _PHASES = {phase.name.lower(): phase for phase in Phase}
 
@@ -189,7 +192,7 @@ def _multiply_adds(rows: tuple[LayerRow, ...]) -> int:
 
 
 def _list(title: str, texts: tuple[str, ...]) -> str:
-    return "\n".join([f"{title}:", *(f"  - {printable(text)}" for text in texts)]) if texts else ""
+    return "\n  - ".join([f"{title}:", *map(printable, some(texts, _MOST_LISTED))]) if texts else ""
 
 
 def as_json(overview: Overview, prototxt: Path, caffemodel: Path | None, phase: Phase) -> dict[str, object]:

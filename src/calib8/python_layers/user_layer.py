@@ -80,7 +80,7 @@ class UserClass:
                 yield
         except Calib8Error:
             raise
-        except (KeyboardInterrupt, GeneratorExit):
+        except KeyboardInterrupt:
             raise
         except BaseException as why:  # noqa: BLE001 - user code may raise anything
             raise UserLayerError(f"{self.title}: {what} {run_failure(why, self._is_users)}") from None
