@@ -2,13 +2,16 @@
 
 python bench/speed/cluster.py PROTOTXT CAFFEMODEL IMAGES [-n SHARD] [--mean ..]
 
-Measures one shard with one thread, in seconds of its processor, and beside it the plain counting of the same images.
-From that: hours for 50,000 and 1,000,000 images on 10 and 100 workers, and the load of the process that merges.
+Measures one shard with one thread, in seconds of its processor, beside it the plain counting of the same images, and
+what Dask takes for a task and for a state. From that: hours for 50,000 and 1,000,000 images on 10 and 100 workers, and
+the load of the process that merges.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import operator
 import pickle
 import time
 from collections.abc import Callable
@@ -16,7 +19,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from distributed import Client, LocalCluster, wait
+
 from calib8 import CalibrateOptions, Images, Preprocess, open_network
+from calib8.measure.histogram_file import HistogramSet
 from calib8.workflow import CountOptions, Part, count_histograms, measure_histograms
 from calib8.workflow.calibrating import observed_by
 from calib8.workflow.histograms import count_exactly
@@ -29,6 +35,24 @@ def timed(work: Callable[[], Result]) -> tuple[Result, float]:
     """A result, and the seconds of this process's processor that it took."""
     start = time.process_time()
     return work(), time.process_time() - start
+
+
+def scheduled(state: HistogramSet, count: int = 300) -> tuple[float, float]:
+    """Seconds of this process's processor for a task without a result, and for one whose result is a state.
+
+    Scheduler and client are both in this process, so each of them alone takes less.
+    """
+    cluster = LocalCluster(
+        n_workers=1, threads_per_worker=2, dashboard_address=":0", silence_logs=50, memory_limit=0
+    )  # fmt: skip
+    with cluster, Client(cluster) as client:
+        data = client.scatter(state)
+        client.gather(client.map(operator.not_, range(100), pure=False))  # everything is imported
+        _, plain = timed(lambda: client.gather(client.map(operator.not_, range(count), pure=False)))
+        copies = [client.submit(copy.copy, data, pure=False) for _ in range(count // 10)]
+        wait(copies)
+        _, fetched = timed(lambda: [one.result() for one in copies])
+    return plain / count, fetched / len(copies)
 
 
 def main() -> None:
@@ -58,6 +82,10 @@ def main() -> None:
         state = f"{size / 1e6:.2f} MB a shard, {1e3 * merge:.2f} ms a merge"
         print(f"{name + ' pass':<20}{1e3 * ms:8.2f} ms an image, {state}")
     print(f"file                {len(replace(fine, exact=exact.exact).to_bytes()) / 1e6:8.2f} MB")
+    task, fetch = scheduled(fine)
+    print(f"Dask: {1e3 * task:.2f} ms a task, {1e3 * fetch:.1f} ms to fetch a state, scheduler and client together")
+    most = MOST_IN_SHARD * sum(per_image) / 2 / (task + fetch)
+    print(f"one core for both would be enough for {most:.0f} workers with {MOST_IN_SHARD} images a shard")
     for count in (50_000, 1_000_000):
         for workers in (10, 100):
             shards = max(4 * workers, -(-count // MOST_IN_SHARD))

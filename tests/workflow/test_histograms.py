@@ -221,6 +221,18 @@ def test_the_same_samples_twice(network, whole, caplog):
     assert "a and b have 2 samples in common" in caplog.text
 
 
+def test_another_network_is_named_before_its_samples(network, whole, tmp_path):
+    """Files of another network are of the same samples, as a rule; that is not what is wrong with them."""
+    shutil.copytree(DIGITS, tmp_path / "digits")
+    prototxt = tmp_path / "digits" / "deploy.prototxt"
+    prototxt.write_text(prototxt.read_text().replace('type: "ReLU"', 'type: "TanH"'))
+    options = CalibrateOptions(iteration=3, method="mse")
+    other = count_histograms(open_network(prototxt, tmp_path / "digits" / "custom.caffemodel"), options)
+    with pytest.raises(DataError, match="one and other cannot be merged") as why:
+        merge_histograms({"one": count_histograms(network, options), "other": other})
+    assert "the network (its layers or weights) differs" in why.value.problems
+
+
 def test_digests_tell_samples_apart():
     batch = {"data": np.arange(8, dtype=np.float32).reshape(2, 4), "label": np.zeros(2, np.float32)}
     first, second = digests_of(batch)

@@ -217,8 +217,12 @@ def merge_histograms(sets: Mapping[str, HistogramSet]) -> HistogramSet:
     Raises:
         DataError: sets that do not belong together, or that hold the same samples; all of them.
     """
-    _check_samples(sets)
     (first_name, merged), *others = sets.items()
+    for name, one in others:  # of another network they may well have the same samples
+        problems = merged.identity.differences(one.identity)
+        if problems:
+            raise DataError(f"{first_name} and {name} cannot be merged", problems)
+    _check_samples(sets)
     for name, one in others:
         try:
             merged = merged.merge(one)
