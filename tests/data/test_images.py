@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calib8.data import ImagesSource, Preprocess, takes
-from calib8.data.preprocess import Preparer, placement_of
+from calib8.data.mean import mean_bytes
+from calib8.data.preprocess import Preparer, placement_of, resized
 from calib8.errors import DataError, OptionError
+from calib8.proto import caffe_pb2
 from calib8.proto.blobs import blob_to_proto
 
 
@@ -241,3 +243,18 @@ def test_options_are_checked_together() -> None:
 def test_values_that_do_not_fit_three_channels(preprocess: Preprocess) -> None:
     with pytest.raises(DataError):
         Preparer(preprocess, (2, 2), 3)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 2, 5), (2, 9, 20), (3, 100, 90)])
+def test_a_mean_is_written_as_protobuf_writes_it(shape):
+    mean = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    blob = caffe_pb2.BlobProto(num=1, channels=shape[0], height=shape[1], width=shape[2], data=mean.reshape(-1))
+    assert mean_bytes(mean) == blob.SerializeToString(deterministic=True)
+
+
+def test_a_resize_to_more_pixels_than_an_image_may_have():
+    """A line of pixels whose short side becomes 4,000 long: refused, and not tried."""
+    long = np.zeros((1, 60_000, 3), np.uint8)
+    wanted = Preprocess(size=(8, 8), resize="crop", short_side=4000)
+    with pytest.raises(DataError, match="would have 4000 x 240000000 pixels after resizing, more than 33554432"):
+        resized(long, (8, 8), wanted)

@@ -31,7 +31,7 @@ _NUMBER = re.compile(r"[+-]?(\d{1,30}\.?\d*|\.\d+)([eE][+-]?\d{1,2})?")
 IMAGE_SUFFIXES = frozenset([".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ListedImage:
     """An image file and its label, for messages also where it stands ("list.txt:12").
 
@@ -82,7 +82,7 @@ def read_image_list(path: Path, what: str, folders: Sequence[Path], root: str = 
     Raises:
         DataError: the list cannot be read or is empty, or images are missing: the first 20 by line.
     """
-    lines = [(number, line.strip()) for number, line in enumerate(read_lines(path, what), 1)]
+    lines = ((number, line.strip()) for number, line in enumerate(read_lines(path, what), 1))
     images = [_listed(line, f"{path}:{number}", folders, root) for number, line in lines if line]
     return _checked(images, what, path)
 

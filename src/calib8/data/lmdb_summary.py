@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from calib8.data.datum import Sample, read_datum
 from calib8.data.lmdb_env import LmdbRecords
+from calib8.data.mean import MAX_MEAN_BYTES
 from calib8.data.transform import Transform
 from calib8.errors import DataError, OptionError
 from calib8.graph import Shape
@@ -99,6 +100,8 @@ def mean_image(records: LmdbRecords, progress: Progress) -> NDArray[np.float32]:
     for number, (key, record) in enumerate(records, 1):
         pixels = _sample(records, key, record).pixels
         if total is None:
+            if 4 * pixels.size > MAX_MEAN_BYTES:
+                raise DataError(f"{records.path}: a mean of the shape {pixels.shape} is larger than any that is read")
             total = np.zeros(pixels.shape)
         if pixels.shape != total.shape:
             raise DataError(

@@ -14,6 +14,7 @@ from calib8.proto import caffe_pb2
 from calib8.proto.blobs import BlobError, blob_from_proto
 from calib8.reading import read_file
 
+_PACKED_DATA = bytes([5 << 3 | 2])
 MAX_MEAN_BYTES = 256 * 2**20
 """Largest mean file that is read: 40 times a mean of 1024 x 1024 pixels."""
 
@@ -43,9 +44,16 @@ def read_mean(path: Path, what: str) -> NDArray[np.float32]:
 def mean_bytes(mean: NDArray[np.float32]) -> bytes:
     """Write a mean image (C, H, W) as a `.binaryproto`, as Caffe's compute_image_mean writes it."""
     channels, height, width = mean.shape
-    blob = caffe_pb2.BlobProto(num=1, channels=channels, height=height, width=width, data=mean.reshape(-1))
-    data: bytes = blob.SerializeToString(deterministic=True)
-    return data
+    head: bytes = caffe_pb2.BlobProto(num=1, channels=channels, height=height, width=width).SerializeToString()
+    data = np.ascontiguousarray(mean, "<f4").tobytes()
+    # `data` has the highest number of these fields, so it comes last; protobuf would take each number on its own.
+    return head + _PACKED_DATA + _varint(len(data)) + data
+
+
+def _varint(value: int) -> bytes:
+    """Write a number as protobuf does: 7 bits a byte, the lowest first."""
+    groups = [value >> shift & 0x7F for shift in range(0, max(1, value.bit_length()), 7)]
+    return bytes([*(group | 0x80 for group in groups[:-1]), groups[-1]])
 
 
 def _read_binaryproto(data: bytes) -> NDArray[np.float32]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from calib8.boundary import closed_class
 from calib8.data.faces import Linear
+from calib8.data.image_header import max_pixels
 from calib8.data.mean import read_mean
 from calib8.errors import DataError, OptionError
 from calib8.graph import Shape
@@ -221,6 +222,8 @@ def resized(image: NDArray[Any], size: tuple[int, int], preprocess: Preprocess) 
 def _to(image: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     if image.shape[:2] == (height, width):
         return image
+    if height * width > max_pixels():
+        raise DataError(f"would have {height} x {width} pixels after resizing, more than {max_pixels()}")
     return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR))
 
 
