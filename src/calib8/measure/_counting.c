@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#define FORM 2 /* of the functions' arguments and results; counting.py has the same number */
 #define BLOCK 2048
 #define CHUNK 64 /* values whose bins are computed again, by the formula, where one of them lies near an edge */
 #define LANES 16 /* of a vector of 512 bits; what is written behind the end of a block */
@@ -309,6 +310,11 @@ static struct PyModuleDef module = {
 
 PyMODINIT_FUNC PyInit__counting(void)
 {
+    PyObject *counting = PyModule_Create(&module);
     wide = has_wide();
-    return PyModule_Create(&module);
+    if (counting != NULL && PyModule_AddIntConstant(counting, "FORM", FORM) < 0) {
+        Py_DECREF(counting);
+        return NULL;
+    }
+    return counting;
 }

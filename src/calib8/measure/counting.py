@@ -17,7 +17,8 @@ try:
 except ImportError:  # installed without a compiler
     _counting = None
 
-COMPILED = _counting is not None
+_FORM = 2  # of the compiled functions; in a checkout they may be older than this file, until `make setup` builds them
+COMPILED = getattr(_counting, "FORM", None) == _FORM
 _BLOCK = 1 << 15
 
 Values = NDArray[np.float32]
