@@ -183,6 +183,13 @@ def test_a_second_factor_of_blocks_of_channels_runs_in_int8(same_as_runtime):
     assert [layer.type for layer in model.net.layers] == ["Input", "Pooling", "Reshape", "Eltwise"]
 
 
+def test_a_network_of_one_image_takes_more(same_as_runtime):
+    """A factor for each channel keeps the axis of images, though it is as long as an axis that is repeated."""
+    nodes = [helper.make_node("GlobalAveragePool", ["x"], ["p"]), helper.make_node("Mul", ["x", "p"], ["y"])]
+    model = same_as_runtime(nodes, {"x": (1, 4, 5, 5)})
+    assert model.reshaped({"x": (3, 4, 5, 5)}).shapes["y"] == (3, 4, 5, 5)
+
+
 def test_mish(same_as_runtime):
     same_as_runtime([one("Mish")], {"x": IMAGE}, opset=18)
 

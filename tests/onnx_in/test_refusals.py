@@ -213,6 +213,23 @@ class TestFiles:
         (found,) = read_onnx(tmp_path / "net.onnx").weights.values()
         assert np.array_equal(found[0], numbers)
 
+    def test_tensors_that_share_the_bytes_of_a_small_file(self, tmp_path):
+        """Some may; a small file must not become much memory."""
+        (tmp_path / "w.bin").write_bytes(bytes(576))
+        for count, is_taken in ((4, True), (5, False)):
+            nodes = [helper.make_node("Conv", ["x", f"w{i}"], [f"y{i}"]) for i in range(count)]
+            constants = {f"w{i}": weights(4, 4, 3, 3) for i in range(count)}
+            model = model_of(nodes, {"x": IMAGE}, [f"y{i}" for i in range(count)], constants)
+            for tensor in model.graph.initializer:
+                tensor.ClearField("raw_data")
+                tensor.data_location = TensorProto.EXTERNAL
+                tensor.external_data.add(key="location", value="w.bin")
+            if is_taken:
+                (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+                assert len(read_onnx(tmp_path / "net.onnx").weights) == count
+            else:
+                assert "more than 4 times" in self.refused(tmp_path / "net.onnx", model.SerializeToString())
+
     @pytest.mark.parametrize(
         ("location", "offset", "length", "expected"),
         [
