@@ -16,7 +16,7 @@ import numpy as np
 from real_models import find
 
 from calib8.analyze.doctor.evidence import balance_of
-from calib8.analyze.doctor.preprocessing import PreprocessingCheck, check_preprocessing
+from calib8.analyze.doctor.preprocessing import FINALISTS, PreprocessingCheck, check_preprocessing
 from calib8.analyze.doctor.recipes import Recipe, resampled, usual_recipes
 
 RIGHT = {
@@ -40,15 +40,15 @@ def row(name: str, models: Path, images: Path, options: argparse.Namespace) -> s
     blob = network.blob
     evidence = balance_of(network.model) if options.balance else None
 
-    def check(arrays: list[Any], given: Recipe) -> PreprocessingCheck:
+    def check(arrays: list[Any], given: Recipe, finalists: int = FINALISTS) -> PreprocessingCheck:
         """The doctor's word on samples that `given` has made, or was said to have made."""
         return check_preprocessing(
-            network.model, [{blob: x} for x in arrays], blob, given, threads=1, evidence=evidence
+            network.model, [{blob: x} for x in arrays], blob, given, threads=1, evidence=evidence, finalists=finalists
         )
 
-    found = check(samples, right)
-    said = found.findings[0].text if found.findings else "nothing"
     wrong = usual_recipes(right)
+    found = check(samples, right, len(wrong))
+    said = found.findings[0].text if found.findings else "nothing"
     chosen = wrong[:: max(1, len(wrong) // options.wrong)] if options.wrong else []
     noticed, unsure, repaired = [], 0, 0
     for recipe in chosen:

@@ -242,8 +242,8 @@ def _shapes(report: Report, layer: Layer) -> str:
 def _damage(unit: UnitSensitivity) -> str:
     texts = [f"{mode} {number(d.outputs.snr_db, 3)} dB" for mode, d in unit.damage.items()]
     texts = [text.replace("exact dB", "exact") for text in texts]
-    usage = f"{percent(unit.usage.in_use)} of the codes occur, {percent(unit.usage.saturation)} are at the ends"
-    return f"At the outputs: {', '.join(texts)}. Of its codes {usage}."
+    usage = f"{percent(unit.usage.in_use)} of the 256 codes occur; {percent(unit.usage.saturation)} of the values are"
+    return f"At the outputs: {', '.join(texts)}. {usage} at the ends, -128 or 127."
 
 
 def _blob(report: Report, value: str, observed: Mapping[str, str]) -> Markup:

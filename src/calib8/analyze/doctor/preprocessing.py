@@ -25,7 +25,7 @@ Samples = Sequence[Mapping[str, Array]]
 """The inputs of one run each, by value."""
 
 _SCREENED = 3  # samples that all recipes are tried on
-_FINALISTS = 8
+FINALISTS = 8
 _RESAMPLINGS = 200
 _MOST_NAMED = 3
 _SURE = 0.99
@@ -124,6 +124,7 @@ def check_preprocessing(
     threads: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     evidence: Evidence | None = None,
+    finalists: int = FINALISTS,
 ) -> PreprocessingCheck:
     """Try the usual recipes in the place of the given one.
 
@@ -135,6 +136,7 @@ def check_preprocessing(
         advice: the options that give a recipe.
         progress: called with how many recipes were tried, and how many there are.
         evidence: None for the best that the network has.
+        finalists: how many of the others are tried on all samples, and are in the result.
     """
     evidence = evidence or evidence_of(model)
     if evidence is None:
@@ -144,9 +146,9 @@ def check_preprocessing(
     ways += [_Way(v.what, v.recipe, v.samples.__getitem__) for v in variations]
     few = []
     for index, way in enumerate(ways):
-        progress(index, len(ways) + _FINALISTS)
+        progress(index, len(ways) + finalists)
         few.append((trial.misfit(trial.rows(way, min(_SCREENED, len(samples)))), index))
-    best = [index for _, index in sorted(few) if index > 0][:_FINALISTS]
+    best = [index for _, index in sorted(few) if index > 0][:finalists]
     mine = trial.rows(ways[0], len(samples))
     reference = trial.misfit(mine)
     others = [trial.fit(ways[index], trial.rows(ways[index], len(samples)), mine, reference) for index in best]
