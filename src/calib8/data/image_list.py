@@ -38,9 +38,14 @@ class ListedImage:
     A label of several numbers is NaN: a blob of labels has one for each image.
     """
 
-    path: Path
+    file: str  # a Path takes ten times as much memory, and a list may have a million lines
     label: float
     place: str
+
+    @property
+    def path(self) -> Path:
+        """Where the file is."""
+        return Path(self.file)
 
     def read(self, flags: int) -> NDArray[Any]:
         """Read the pixels (H, W[, C]), uint8, BGR. `flags` are OpenCV's, IMREAD_COLOR or IMREAD_GRAYSCALE.
@@ -96,9 +101,9 @@ def find_images(listing: str | os.PathLike[str], what: str) -> list[ListedImage]
     path = Path(listing)
     if is_folder(path):
         files = [p for p in paths_in(path, DataError, what) if p.suffix.lower() in IMAGE_SUFFIXES]
-        return _checked([ListedImage(p, 0, str(path)) for p in files], what, path)
+        return _checked([ListedImage(str(p), 0, str(path)) for p in files], what, path)
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        return _checked([ListedImage(path, 0, what)], what, path)
+        return _checked([ListedImage(str(path), 0, what)], what, path)
     return read_image_list(path, what, [path.parent])
 
 
@@ -123,7 +128,7 @@ def _listed(line: str, place: str, folders: Sequence[Path], root: str) -> Listed
             break
         path, numbers = shorter, [number, *numbers]
     label = 0 if not numbers else numbers[0] if len(numbers) == 1 else math.nan
-    return ListedImage(found, label, place)
+    return ListedImage(str(found), label, place)
 
 
 def _without_number(text: str) -> tuple[str, float | None]:
@@ -137,7 +142,7 @@ def _without_number(text: str) -> tuple[str, float | None]:
 def _checked(images: list[ListedImage], what: str, path: Path) -> list[ListedImage]:
     if not images:
         raise DataError(f"{what}: {path} holds no images")
-    missing = [image for image in images if not is_file(image.path)]
+    missing = [image for image in images if not is_file(image.file)]
     if missing:
         problems = [f"{image.place}: no file {image.path}" for image in missing[:MAX_PROBLEMS]]
         if len(missing) > MAX_PROBLEMS:

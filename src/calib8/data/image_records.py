@@ -79,7 +79,7 @@ def labelled_images(source: Path, classes: Sequence[str] = ()) -> LabelledImages
     strangers = [p.name for p in folders if p.name not in names]
     if strangers:
         raise DataError(f"images: {source} has folders that are no class", [repr(name) for name in strangers])
-    images = [ListedImage(p, names.index(f.name), str(source)) for f in folders for p in _images_below(f)]
+    images = [ListedImage(str(p), names.index(f.name), str(source)) for f in folders for p in _images_below(f)]
     if not images:
         raise DataError(f"images: {source} holds no images, nor do its folders")
     return LabelledImages(tuple(images), names)
