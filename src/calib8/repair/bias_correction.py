@@ -100,8 +100,9 @@ def weight_error(
     """
     tx, ty = plan.thresholds[layer.bottoms[0]], plan.thresholds[layer.tops[0]]
     weights, bias = layer.blobs
-    rounded = np.ldexp(form.weights.astype(np.float64) * (ty / tx), -form.rshift)
-    difference = (rounded - weights).astype(np.float32)
+    difference = np.empty_like(weights)
+    for row, integers in enumerate(form.weights):  # float64 of all weights of a wide layer would be twice their size
+        difference[row] = np.ldexp(integers.astype(np.float64) * (ty / tx), -form.rshift) - weights[row]
     error = run_layer(model, layer, [mean], (difference, np.zeros_like(bias)))[0]
     # Which output an element of the top belongs to is the layer's business: a bias of 0, 1, 2 .. alone tells.
     numbers = np.arange(bias.size, dtype=np.float32).reshape(bias.shape)
