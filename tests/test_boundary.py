@@ -72,7 +72,9 @@ PUBLIC = public()
 
 def failing_inside(function: Callable[..., Any], error: BaseException) -> Callable[..., Any]:
     """Call a closed function so that its first line raises, as if a library that it calls did."""
-    source = "def profile(frame, event, _):\n    if event == 'call' and frame.f_code is code:\n        raise error"
+    # One that was raised before has the frames of that time, too.
+    raising = "raise error.with_traceback(None)"
+    source = f"def profile(frame, event, _):\n    if event == 'call' and frame.f_code is code:\n        {raising}"
     names: dict[str, Any] = {"error": error, "__name__": "numpy.somewhere", "code": function.__wrapped__.__code__}  # type: ignore[attr-defined]
     exec(compile(source, np.__file__, "exec"), names)
 

@@ -20,7 +20,7 @@ from calib8 import CalibrateOptions
 from calib8.engine import use_gpu
 from calib8.errors import DataError, OptionError
 from calib8.workflow import NetworkFiles, count_histograms, count_on_cluster, count_to_file
-from calib8.workflow.cluster import local_workers
+from calib8.workflow.cluster import Workers, local_workers
 from calib8.workflow.cluster_counting import _Tree, shards
 
 distributed = pytest.importorskip("distributed")
@@ -262,6 +262,56 @@ def test_workers_without_calib8_are_named_and_a_scheduler_without_it_does(networ
     finally:
         other.kill()
         other.wait()
+
+
+class _Client:
+    """A scheduler's client that only counts workers and their tasks."""
+
+    def __init__(self, workers, tasks=0):
+        self.workers, self.tasks = workers, tasks
+
+    def nthreads(self):
+        return {f"tcp://{n}": 1 for n in range(self.workers)}
+
+    def run(self, function, *arguments, on_error):
+        return {}
+
+    def processing(self):
+        return dict.fromkeys(self.nthreads(), ("task",) * self.tasks)
+
+
+class _Future:
+    """A task whose result comes at the last of so many waits."""
+
+    def __init__(self, waits):
+        self.waits, self.seconds = waits, []
+
+    def result(self, timeout):
+        self.seconds.append(timeout)
+        if len(self.seconds) < self.waits:
+            raise TimeoutError
+        return "found"
+
+
+@pytest.mark.parametrize(
+    ("workers", "tasks", "waits", "expected"),
+    [
+        (1, 1, 6, "found"),  # it is found again
+        (1, 0, 3, "found"),  # a slow transfer
+        (1, 0, 4, "the cluster has lost a result, and no worker finds it again"),
+        (0, 0, 2, "no workers any more, and none has come in 1 s"),
+    ],
+)
+def test_a_result_whose_worker_dies_before_it_is_fetched(workers, tasks, waits, expected):
+    client, future = _Client(1, tasks), _Future(waits)
+    crew = Workers(client, None, None, threads=1, patience=1.0)
+    client.workers = workers
+    if expected == "found":
+        assert crew.result_of(future, "a shard") == "found"
+        assert future.seconds == [2.0**n for n in range(waits)]
+    else:
+        with pytest.raises(OptionError, match=expected):
+            crew.result_of(future, "a shard")
 
 
 def test_shards_cover_the_samples_once(network):

@@ -35,6 +35,8 @@ _LOCAL = "local:"
 _NO_CALIB8 = "No module named 'calib8"
 PATIENCE = 30.0
 """Seconds to wait for a scheduler, and for workers where there are none."""
+_MOST_IDLE = 3
+"""Waits for a result during which no worker does anything, after which it is given up."""
 _GLANCE = 5.0
 """Seconds without a result after which somebody looks whether there are workers, and whether they have work."""
 
@@ -175,10 +177,7 @@ class Workers:
                 without = 0.0 if self.client.nthreads() else without + seconds
                 left = self._patience - without
                 if left <= 0:
-                    raise OptionError(
-                        f"the cluster has no workers any more, and none has come in {self._patience:g} s; what is "
-                        "saved is kept: start workers, and give the command again"
-                    ) from None
+                    raise self._nobody_left() from None
                 if not without and not any(self.client.processing().values()):
                     return None
                 continue
@@ -191,13 +190,13 @@ class Workers:
             what: the task, for messages.
 
         Raises:
-            OptionError: the cluster failed.
+            OptionError: the cluster failed, or the worker that had the result is gone and nobody finds it again.
             Calib8Error: what the task raised.
         """
         from distributed import KilledWorker  # noqa: PLC0415 - an extra
 
         try:
-            return future.result()
+            return self._result_of(future)
         except Calib8Error:
             raise
         except KilledWorker as why:
@@ -207,6 +206,29 @@ class Workers:
             ) from None
         except Exception as why:  # noqa: BLE001 - whatever the connection, or Dask itself, has
             raise OptionError(f"the cluster failed at {what}: {why!r}") from None
+
+    def _result_of(self, future: Future) -> Any:
+        """Fetch a result. A task that was done has to be done again where its worker dies before that."""
+        seconds, idle = self._patience, 0
+        while True:
+            try:
+                return future.result(timeout=seconds)
+            except (TimeoutError, asyncio.TimeoutError):
+                if not self.client.nthreads():
+                    raise self._nobody_left() from None
+                # A transfer may be slow, so it gets longer each time; but what nobody works on does not come.
+                seconds, idle = 2 * seconds, 0 if any(self.client.processing().values()) else idle + 1
+                if idle == _MOST_IDLE:
+                    raise OptionError(
+                        "the cluster has lost a result, and no worker finds it again; what is saved is kept: give the "
+                        "command again"
+                    ) from None
+
+    def _nobody_left(self) -> OptionError:
+        return OptionError(
+            f"the cluster has no workers any more, and none has come in {self._patience:g} s; what is saved is kept: "
+            "start workers, and give the command again"
+        )
 
 
 class _Call:
