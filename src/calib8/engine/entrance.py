@@ -36,7 +36,8 @@ def enter(values: Array, threshold: float, codes: NDArray[np.uint8]) -> None:
         return
     flat, written = values.reshape(-1), codes.reshape(-1)
     for start in range(0, flat.size, _BLOCK):
-        places = flat[start : start + _BLOCK] * np.float64(factor)
+        places = flat[start : start + _BLOCK].astype(np.float64)  # NumPy 1 would stay in float32 for a scalar's sake
+        places *= factor
         places += offset
         places[np.isnan(places)] = ZERO
         np.clip(places, 0.0, _LARGEST, out=places)
