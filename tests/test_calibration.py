@@ -22,7 +22,7 @@ DIGITS = Path(__file__).resolve().parent.parent / "examples" / "digits"
 def folder(tmp_path):
     """A copy of the network that the repository carries."""
     copy = tmp_path / "digits"
-    shutil.copytree(DIGITS, copy)
+    shutil.copytree(DIGITS, copy, ignore=shutil.ignore_patterns("bmnet_*"))
     return copy
 
 

@@ -25,7 +25,9 @@ _FILES = (
 @pytest.fixture
 def custom(tmp_path: Path) -> Path:
     """A folder with a network, as the guide wants it."""
-    return Path(shutil.copytree(_ROOT / "examples" / "digits", tmp_path / "custom"))
+    return Path(
+        shutil.copytree(_ROOT / "examples" / "digits", tmp_path / "custom", ignore=shutil.ignore_patterns("bmnet_*"))
+    )
 
 
 def _run(*arguments: object) -> subprocess.CompletedProcess[str]:

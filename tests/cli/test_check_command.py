@@ -28,7 +28,7 @@ CONV = (
 @pytest.fixture
 def folder(tmp_path):
     copy = tmp_path / "digits"
-    shutil.copytree(ROOT / "examples" / "digits", copy)
+    shutil.copytree(ROOT / "examples" / "digits", copy, ignore=shutil.ignore_patterns("bmnet_*"))
     return copy
 
 

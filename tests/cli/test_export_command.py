@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def folder(tmp_path):
     copy = tmp_path / "digits"
-    shutil.copytree(ROOT / "examples" / "digits", copy)
+    shutil.copytree(ROOT / "examples" / "digits", copy, ignore=shutil.ignore_patterns("bmnet_*"))
     return copy
 
 

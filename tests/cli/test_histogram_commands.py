@@ -14,7 +14,7 @@ DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    shutil.copytree(DIGITS, tmp_path / "digits")
+    shutil.copytree(DIGITS, tmp_path / "digits", ignore=shutil.ignore_patterns("bmnet_*"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

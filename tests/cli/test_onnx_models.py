@@ -134,7 +134,9 @@ def test_shapes_that_a_model_leaves_open(folder, capsys):
     run(*words, "--shape", "input=1,3,32,32")
     run("calibrate", "--from", "bmnet_open.calib8.json", "open.onnx", "--no-verdict")
     assert "--shape=input=1,3,32,32" in json.loads(Path("bmnet_open.calib8.json").read_text())["images"]
-    shutil.copytree(Path(__file__).parents[2] / "examples" / "digits", "digits")
+    shutil.copytree(
+        Path(__file__).parents[2] / "examples" / "digits", "digits", ignore=shutil.ignore_patterns("bmnet_*")
+    )
     assert main(["calibrate", "digits", "digits", "--shape", "data=1,1,8,8"]) == 1
     assert "--shape are for ONNX models" in capsys.readouterr().err
 

@@ -135,7 +135,9 @@ def test_as_many_samples_as_there_are_up_to_twenty(tmp_path, there, judged):
     rng = np.random.default_rng(0)
     for i in range(there):
         cv2.imwrite(str(tmp_path / f"p/{i}.png"), rng.integers(0, 256, (8, 8), np.uint8))
-    folder = shutil.copytree(ROOT / "examples" / "digits", tmp_path / "digits")
+    folder = shutil.copytree(
+        ROOT / "examples" / "digits", tmp_path / "digits", ignore=shutil.ignore_patterns("bmnet_*")
+    )
     options = ["--images", str(tmp_path / "p"), "--size", "8x8", "--color", "gray", "--no-picture"]
     assert main(["sensitivity", "digits", str(folder), *options]) == 0
     assert json.loads((folder / f"{BASE}.json").read_text())["samples"] == judged

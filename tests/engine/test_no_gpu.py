@@ -72,7 +72,7 @@ def with_cuda(monkeypatch):
 
 @pytest.fixture
 def digits(tmp_path):
-    shutil.copytree(DIGITS, tmp_path / "digits")
+    shutil.copytree(DIGITS, tmp_path / "digits", ignore=shutil.ignore_patterns("bmnet_*"))
     return tmp_path / "digits"
 
 

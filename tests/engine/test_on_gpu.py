@@ -218,7 +218,7 @@ def test_a_net_follows_the_mode(tmp_path):
 def test_calibrate_finds_the_same_thresholds(tmp_path, capsys):
     found = []
     for name, options in (("gpu", ["--gpu"]), ("cpu", [])):
-        folder = shutil.copytree(DIGITS, tmp_path / name)
+        folder = shutil.copytree(DIGITS, tmp_path / name, ignore=shutil.ignore_patterns("bmnet_*"))
         assert main(["calibrate", "digits", str(folder), "-n", "20", "--method", "max", *options]) == 0
         info = {"in_prototxt": folder / "deploy.prototxt", "in_caffemodel": folder / "custom.caffemodel"}
         model = Calibration({"model_name": "digits", **info}).model

@@ -29,7 +29,7 @@ DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
 def calibrated(tmp_path_factory):
     """A folder with the network, its int8 files and prototxts with Input layers, and the calibration itself."""
     folder = tmp_path_factory.mktemp("int8") / "digits"
-    shutil.copytree(DIGITS, folder)
+    shutil.copytree(DIGITS, folder, ignore=shutil.ignore_patterns("bmnet_*"))
     calibration = Calibration(
         {
             "model_name": "digits",
@@ -211,7 +211,7 @@ def test_layers_of_another_phase_can_be_named(calibrated, images):
 def test_measures_are_computed_in_int8_too(tmp_path, caplog):
     """They have no rows in the table. The data layer gives real values: the factor that is missing is said."""
     folder = tmp_path / "digits"
-    shutil.copytree(DIGITS, folder)
+    shutil.copytree(DIGITS, folder, ignore=shutil.ignore_patterns("bmnet_*"))
     proto, weights = folder / "deploy.prototxt", folder / "custom.caffemodel"
     proto.write_text(proto.read_text().replace('top: "data"', 'top: "data" top: "label"', 1) + MEASURES)
     calibration = Calibration({"model_name": "d", "in_prototxt": proto, "in_caffemodel": weights}, method="mse")

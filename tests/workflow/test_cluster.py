@@ -75,7 +75,7 @@ def test_a_killed_worker_costs_its_shard_and_nothing_else(network, cluster):
 
 
 def test_files_that_workers_do_not_see(cluster, tmp_path):
-    shutil.copytree(DIGITS, tmp_path / "digits")
+    shutil.copytree(DIGITS, tmp_path / "digits", ignore=shutil.ignore_patterns("bmnet_*"))
     files = NetworkFiles(tmp_path / "digits" / "deploy.prototxt", tmp_path / "digits" / "custom.caffemodel")
     here = files.opened()
     shutil.rmtree(tmp_path / "digits")
@@ -87,7 +87,7 @@ def test_files_that_workers_do_not_see(cluster, tmp_path):
 
 
 def test_workers_that_see_another_network(network, cluster, tmp_path):
-    shutil.copytree(DIGITS, tmp_path / "digits")
+    shutil.copytree(DIGITS, tmp_path / "digits", ignore=shutil.ignore_patterns("bmnet_*"))
     prototxt = tmp_path / "digits" / "deploy.prototxt"
     prototxt.write_text(prototxt.read_text().replace("mean_value: 128", "mean_value: 127"))
     with pytest.raises(DataError, match="another network than where the command was given") as why:
@@ -96,7 +96,7 @@ def test_workers_that_see_another_network(network, cluster, tmp_path):
 
 
 def test_an_error_of_a_sample_comes_back(cluster, tmp_path):
-    shutil.copytree(DIGITS, tmp_path / "digits")
+    shutil.copytree(DIGITS, tmp_path / "digits", ignore=shutil.ignore_patterns("bmnet_*"))
     files = NetworkFiles(tmp_path / "digits" / "deploy.prototxt", FILES.caffemodel)
     text = files.prototxt.read_text()
     (tmp_path / "digits" / "list.txt").write_text("a.png 0\nbroken.png 0\n")
@@ -122,7 +122,7 @@ def test_nobody_there(network):
 def test_the_command(tmp_path, monkeypatch):
     """`--cluster local:2`: the same files as in one process, and nothing on stderr."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(DIGITS, "digits")
+    shutil.copytree(DIGITS, "digits", ignore=shutil.ignore_patterns("bmnet_*"))
     program = [sys.executable, "-c", "import sys; from calib8.cli.main import main; sys.exit(main())"]
     for name, more in (("one", []), ("two", ["--cluster", "local:2"])):
         Path(name).mkdir()

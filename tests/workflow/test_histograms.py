@@ -223,7 +223,7 @@ def test_the_same_samples_twice(network, whole, caplog):
 
 def test_another_network_is_named_before_its_samples(network, whole, tmp_path):
     """Files of another network are of the same samples, as a rule; that is not what is wrong with them."""
-    shutil.copytree(DIGITS, tmp_path / "digits")
+    shutil.copytree(DIGITS, tmp_path / "digits", ignore=shutil.ignore_patterns("bmnet_*"))
     prototxt = tmp_path / "digits" / "deploy.prototxt"
     prototxt.write_text(prototxt.read_text().replace('type: "ReLU"', 'type: "TanH"'))
     options = CalibrateOptions(iteration=3, method="mse")
