@@ -157,3 +157,16 @@ def test_threads_do_not_count(model, samples, plan):
 
 def test_decibels():
     assert decibels(0.01) == pytest.approx(20) and decibels(0.0) == np.inf
+
+
+def test_what_does_not_count_images_belongs_to_every_run():
+    info = np.array([[300, 300, 1]], np.float32)
+
+    def batches():
+        for start, stop in ((0, 5), (5, 9)):
+            yield {"data": np.arange(start, stop, dtype=np.float32), "im_info": info}
+
+    samples = split(batches, 9, per_run=2)
+    runs = [*samples.solve(), *samples.guard()]
+    assert sorted(run["data"].tolist() for run in runs) == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert all(np.array_equal(run["im_info"], info) for run in runs)

@@ -83,14 +83,16 @@ def split(batches: Batches, images: int, per_run: int = 1, every: int = 5) -> Sp
 
 
 def _runs(batches: Iterator[Mapping[str, Array]], per_run: int) -> Iterator[Mapping[str, Array]]:
-    """Cut batches of any size into runs."""
+    """Cut batches of any size into runs; an array that does not count images belongs to all runs of its batch."""
     waiting: dict[str, Array] = {}
     for given in batches:
-        batch = {blob: np.concatenate([waiting[blob], array]) for blob, array in given.items()} if waiting else given
-        whole = len(next(iter(batch.values()))) // per_run * per_run
+        batch = {b: np.concatenate([waiting[b], array]) if b in waiting else array for b, array in given.items()}
+        images = len(next(iter(batch.values())))
+        counting = {blob for blob, array in batch.items() if array.ndim and len(array) == images}
+        whole = images // per_run * per_run
         for at in range(0, whole, per_run):
-            yield {blob: array[at : at + per_run] for blob, array in batch.items()}
-        waiting = {blob: array[whole:] for blob, array in batch.items() if len(array) > whole}
+            yield {b: array[at : at + per_run] if b in counting else array for b, array in batch.items()}
+        waiting = {blob: batch[blob][whole:] for blob in counting if images > whole}
 
 
 def judged_values(model: Model) -> dict[str, int | None]:
