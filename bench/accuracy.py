@@ -25,9 +25,9 @@ from figures import Figure, difference, estimate, mean
 from real_models import CALIBRATION_IMAGES, DRAWS, Network, real_models
 
 from calib8.calibration import Calibration
+from calib8.choices import DEFAULT_BINS
 from calib8.errors import QuantizationError
 from calib8.lowering import Model
-from calib8.measure.histogram import DEFAULT_BINS
 from calib8.quantize import QuantPlan
 
 Array = np.ndarray

@@ -28,7 +28,8 @@ from pathlib import Path
 
 import numpy as np
 
-from calib8.cli.images import add_image_options, images_of
+from calib8.cli.arguments.image_options import add_image_options
+from calib8.cli.images import images_of
 from calib8.cli.table import aligned
 from calib8.engine import EngineOptions, Executor
 from calib8.errors import Calib8Error

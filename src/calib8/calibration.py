@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from calib8.boundary import closed_class
+from calib8.choices import DEFAULT_BINS
 from calib8.data import SampleSource
 from calib8.errors import OptionError
 from calib8.export import write_calibration_files, write_calibration_table, write_weights
 from calib8.lowering import Model
-from calib8.measure.histogram import DEFAULT_BINS, BlobHistogram, check_bins
+from calib8.measure.histogram import BlobHistogram, check_bins
 from calib8.measure.thresholds import ORIGINAL_METHOD, ThresholdOptions
 from calib8.quantize import QuantPlan
 from calib8.workflow import (

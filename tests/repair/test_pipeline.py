@@ -8,8 +8,9 @@ import pytest
 from calib8.engine import run_float
 from calib8.errors import OptionError, QuantizationError
 from calib8.quantize import make_plan, observed_values
+from calib8.repair import PASSES
 from calib8.repair.guard import split
-from calib8.repair.pipeline import PASSES, RepairOptions, repair
+from calib8.repair.pipeline import RepairOptions, repair
 
 NETWORK = """
 layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 3, 8, 8] } } }

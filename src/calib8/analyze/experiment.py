@@ -19,6 +19,7 @@ import numpy as np
 
 from calib8.analyze.kept_values import KeptValues, Samples
 from calib8.arithmetic import dequantize
+from calib8.choices import DEFAULT_BUDGET
 from calib8.engine import Crew, EngineOptions, Executor, ExecutorCache
 from calib8.errors import DataError
 from calib8.graph import Array, Layer, Shape
@@ -32,7 +33,6 @@ T = TypeVar("T")
 R = TypeVar("R", bound=Reading)
 Item = TypeVar("Item")
 
-DEFAULT_BUDGET = 1 << 30
 _MOST_OPEN = 24
 _MOST_BYTES = 2 << 30
 _ALWAYS_OPEN = 12
@@ -50,7 +50,7 @@ class ExperimentOptions:
     """
 
     threads: int | None = None
-    budget: int = DEFAULT_BUDGET
+    budget: int = DEFAULT_BUDGET << 20
     elsewhere: bool = False
 
 

@@ -8,28 +8,7 @@ from pathlib import Path
 
 import shtab
 
-from calib8.cli.options import Commands
-
-_DESCRIPTION = """\
-Print a script that completes commands, options, their values and the names of files.
-
-To have it in every new shell:
-  bash   echo 'source <(calib8 completion bash)' >> ~/.bashrc
-  zsh    calib8 completion zsh > FOLDER/_calib8, where FOLDER is one of $fpath
-  fish   calib8 completion fish > ~/.config/fish/completions/calib8.fish"""
-
-_SHELLS = ("bash", "zsh", "fish")
-
-
-def add_parser(commands: Commands) -> None:
-    """Add this command."""
-    parser = commands.add_parser(
-        "completion", help="a script that completes what you type", description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.set_defaults(run=run)
-    parser.add_argument("shell", choices=_SHELLS, help="the shell that you use")
-    parser.add_argument("-v", "--verbose", action="store_true", help=argparse.SUPPRESS)
+from calib8.cli.parser import build_parser
 
 
 def run(options: argparse.Namespace) -> int:
@@ -38,8 +17,6 @@ def run(options: argparse.Namespace) -> int:
     Returns:
         The exit code.
     """
-    from calib8.cli.main import build_parser  # noqa: PLC0415 - which imports this module
-
     print(script(build_parser(), options.shell))
     return 0
 

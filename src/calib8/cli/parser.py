@@ -1,7 +1,8 @@
 """The command line as a whole: all commands, their options, and what runs one of them.
 
-A command's module imports what it computes with, which takes longer than most errors take to be found. So only the
-module of the command that the arguments name is imported; of the others, their names and summaries stand here.
+A command's module imports what it computes with, which takes longer than most errors take to be found. So what can be
+typed is described apart, in `calib8.cli.arguments`, and a command's own module is imported when it runs, here alone. Of
+the commands that the arguments do not name, not even the description is imported: their names and summaries stand here.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, TextIO
 
+from calib8.cli.arguments.network import place
 from calib8.cli.flags import Flags, flags_of, with_flags
 
 SUMMARIES: Mapping[str, str] = {
@@ -30,7 +32,10 @@ SUMMARIES: Mapping[str, str] = {
     "lmdb": "make and look into LMDBs",
     "completion": "a script that completes what you type",
 }
-"""All commands in the order of the help. Each is a module of this package with `add_parser`."""
+"""All commands in the order of the help.
+
+Each has a module in `calib8.cli.arguments` that describes it, with `add_parser`, and one in `calib8.cli` with `run`.
+"""
 
 
 def run_command(arguments: Sequence[str] | None, flags: CommandFlags) -> int:
@@ -49,15 +54,13 @@ def run_command(arguments: Sequence[str] | None, flags: CommandFlags) -> int:
     _set_up_logging(options.verbose, flags)
     if hasattr(options, "gpu"):
         _choose_device(options.gpu)
-    return int(options.run(options))
+    return int(importlib.import_module(f"calib8.cli.{options.command}").run(options))
 
 
 def _parsed(given: list[str]) -> argparse.Namespace:
     """The options, and which files NAME and PATH mean."""
     options = build_parser(given).parse_args(given)
     if hasattr(options, "name"):
-        from calib8.cli.network import place  # noqa: PLC0415 - commands on samples alone have no network
-
         place(options)
     return options
 
@@ -66,7 +69,7 @@ def _recorded(options: argparse.Namespace, given: list[str]) -> argparse.Namespa
     """The options once more, with those of a record; None where no record has a say."""
     if not hasattr(options, "images"):
         return None
-    from calib8.cli.recording import with_record  # noqa: PLC0415 - commands on samples alone have records
+    from calib8.cli.recording import with_record  # noqa: PLC0415 - large, and needed by a line that is right
 
     words = with_record(options, given)
     return None if words is None else _parsed(words)
@@ -148,11 +151,11 @@ def build_parser(arguments: Sequence[str] | None = None) -> argparse.ArgumentPar
         epilog="`calib8 COMMAND --help` explains a command.",
     )
     parser.add_argument("--version", action=_VersionAction, help="print what a bug report needs: versions, and more")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND", required=True)
     named = None if arguments is None else next((text for text in arguments if not text.startswith("-")), "")
     for name, summary in SUMMARIES.items():
         if named in (None, name):
-            importlib.import_module(f"calib8.cli.{name}").add_parser(commands)
+            importlib.import_module(f"calib8.cli.arguments.{name}").add_parser(commands)
         else:
             commands.add_parser(name, help=summary)
     for command in _commands(parser):

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from calib8.atomic import claim_folder
 from calib8.cli.calibrate import summary
-from calib8.cli.network import PATH, name_or_model
-from calib8.cli.options import Commands
 from calib8.cli.table import aligned
 from calib8.errors import OptionError
 from calib8.export import write_calibration_files
@@ -24,53 +22,6 @@ from calib8.workflow import (
     methods_left_out,
     open_calibrated,
 )
-
-_DESCRIPTION = """\
-Find thresholds in a file of histograms that `calib8 calibrate --histograms` has written.
-
-Without NAME and PATH, a table of all methods (or of those that --method names): a threshold for every blob, and under
-it what the methods cost on average: the share of the values that they clip, and the signal to noise ratio of each blob
-after quantisation. That is of the blobs alone; `calib8 tune` measures the network.
-
-With NAME and PATH, the network in PATH is quantised by one --method, and the files of `calib8 calibrate` are written.
-Neither runs the network, or reads its data."""
-
-_EPILOG = """\
-examples:
-  calib8 thresholds all.hist
-  calib8 thresholds all.hist --method mse --method percentile --percent 99.9
-  calib8 thresholds all.hist squeezenet models/squeezenet --method mse"""
-
-
-def add_parser(commands: Commands) -> None:
-    """Add this command."""
-    parser = commands.add_parser(
-        "thresholds", help="find thresholds in kept histograms, and compare methods", description=_DESCRIPTION,
-        epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.set_defaults(run=run)
-    parser.add_argument("file", metavar="FILE", type=Path, help="histograms")
-    parser.add_argument(
-        "name", metavar="NAME", nargs="?", type=name_or_model,
-        help="name of the network, in the files; or an ONNX model, named after its file",
-    )  # fmt: skip
-    parser.add_argument("path", metavar="PATH", nargs="?", type=Path, help=PATH)
-    parser.add_argument(
-        "--method", choices=METHODS, action="append", help="can be given several times for the table (default: all)"
-    )
-    parser.add_argument(
-        "--percent", type=float, default=ThresholdOptions().percent, metavar="P",
-        help="with --method percentile: this share of the values is not clipped (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--ignore-zeros", action="store_true", help="with --method percentile: leave zeros out of the distributions"
-    )
-    parser.add_argument(
-        "--two-pass", action="store_true",
-        help="take exact counts for every method, where the file has them: of a run with --two-pass",
-    )  # fmt: skip
-    parser.add_argument("--output", metavar="FOLDER", type=Path, help="where the files go (default: PATH)")
-    parser.add_argument("-v", "--verbose", action="store_true", help="say what is done, changed and left out")
 
 
 def run(options: argparse.Namespace) -> int:

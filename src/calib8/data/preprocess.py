@@ -19,14 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.boundary import closed_class
+from calib8.choices import COLOR_FORMATS, RESIZE_MODES
 from calib8.data.faces import Linear
 from calib8.data.image_header import max_pixels
 from calib8.data.mean import read_mean
 from calib8.errors import DataError, OptionError
 from calib8.graph import Shape
 
-RESIZE_MODES = ("warp", "letterbox", "crop")
-COLOR_FORMATS = ("bgr", "rgb", "gray")
 IMAGE_CHANNELS = (1, 3)
 _LARGE = 2**24  # values
 

@@ -13,12 +13,13 @@ from types import TracebackType
 
 import numpy as np
 
+from calib8.choices import DEFAULT_BINS
 from calib8.engine import Crew, EngineOptions, Executor, ExecutorCache
 from calib8.errors import DataError
 from calib8.graph import Array, Shape
 from calib8.lowering import Model, Reading, lower_float
 from calib8.measure.counters import Counter, Guarded
-from calib8.measure.histogram import DEFAULT_BINS, AbsMax, AdaptiveHistogram, BlobHistogram, Histogram, check_bins
+from calib8.measure.histogram import AbsMax, AdaptiveHistogram, BlobHistogram, Histogram, check_bins
 
 Batches = Callable[[], Iterator[Mapping[str, Array]]]
 """Starts anew with every call and gives the same batches: the data layer's tops by blob name."""

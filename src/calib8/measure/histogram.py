@@ -24,11 +24,11 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from calib8.choices import DEFAULT_BINS
 from calib8.errors import OptionError
 from calib8.measure import counting
 from calib8.measure.states import CounterState, exponent_of
 
-DEFAULT_BINS = 2048
 BINS_MULTIPLE = 128
 MAX_BINS = 1 << 20
 DEAD_BELOW = 2.0**-100

@@ -21,12 +21,14 @@ and what they look at: `input_windows`, windows of codes and their moments; `rou
 values and float weights.
 """
 
+from calib8.choices import REPAIR_LEVELS as LEVELS
+from calib8.choices import REPAIR_PASSES as PASSES
 from calib8.repair.bias_correction import BiasCorrection
 from calib8.repair.channel_units import ChannelUnits
 from calib8.repair.compensated_rounding import CompensatedRounding
 from calib8.repair.guard import Guard, Split, split
 from calib8.repair.passes import PlanPass, run_pass
-from calib8.repair.pipeline import LEVELS, PASSES, Repaired, RepairOptions, Stage, repair
+from calib8.repair.pipeline import Repaired, RepairOptions, Stage, repair
 from calib8.repair.whole_multipliers import WholeMultipliers
 
 __all__ = [

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from calib8.choices import REPAIR_LEVELS, REPAIR_PASSES
 from calib8.engine import EngineOptions
 from calib8.errors import OptionError, QuantizationError
 from calib8.lowering import Model
@@ -29,19 +30,6 @@ from calib8.repair.passes import PlanPass, run_pass
 from calib8.repair.refitted_weights import REFITTED, refit_weights
 from calib8.repair.whole_multipliers import WholeMultipliers
 
-LEVELS = ("none", "standard", "thorough")
-"""How much is done to repair a plan: nothing, what takes seconds, or what takes minutes."""
-PASSES: Mapping[str, str] = {
-    "thresholds": "the set of thresholds that costs least, instead of that of one method",
-    "exact-pools": "poolings whose multipliers have no error",
-    "whole-sums": "thresholds that make the multipliers of Eltwise layers whole",
-    "channel-units": "a unit for each channel between a convolution and its BatchNorm",
-    "compensated-rounding": "weights rounded so that their errors cancel",
-    "bias-correction": "biases that take back the mean error of rounded weights, where nothing else does",
-    "output-noise": "thorough: thresholds searched by the noise at the outputs",
-    "refitted-weights": "thorough: weights that make up for what the layers before are off by",
-}
-"""What `RepairOptions.without` can name, and what it is."""
 RIDGES = (1.0, 4.0)
 """How tightly weights are held when they are refitted; each is tried. See `refitted_weights`."""
 
@@ -57,8 +45,8 @@ class RepairOptions:
     """How a plan is repaired.
 
     Attributes:
-        level: one of `LEVELS`.
-        without: names of `PASSES` that are left out.
+        level: one of `calib8.repair.LEVELS`.
+        without: names of `calib8.repair.PASSES` that are left out.
         threads: None for all cores; no result depends on it.
 
     Raises:
@@ -71,11 +59,11 @@ class RepairOptions:
 
     def __post_init__(self) -> None:
         """Raises OptionError."""
-        if self.level not in LEVELS:
-            raise OptionError(f"`repair` is {self.level!r}; choose one of {', '.join(LEVELS)}")
-        unknown = sorted(self.without.difference(PASSES))
+        if self.level not in REPAIR_LEVELS:
+            raise OptionError(f"`repair` is {self.level!r}; choose one of {', '.join(REPAIR_LEVELS)}")
+        unknown = sorted(self.without.difference(REPAIR_PASSES))
         if unknown:
-            raise OptionError(f"`without` names {unknown[0]!r}; choose from {', '.join(PASSES)}")
+            raise OptionError(f"`without` names {unknown[0]!r}; choose from {', '.join(REPAIR_PASSES)}")
 
 
 @dataclass(frozen=True, eq=False)

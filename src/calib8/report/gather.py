@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from calib8.analyze.answers import answers_of
+from calib8.choices import USUAL_SAMPLES
 from calib8.errors import OptionError
 from calib8.measure.histogram import BlobHistogram
 from calib8.measure.thresholds import METHODS, find_threshold
@@ -36,7 +37,7 @@ from calib8.workflow.side_by_side import SideBySide
 class FewSamples(SensitivityOptions):
     """How layers are judged, on fewer samples than `sensitivity` takes by itself."""
 
-    usual_samples: ClassVar[int] = 8
+    usual_samples: ClassVar[int] = USUAL_SAMPLES["report"]
 
 
 @dataclass(frozen=True)

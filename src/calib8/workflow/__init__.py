@@ -23,6 +23,7 @@ Messages of errors name the parameters of these functions between backticks, as 
 options in their place.
 """
 
+from calib8.choices import SEARCHES
 from calib8.workflow.arrays import Arrays
 from calib8.workflow.calibrating import (
     CalibrateOptions,
@@ -68,7 +69,6 @@ from calib8.workflow.reports import (
 )
 from calib8.workflow.sensitivities import SensitivityOptions, sensitivity
 from calib8.workflow.tuning import (
-    SEARCHES,
     DropOptions,
     LayerDamage,
     MixedResult,

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from calib8.boundary import closed, closed_class
+from calib8.choices import DEFAULT_BINS
 from calib8.data import SampleSource, refuse_bad_samples, takes
 from calib8.engine import EngineOptions
 from calib8.errors import DataError, OptionError
@@ -24,7 +25,7 @@ from calib8.export import read_plain_table, read_plan
 from calib8.export.files import MAX_TABLE_BYTES
 from calib8.lowering import Model
 from calib8.measure.collect import CollectOptions, collect_histograms
-from calib8.measure.histogram import DEFAULT_BINS, BlobHistogram, check_bins
+from calib8.measure.histogram import BlobHistogram, check_bins
 from calib8.measure.thresholds import (
     DEFAULT_METHOD,
     ORIGINAL_METHOD,

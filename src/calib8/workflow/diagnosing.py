@@ -20,8 +20,8 @@ from calib8.analyze.doctor.preprocessing import (
 from calib8.analyze.doctor.recipes import Recipe, guessed_recipe
 from calib8.analyze.doctor.samples import check_samples
 from calib8.analyze.doctor.survey import Survey, survey_images
+from calib8.choices import RESIZE_MODES
 from calib8.data import ArraysSource, ImagesSource, Linear, Preprocess, SampleSource, origin_of
-from calib8.data.preprocess import RESIZE_MODES
 from calib8.errors import DataError, QuantizationError
 from calib8.graph import Array
 from calib8.lowering import Model

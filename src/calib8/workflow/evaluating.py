@@ -11,6 +11,7 @@ import numpy as np
 from calib8.analyze.judges import Judge, QualityDrop, compared_values
 from calib8.analyze.metrics import OutputComparison, compare_outputs
 from calib8.boundary import closed, closed_class
+from calib8.choices import USUAL_SAMPLES
 from calib8.workflow.calibrating import CalibrationResult
 from calib8.workflow.judging import JudgeOptions, by_run, check_int8, given_labels, make_judge
 from calib8.workflow.network import Network
@@ -27,7 +28,7 @@ _IN_MEMORY = 32
 class EvaluateOptions(JudgeOptions):
     """How a network is evaluated: see `JudgeOptions`; take other samples than those it was calibrated or tuned on."""
 
-    usual_samples: ClassVar[int] = 100
+    usual_samples: ClassVar[int] = USUAL_SAMPLES["evaluate"]
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from calib8.analyze.experiment import DEFAULT_BUDGET, ExperimentOptions
+from calib8.analyze.experiment import ExperimentOptions
 from calib8.analyze.judges import Judge, QualityDrop, SquaredDifference, finds_of, top1
 from calib8.analyze.user_metric import function_metric, user_metric
 from calib8.analyze.yolo import Anchors, yolo_difference
 from calib8.boundary import closed_class
+from calib8.choices import DEFAULT_BUDGET, USUAL_SAMPLES
 from calib8.errors import OptionError, QuantizationError
 from calib8.lowering import Model
 from calib8.quantize import QuantPlan
@@ -89,11 +90,11 @@ class JudgeOptions:
         OptionError: values that are not possible; all of them.
     """
 
-    usual_samples: ClassVar[int] = 20
+    usual_samples: ClassVar[int] = USUAL_SAMPLES["sensitivity"]
     samples: int | None = None
     metric: Metric = Metric()
     threads: int | None = None
-    budget: int = DEFAULT_BUDGET // _MEGABYTE
+    budget: int = DEFAULT_BUDGET
 
     def __post_init__(self) -> None:
         """Raises OptionError."""

@@ -13,6 +13,7 @@ from calib8.analyze.answers import Answer, answers_of
 from calib8.analyze.metrics import OutputComparison, compare_outputs
 from calib8.analyze.quality import Difference, Measure, difference_of, measures_for
 from calib8.analyze.yolo import Anchors
+from calib8.choices import USUAL_SAMPLES
 from calib8.data import ImagesSource, SampleSource, origin_of
 from calib8.data.preprocess import Placement
 from calib8.errors import DataError, OptionError
@@ -72,7 +73,7 @@ class QualityOptions(JudgeOptions):
         anchors: of a YOLO network, from the finest map to the coarsest; () for those of YOLOv3.
     """
 
-    usual_samples: ClassVar[int] = 100
+    usual_samples: ClassVar[int] = USUAL_SAMPLES["evaluate"]
     truth: Truth = Truth()
     int8_layers: tuple[str, ...] | None = None
     anchors: Anchors = ()

@@ -24,10 +24,11 @@ from calib8.analyze.trials import Trials
 from calib8.analyze.tuning import Status, TuningResult, Watch, layer_differences, losses_of, run_search
 from calib8.atomic import make_folder
 from calib8.boundary import closed, closed_class
+from calib8.choices import DEFAULT_BINS, SEARCHES, USUAL_SAMPLES
 from calib8.data import SampleSource
 from calib8.errors import DataError, OptionError
 from calib8.lowering import Model
-from calib8.measure.histogram import DEFAULT_BINS, BlobHistogram
+from calib8.measure.histogram import BlobHistogram
 from calib8.quantize import QuantPlan, observed_values, settled
 from calib8.workflow.calibrating import CalibrationResult, MeasureOptions, measure_histograms
 from calib8.workflow.cluster import Workers
@@ -37,7 +38,6 @@ from calib8.workflow.network import Network
 from calib8.workflow.progress import Progress, ProgressCallback, quiet
 
 _log = logging.getLogger(__name__)
-SEARCHES = ("candidates", "original", "none")
 _HELD_OUT_PER_TUNED = 3
 """They run only to confirm what has been found, so they cost little; and few of them would confirm by chance."""
 
@@ -69,7 +69,7 @@ class TuneOptions(JudgeOptions):
         OptionError: values that are not possible; all of them.
     """
 
-    usual_samples: ClassVar[int] = 10
+    usual_samples: ClassVar[int] = USUAL_SAMPLES["tune"]
     held_out: int | None = None
     search: str = "candidates"
     at: str | None = None

@@ -24,6 +24,7 @@ from types import MappingProxyType
 import numpy as np
 
 from calib8.boundary import closed_class
+from calib8.choices import DEFAULT_METHOD, DEFAULT_PERCENT, ORIGINAL_METHOD
 from calib8.errors import OptionError
 from calib8.measure.histogram import BlobHistogram
 from calib8.measure.thresholds import kl, kl_fine, maximum, mse, percentile
@@ -39,8 +40,6 @@ __all__ = [
     "method_named",
 ]
 
-ORIGINAL_METHOD = "kl"
-DEFAULT_METHOD = ORIGINAL_METHOD
 DEAD_THRESHOLD = 1.0
 """Threshold of a blob without a value that differs from 0."""
 
@@ -62,7 +61,7 @@ class ThresholdOptions:
     """
 
     ignore_zeros: bool = False
-    percent: float = 99.99
+    percent: float = DEFAULT_PERCENT
 
     def __post_init__(self) -> None:
         if not 0 < self.percent <= 100:
@@ -74,8 +73,7 @@ class Method:
     """One way to choose a threshold.
 
     Attributes:
-        name: what the user writes.
-        summary: one line for a help text.
+        name: what the user writes; `calib8.choices` has a line about it.
         threshold: from a histogram that is not dead; in real units.
         without_zeros: values that are exactly 0 are left out of the distribution. They are exact in INT8 whatever the
             threshold; counted, they are half of what is behind a ReLU, and lead a divergence to tiny thresholds.
@@ -85,24 +83,18 @@ class Method:
     """
 
     name: str
-    summary: str
     threshold: Callable[[BlobHistogram, ThresholdOptions], float]
     without_zeros: bool = False
     like_the_original: bool = False
 
 
 _METHODS = (
-    Method(
-        "kl", "KL divergence, a candidate every 128 bins, as the original", lambda h, _: kl.threshold(h),
-        without_zeros=True, like_the_original=True,
-    ),
-    Method(
-        "kl-fine", "KL divergence, every bin a candidate", lambda h, _: kl_fine.threshold(h), without_zeros=True
-    ),
-    Method("mse", "smallest mean squared error", lambda h, _: mse.threshold(h)),
-    Method("percentile", "so many percent of the values", lambda h, o: percentile.threshold(h, o.percent)),
-    Method("max", "the largest absolute value", lambda h, _: maximum.threshold(h)),
-)  # fmt: skip
+    Method("kl", lambda h, _: kl.threshold(h), without_zeros=True, like_the_original=True),
+    Method("kl-fine", lambda h, _: kl_fine.threshold(h), without_zeros=True),
+    Method("mse", lambda h, _: mse.threshold(h)),
+    Method("percentile", lambda h, o: percentile.threshold(h, o.percent)),
+    Method("max", lambda h, _: maximum.threshold(h)),
+)
 
 METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _METHODS})
 """The methods by name, the default first."""

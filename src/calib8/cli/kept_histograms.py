@@ -1,16 +1,15 @@
-"""Options of `calib8 calibrate` for histograms that are kept, counted in parts, or counted on a cluster."""
+"""What `calib8 calibrate` does with histograms that are kept, counted in parts, or counted on a cluster."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 from dataclasses import replace
-from pathlib import Path
 
-from calib8.cli.cluster_options import add_cluster_option, import_dask, network_files
+from calib8.cli.cluster import import_dask, network_files
 from calib8.cli.images import images_of, open_files, without_bad
+from calib8.cli.measuring import calibrate_options
 from calib8.cli.progress import ProgressLines
-from calib8.cli.threshold_options import calibrate_options
 from calib8.errors import OptionError
 from calib8.measure.histogram_file import read_histograms
 from calib8.workflow import (
@@ -27,33 +26,6 @@ from calib8.workflow.recording import described
 
 _log = logging.getLogger(__name__)
 _ONE_PASS = "max"  # a method that needs no exact counts
-
-
-def add_histogram_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
-    group = parser.add_argument_group("many images")
-    group.add_argument(
-        "--histograms", metavar="FILE", type=Path,
-        help="keep what is counted in this file, for `calib8 thresholds` and `calib8 merge`; go on with what it "
-        "has, or where an interrupted run was. Nothing is repaired, and without --method it is kl",
-    )  # fmt: skip
-    group.add_argument(
-        "--shard", metavar="I/N", type=_shard,
-        help="with --histograms: count only part I of N of the images, and write nothing but the histograms",
-    )  # fmt: skip
-    group.add_argument(
-        "--maxima", metavar="FILE", type=Path,
-        help="with --shard: count exactly, for --method kl or --two-pass, over the maxima of these histograms, which "
-        "are those of all parts merged",
-    )  # fmt: skip
-    add_cluster_option(group, "count")
-
-
-def _shard(text: str) -> tuple[int, int]:
-    index, _, count = text.partition("/")
-    if not all(part.isascii() and part.isdigit() and len(part) < 8 for part in (index, count)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no part; expected I/N, like 2/4 for the second of four")
-    return int(index), int(count)
 
 
 def check_histogram_options(options: argparse.Namespace) -> None:

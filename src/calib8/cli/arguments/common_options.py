@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import TypeAlias
 
-from calib8.graph import Shape
-
 # argparse has no public names for these two.
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What commands are added to."""
@@ -21,7 +19,7 @@ def add_common_options(parser: OptionHolder) -> None:
 
 
 def add_gpu_option(parser: OptionHolder) -> None:
-    """Add `--gpu`; `calib8.cli.main` sees that the GPU is used."""
+    """Add `--gpu`; `calib8.cli.parser` sees that the GPU is used."""
     parser.add_argument(
         "--gpu", metavar="ID", type=_gpu, nargs="?", const=0,
         help="compute on an NVIDIA GPU, number ID (0 without one); needs onnxruntime-gpu, and is an error where there "
@@ -37,13 +35,6 @@ def _gpu(text: str) -> int:
     return int(text)
 
 
-def network_name(text: str) -> str:
-    """Take a network's name as an argument: it becomes part of the files' names."""
-    if not text or "/" in text or "\0" in text:
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be part of a file's name")
-    return text
-
-
 def add_shape_option(parser: OptionHolder, help: str = "") -> None:
     """Add `--shape`."""
     parser.add_argument(
@@ -52,7 +43,7 @@ def add_shape_option(parser: OptionHolder, help: str = "") -> None:
     )  # fmt: skip
 
 
-def _shape(text: str) -> tuple[str, Shape]:
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
     blob, equals, sizes = text.rpartition("=")
     parts = [part.strip() for part in sizes.split(",")]
     if not (blob and equals and all(part.isascii() and part.isdigit() and len(part) < 12 for part in parts)):

@@ -1,4 +1,4 @@
-"""The option that takes work to other processes, and what these open."""
+"""Work in other processes: what they open, and who they are."""
 
 from __future__ import annotations
 
@@ -12,21 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from calib8.cli.images import shapes_of
-from calib8.cli.options import OptionHolder
 from calib8.workflow import Arrays, CalibrateOptions, Images, Network, NetworkFiles, Workers, connected
-
-
-def add_cluster_option(group: OptionHolder, verb: str) -> None:
-    """Add `--cluster`.
-
-    Args:
-        verb: what is done there, for the help.
-    """
-    group.add_argument(
-        "--cluster", metavar="ADDRESS",
-        help=f"{verb} on the workers of a Dask scheduler, like tcp://host:8786, or local:N for N processes on this "
-        "machine; the same result as without. Needs pip install 'calib8[cluster]'",
-    )  # fmt: skip
 
 
 def import_dask() -> None:

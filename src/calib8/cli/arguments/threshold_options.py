@@ -1,30 +1,34 @@
-"""Options that say how thresholds are found."""
+"""Options that say how thresholds are found, and what is repaired."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from calib8.measure.histogram import DEFAULT_BINS
-from calib8.measure.thresholds import METHODS, ORIGINAL_METHOD, ThresholdOptions
-from calib8.repair.pipeline import LEVELS, PASSES
-from calib8.workflow import CalibrateOptions, MeasureOptions
+from calib8.choices import (
+    DEFAULT_BINS,
+    DEFAULT_PERCENT,
+    METHOD_SUMMARIES,
+    ORIGINAL_METHOD,
+    REPAIR_LEVELS,
+    REPAIR_PASSES,
+)
 
 
 def add_threshold_options(parser: argparse.ArgumentParser, method: str | None) -> None:
     """Add `--method` and what goes with it; `method` is its default, None for a command that has another one."""
     group = parser.add_argument_group("thresholds")
-    methods = "; ".join(f"{m.name}: {m.summary}" for m in METHODS.values())
+    methods = "; ".join(f"{name}: {what}" for name, what in METHOD_SUMMARIES.items())
     default = method or "take the files that PATH has, else several, and the best of them"
     which = group.add_mutually_exclusive_group()
-    which.add_argument("--method", choices=METHODS, default=None, help=f"{methods} (default: {default})")
+    which.add_argument("--method", choices=METHOD_SUMMARIES, default=None, help=f"{methods} (default: {default})")
     which.add_argument(
         "--original", action="store_true",
         help=f"do what the original tool does, and nothing else: --method {ORIGINAL_METHOD}, and integers by the "
         "contract's own rounding",
     )  # fmt: skip
     group.add_argument(
-        "--percent", type=float, default=ThresholdOptions().percent, metavar="P",
+        "--percent", type=float, default=DEFAULT_PERCENT, metavar="P",
         help="with --method percentile: this share of the values is not clipped (default: %(default)s)",
     )  # fmt: skip
     group.add_argument(
@@ -47,30 +51,14 @@ def add_threshold_options(parser: argparse.ArgumentParser, method: str | None) -
 def add_repair_options(parser: argparse.ArgumentParser) -> None:
     """Add `--repair` and what goes with it."""
     group = parser.add_argument_group("repair")
-    repairs = "; ".join(f"{name}: {what}" for name, what in PASSES.items())
+    repairs = "; ".join(f"{name}: {what}" for name, what in REPAIR_PASSES.items())
     group.add_argument(
-        "--repair", choices=LEVELS, default="standard",
+        "--repair", choices=REPAIR_LEVELS, default="standard",
         help="what is done to lose less in INT8, judged on every fifth image, which nothing is solved on: standard "
         "takes seconds; thorough goes on from there and takes minutes; none rounds as the contract does (default: "
         "%(default)s)",
     )  # fmt: skip
     group.add_argument(
-        "--without", action="append", choices=PASSES, default=[], metavar="PASS",
+        "--without", action="append", choices=REPAIR_PASSES, default=[], metavar="PASS",
         help=f"leave a part of the repair out; may be given several times. {repairs}",
     )  # fmt: skip
-
-
-def measure_options(options: argparse.Namespace) -> MeasureOptions:
-    """Read how values are measured."""
-    return MeasureOptions(iteration=options.iteration, bins=options.bins, threads=options.threads)
-
-
-def calibrate_options(options: argparse.Namespace) -> CalibrateOptions:
-    """Read how values are measured, and thresholds found in them."""
-    wanted = CalibrateOptions(
-        **vars(measure_options(options)), method=options.method,
-        repair=getattr(options, "repair", "none"), without=frozenset(getattr(options, "without", ())),
-        threshold=ThresholdOptions(percent=options.percent, ignore_zeros=options.ignore_zeros),
-        concat_quantize=options.concat_quantize,
-    )  # fmt: skip
-    return wanted.as_original() if options.original else wanted

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from calib8.cli.options import OptionHolder, network_name
+from calib8.cli.arguments.common_options import OptionHolder
 from calib8.errors import OptionError
 from calib8.reading import is_folder, require_folder
 
@@ -51,6 +51,13 @@ def add_network_arguments(parser: OptionHolder, name_help: str = NAME, path_help
 def name_or_model(text: str) -> str:
     """Take a network's name, or the path of an ONNX model in the place of both NAME and PATH."""
     return text if is_model(Path(text)) else network_name(text)
+
+
+def network_name(text: str) -> str:
+    """Take a network's name as an argument: it becomes part of the files' names."""
+    if not text or "/" in text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be part of a file's name")
+    return text
 
 
 def files_of(path: Path) -> Files:

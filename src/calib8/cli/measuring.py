@@ -1,0 +1,24 @@
+"""How values are measured and thresholds found, as the options say it."""
+
+from __future__ import annotations
+
+import argparse
+
+from calib8.measure.thresholds import ThresholdOptions
+from calib8.workflow import CalibrateOptions, MeasureOptions
+
+
+def measure_options(options: argparse.Namespace) -> MeasureOptions:
+    """Read how values are measured."""
+    return MeasureOptions(iteration=options.iteration, bins=options.bins, threads=options.threads)
+
+
+def calibrate_options(options: argparse.Namespace) -> CalibrateOptions:
+    """Read how values are measured, and thresholds found in them."""
+    wanted = CalibrateOptions(
+        **vars(measure_options(options)), method=options.method,
+        repair=getattr(options, "repair", "none"), without=frozenset(getattr(options, "without", ())),
+        threshold=ThresholdOptions(percent=options.percent, ignore_zeros=options.ignore_zeros),
+        concat_quantize=options.concat_quantize,
+    )  # fmt: skip
+    return wanted.as_original() if options.original else wanted
