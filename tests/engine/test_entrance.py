@@ -52,3 +52,46 @@ def test_more_than_a_block(compiled):
 def test_arrays_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="as many codes"):
         entrance.enter(np.zeros(4, np.float32), 1.0, np.zeros(3, np.uint8))
+
+
+@pytest.mark.parametrize("compiled", WAYS)
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("wide", [True, False])
+def test_by_pixel(compiled, channels, wide):
+    """Four channels side by side; code 0 where there are fewer. More than a block, and not a multiple of anything."""
+    values = np.random.default_rng(0).standard_normal((3, channels, 13, 97)).astype(np.float32)
+    values[0, 0, 0, :3] = np.nan, np.inf, -np.inf
+    codes = np.zeros((3, 13, 97, 4), np.uint8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(entrance, "COMPILED", compiled)
+        if compiled:
+            entrance._entrance.use_wide(wide)
+        try:
+            entrance.enter(values, 2.5, codes, by_pixel=True)
+        finally:
+            if compiled:
+                entrance._entrance.use_wide(True)
+    expected = arithmetic.quantize(values, 2.5)
+    assert np.array_equal(codes[..., :channels].view(np.int8) ^ np.int8(-128), np.moveaxis(expected, 1, -1))
+    assert (codes[..., channels:] == 128).all()
+
+
+@pytest.mark.skipif(not entrance.COMPILED, reason="no compiler")
+@settings(max_examples=30, deadline=None)
+@given(st.floats(2.0**-90, 2.0**90, width=32))
+def test_codes_without_vectors_of_512_bits(threshold):
+    values = beside_every_edge(threshold)
+    entrance._entrance.use_wide(False)
+    try:
+        assert np.array_equal(codes_of(values, threshold, True), arithmetic.quantize(values, threshold))
+    finally:
+        entrance._entrance.use_wide(True)
+
+
+@pytest.mark.skipif(not entrance.COMPILED, reason="no compiler")
+@pytest.mark.parametrize("shape", [(1, 2, 2, 4), (1, 3, 2, 3), (2, 2, 3, 4)])
+def test_pixels_that_do_not_fit_are_refused(shape):
+    with pytest.raises(ValueError, match="as many codes"):
+        entrance.enter(
+            np.zeros((1, 3, 2, 3), np.float32), 1.0, np.zeros(shape, np.uint8)[..., :3].copy(), by_pixel=True
+        )

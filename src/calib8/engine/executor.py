@@ -177,8 +177,8 @@ class _OnnxRunner:
         assert port.threshold is not None
         codes = self._bound.get(port.name)
         if codes is None:
-            codes = np.empty(port.shape, port.dtype)
-        enter(array, port.threshold, codes)
+            codes = np.empty(port.entered_shape, port.dtype)
+        enter(array, port.threshold, codes, by_pixel=port.by_pixel)
         return codes
 
     def _bind(self, bind: Callable[..., None], port: Port, array: Array) -> None:

@@ -33,12 +33,19 @@ MAX_QLINEAR_RSHIFT = 13
 """QLinearConv multiplies with 2^-rs * (1 + 2^-22): up to 255.5 in codes, that lifts by less than 2^-14."""
 _NUDGED = 1 + 2.0**-22
 _TIE_NUDGE = 2.0**-35
+_PIXELS, _PLANES = (0, 2, 3, 1), (0, 3, 1, 2)  # from one order of axes into the other
 _DOUBLE, _UINT8, _INT32 = TensorProto.DOUBLE, TensorProto.UINT8, TensorProto.INT32
 _FLOAT32_EXACT = 1 << 23  # of an accumulator: with the nudge, one bit more is needed
-# The integer kernels take channels by four. A network's first layer has three, or one: zeros are added, or, where there
-# are few outputs, floats are faster (1.1 to 1.6 times at 16 outputs, with and without VNNI).
-_FEW_INPUTS = 4
+# The integer kernels take channels by four. A network's first layer has three, or one: its input comes with zeros
+# behind them (`entering_codes`). Elsewhere they are added, or, where there are few outputs, floats are faster (1.1 to
+# 1.6 times at 16 outputs, with and without VNNI).
+PIXEL_CHANNELS = 4
+"""Channels that codes have where they come into a graph by pixel."""
 _FEW_OUTPUTS = 16
+# Kernels that take one channel each do 16 of them at once, 64 with AVX-512, and something for every pixel: they are
+# slow on few channels, and several times slower on others than multiples of 16.
+_EVEN_CHANNELS = 16
+_ENOUGH_CHANNELS, _MANY_CHANNELS = 64, 256
 _INT16_MIN, _INT16_MAX = -32768, 32767
 _INT32_PRODUCTS = (1 << 31) // (256 * 128) - 1  # products of uint8 and int8 that 32 bits hold
 
@@ -102,7 +109,9 @@ def weighted_sum(
     if not g.integer_kernels:
         exact = is_exact_in_float32(accumulator_bound(weights, offsets))
         return (_float_conv if exact else _float_convs)(g, codes, weights, offsets, rshift, geometry)
-    if geometry.group == 1 and weights.shape[1] < _FEW_INPUTS and math.prod(weights.shape[2:]) > 1:
+    if geometry.group == 1 and codes in g.wider:
+        codes, weights = g.wider[codes], _with_inputs(weights, PIXEL_CHANNELS)
+    elif geometry.group == 1 and weights.shape[1] < PIXEL_CHANNELS and math.prod(weights.shape[2:]) > 1:
         if len(weights) <= _FEW_OUTPUTS and is_exact_in_float32(accumulator_bound(weights, offsets)):
             return _float_conv(g, codes, weights, offsets, rshift, geometry)
         codes, weights = _with_more_channels(g, codes, weights)
@@ -114,12 +123,26 @@ def weighted_sum(
 
 
 def _with_more_channels(g: OnnxBuilder, codes: str, weights: NDArray[np.int8]) -> tuple[str, NDArray[np.int8]]:
-    """Codes and weights with zeros up to `_FEW_INPUTS` channels."""
+    """Codes and weights with zeros up to `PIXEL_CHANNELS` channels."""
     axes = weights.ndim
-    missing = _FEW_INPUTS - weights.shape[1]
+    missing = PIXEL_CHANNELS - weights.shape[1]
     pads = [missing if i == axes + 1 else 0 for i in range(2 * axes)]  # behind axis 1
-    padded = np.pad(weights, [(0, pads[axes + i]) for i in range(axes)])
-    return g.node("Pad", codes, g.ints(*pads), g.constant(np.uint8(ZERO))), padded
+    return g.node("Pad", codes, g.ints(*pads), g.constant(np.uint8(ZERO))), _with_inputs(weights, PIXEL_CHANNELS)
+
+
+def _with_inputs(weights: NDArray[np.int8], count: int) -> NDArray[np.int8]:
+    """Weights with zeros for inputs that are not theirs."""
+    return np.pad(weights, [(0, count - n if axis == 1 else 0) for axis, n in enumerate(weights.shape)])
+
+
+def comes_by_pixel(shape: Sequence[int], *, integer_kernels: bool) -> bool:
+    """Tell whether an input of this shape is better brought into a graph by pixel: images of up to four channels."""
+    return integer_kernels and len(shape) == 4 and 1 <= shape[1] <= PIXEL_CHANNELS and math.prod(shape[2:]) > 1
+
+
+def entering_codes(g: OnnxBuilder, pixels: str, channels: int) -> str:
+    """Give what comes into the graph as (N, H, W, 4) as codes (N, C, H, W), and as wider ones for who can take them."""
+    return g.narrowed(g.node("Transpose", pixels, perm=_PLANES), channels)
 
 
 def affine_codes(
@@ -136,12 +159,42 @@ def affine_codes(
     """
     per_channel = len(shape) == 4 and scale.shape == (shape[1], 1, 1)
     if g.integer_kernels and per_channel and rshift <= MAX_QLINEAR_RSHIFT:
-        pixel = ConvGeometry((1, 1), (0, 0, 0, 0), (1, 1), shape[1])
-        return weighted_sum(g, codes, scale.reshape(-1, 1, 1, 1), shift, rshift, pixel)
+        return _channels_times(g, codes, scale.reshape(-1), shift, rshift, shape)
     values = _times(g, codes, np.ldexp(scale.astype(np.float32), -rshift))
     if shift is not None:
         values = g.node("Add", values, g.constant(np.ldexp(shift.astype(np.float32), -rshift)))
     return nudge_to_codes(g, values, rshift)
+
+
+def _channels_times(
+    g: OnnxBuilder, codes: str, scale: Array, shift: Array | None, rshift: int, shape: Sequence[int]
+) -> str:
+    """`affine_codes` with a number for each channel of images.
+
+    Where there are few channels, neighbouring pixels count as further ones, which costs nothing: in memory one pixel
+    lies behind the other.
+    """
+    together = _pixels_together(shape[1], math.prod(shape[2:]))
+    offsets = np.zeros(shape[1], np.int64) if shift is None else np.asarray(shift, np.int64).reshape(-1)
+    weights = np.tile(np.asarray(scale, np.int8), together).reshape(-1, 1, 1, 1)
+    point = ConvGeometry((1, 1), (0, 0, 0, 0), (1, 1), len(weights))
+    if together == 1:
+        return weighted_sum(g, codes, weights, offsets, rshift, point)
+    images, channels, height, width = shape
+    folded = g.ints(images, height * width // together, 1, len(weights))
+    x = g.node("Transpose", g.node("Reshape", g.node("Transpose", codes, perm=_PIXELS), folded), perm=_PLANES)
+    y = weighted_sum(g, x, weights, np.tile(offsets, together), rshift, point)
+    unfolded = g.ints(images, height, width, channels)
+    return g.node("Transpose", g.node("Reshape", g.node("Transpose", y, perm=_PIXELS), unfolded), perm=_PLANES)
+
+
+def _pixels_together(channels: int, pixels: int) -> int:
+    """How many pixels are taken for one with as many times the channels."""
+    if channels >= _ENOUGH_CHANNELS and channels % _EVEN_CHANNELS == 0:
+        return 1
+    most = min(pixels, _EVEN_CHANNELS * _MANY_CHANNELS // channels)
+    fitting = (n for n in range(1, most + 1) if pixels % n == 0 and channels * n % _EVEN_CHANNELS == 0)
+    return next((n for n in fitting if channels * n >= _MANY_CHANNELS), 1)
 
 
 def accumulator_bound(weights: NDArray[np.int8], bias: NDArray[np.int64] | int = 0) -> int:
@@ -314,6 +367,14 @@ def rectified(g: OnnxBuilder, codes: str) -> str:
     return g.node("Clip", codes, g.constant(np.uint8(ZERO)))
 
 
+def unrectified(g: OnnxBuilder, codes: str) -> str | None:
+    """Return what `rectified` was given where it made these codes: what comes after it may as well come before."""
+    node = g.giver(codes)
+    if node is None or node.op_type != "Clip" or node.input[1] != g.constant(np.uint8(ZERO)):
+        return None
+    return str(node.input[0])
+
+
 def largest_of(g: OnnxBuilder, terms: Sequence[tuple[str, int]], rshift: int) -> str:
     """Compute `sat8(rnd(max_i(code_i * factor_i) / 2^rshift))` of tensors of one shape; factors of 15 bits."""
     products = [_scaled_codes(g, codes, math.ldexp(factor, -rshift)) for codes, factor in terms]
@@ -373,6 +434,19 @@ def is_exact_in_float32(largest: float) -> bool:
 def code_values(g: OnnxBuilder, codes: str, *, wide: bool = False) -> str:
     """Return the codes themselves, -128 to 127, in float32 (float64 with `wide`)."""
     return _scaled_codes(g, codes, 1.0, wide=wide)
+
+
+def sums_of_images(g: OnnxBuilder, codes: str, shape: Sequence[int]) -> str:
+    """Sum up the codes (N, C, H, W) of each channel, in 32 bits: (N, C, 1, 1).
+
+    Behind an integer convolution codes lie by pixel: as many rows of a matrix, which ones are multiplied by.
+    """
+    images, channels, *sides = shape
+    rows = math.prod(sides)
+    pixels = g.node("Reshape", g.node("Transpose", codes, perm=_PIXELS), g.ints(images, rows, channels))
+    ones, none = g.constant(np.ones((images, 1, rows), np.uint8)), g.constant(np.uint8(0))
+    sums = g.node("MatMulInteger", ones, pixels, none, g.constant(np.uint8(ZERO)))
+    return g.node("Reshape", sums, g.ints(images, channels, 1, 1))
 
 
 def _scaled_codes(g: OnnxBuilder, codes: str, factor: float, *, wide: bool = False) -> str:

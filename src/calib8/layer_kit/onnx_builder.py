@@ -24,6 +24,9 @@ class OnnxBuilder:
         integer_kernels: whether sums of codes may become nodes over integers. GPUs have none; there they become nodes
             over float32 with the same results.
         accumulator_bits: of the sums of an Eltwise: the chip's 16, which saturate after every term, or 32.
+
+    Attributes:
+        wider: names of values that are there with more channels, too, by the name of the value (`narrowed`).
     """
 
     def __init__(self, *, integer_kernels: bool = True, accumulator_bits: int = 16) -> None:
@@ -35,6 +38,8 @@ class OnnxBuilder:
         self._weights: dict[int, str] = {}
         self._inputs: list[ValueInfoProto] = []
         self._next = 0
+        self._givers: dict[str, NodeProto] = {}
+        self.wider: dict[str, str] = {}
 
     def input(self, shape: Sequence[int], dtype: DTypeLike = np.float32) -> str:
         """Declare a graph input; return its name."""
@@ -53,7 +58,18 @@ class OnnxBuilder:
         names = [self._name("t") for _ in range(outputs)]
         given = {k: v for k, v in attributes.items() if v is not None}
         self._nodes.append(helper.make_node(op_type, inputs, names, domain=domain, **given))
+        self._givers.update(dict.fromkeys(names, self._nodes[-1]))
         return names
+
+    def narrowed(self, wide: str, channels: int) -> str:
+        """Take the first channels (axis 1) of a value; who can do with all of them finds it in `wider`."""
+        narrow = self.node("Slice", wide, self.ints(0), self.ints(channels), self.ints(1))
+        self.wider[narrow] = wide
+        return narrow
+
+    def giver(self, name: str) -> NodeProto | None:
+        """Return the node that makes a value; None for an input or a constant."""
+        return self._givers.get(name)
 
     def has(self, op_type: str) -> bool:
         """Tell whether there is a node of this type so far."""
@@ -93,11 +109,16 @@ class OnnxBuilder:
     def model(self, outputs: Sequence[tuple[str, DTypeLike]]) -> tuple[ModelProto, dict[str, Array]]:
         """Return the ONNX model and the arrays of its external initializers, by name.
 
+        What no output needs is left out.
+
         Args:
             outputs: names of the graph's outputs with their numpy dtypes.
         """
+        nodes, read = self._needed([name for name, _ in outputs])
         initializers, external = [], {}
         for name, array in self._arrays.items():
+            if name not in read:
+                continue
             if array.nbytes <= _INLINE_BYTES:
                 initializers.append(numpy_helper.from_array(np.asarray(array), name))
             else:
@@ -106,9 +127,18 @@ class OnnxBuilder:
         outs = [
             helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(np.dtype(t)), None) for n, t in outputs
         ]
-        graph = helper.make_graph(self._nodes, "calib8", self._inputs, outs, initializers)
+        graph = helper.make_graph(nodes, "calib8", self._inputs, outs, initializers)
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=9, producer_name="calib8"), external
+
+    def _needed(self, outputs: Sequence[str]) -> tuple[list[NodeProto], set[str]]:
+        """The nodes that outputs need, in their order, and the names of all that is read."""
+        nodes, read = [], set(outputs)
+        for node in reversed(self._nodes):
+            if any(name in read for name in node.output):
+                nodes.append(node)
+                read.update(node.input)
+        return nodes[::-1], read
 
 
 def _external(name: str, array: Array) -> TensorProto:

@@ -13,7 +13,7 @@ from calib8.arithmetic import MAX_RSHIFT, pooling_multiplier
 from calib8.errors import TableError
 from calib8.graph import Shape
 from calib8.layer_kit.base import UNLIMITED, Call, Op, QuantizeCall, canonical_axis, register
-from calib8.layer_kit.codes import scaled_sum
+from calib8.layer_kit.codes import rectified, scaled_sum, unrectified
 from calib8.layer_kit.fields import Fields, RefusedError
 from calib8.layer_kit.form import IntegerForm, expect
 from calib8.layer_kit.named_axis import read_axis
@@ -97,7 +97,11 @@ class Concat(Op):
     def lower_int8(self, g: OnnxBuilder, call: Call, form: IntegerForm) -> list[str]:
         own = expect(form, ConcatForm)
         if not own.rshifts:
-            return self.lower(g, call)
+            before = [name for name in (unrectified(g, x) for x in call.bottoms) if name is not None]
+            if not len(before) == len(call.bottoms) > 1:
+                return self.lower(g, call)
+            # One node instead of several, and a pooling may come before it.
+            return [rectified(g, self.lower(g, replace(call, bottoms=tuple(before)))[0])]
         rows = zip(call.bottoms, own.multipliers, own.rshifts, strict=True)
         bottoms = (x if mult == 1 << rshift else scaled_sum(g, [(x, mult)], rshift) for x, mult, rshift in rows)
         return self.lower(g, replace(call, bottoms=tuple(bottoms)))

@@ -26,7 +26,15 @@ from onnx import TensorProto
 from calib8.arithmetic import INT8_LEVELS, average_pooling_constants, pooling_multiplier
 from calib8.graph import Shape
 from calib8.layer_kit.base import Call, Op, QuantizeCall, count, register
-from calib8.layer_kit.codes import code_values, is_exact_in_float32, nudge_to_codes, scaled_sum
+from calib8.layer_kit.codes import (
+    code_values,
+    is_exact_in_float32,
+    nudge_to_codes,
+    rectified,
+    scaled_sum,
+    sums_of_images,
+    unrectified,
+)
 from calib8.layer_kit.constants import check_constant
 from calib8.layer_kit.fields import Fields, Group, RefusedError
 from calib8.layer_kit.form import IntegerForm, expect
@@ -172,7 +180,11 @@ class Pooling(Op):
         own = expect(form, PoolingForm)
         mult, rshift = own.multiplier, own.rshift
         if self.method == "MAX" and g.has("QLinearConv"):
-            largest = _lower_max(g, call.bottoms[0], height, width, g.constant(np.uint8(0)))
+            # A window without an element gives -128, whatever is rectified.
+            before = None if _exceed_kernel(height) or _exceed_kernel(width) else unrectified(g, call.bottoms[0])
+            largest = _lower_max(g, before or call.bottoms[0], height, width, g.constant(np.uint8(0)))
+            if before:  # there are fewer to rectify behind the pooling
+                largest = rectified(g, largest)
             return [largest if mult == 1 << rshift else scaled_sum(g, [(largest, mult)], rshift)]
         if self.method == "MAX":
             # The maximum of codes is fast only behind an integer convolution, which arranges them by pixel.
@@ -187,7 +199,11 @@ class Pooling(Op):
         constants = {k: average_pooling_constants(k, mult, rshift) for k in map(int, np.unique(divisors))}
         factors, shifts = (np.vectorize(lambda k, i=i: constants[k][i])(divisors)[None, None] for i in (0, 1))
         wide = not is_exact_in_float32(128 * 255 * count(self.window_size(call.bottom_shapes[0])))
-        sums = self._window_sums(g, call, code_values(g, call.bottoms[0]))
+        if self.is_global and not self.extra and g.has("QLinearConv"):
+            sums = sums_of_images(g, call.bottoms[0], call.bottom_shapes[0])
+            sums = sums if wide else g.node("Cast", sums, to=TensorProto.FLOAT)
+        else:
+            sums = self._window_sums(g, call, code_values(g, call.bottoms[0]))
         if wide:
             sums = g.node("Cast", sums, to=TensorProto.DOUBLE)
         kind = np.float64 if wide else np.float32

@@ -8,13 +8,13 @@ value are an output of their own, `Codes(value)`.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from calib8.graph import Layer, Shape
-from calib8.layer_kit.codes import dequantize_node, quantize_node, without_nan
+from calib8.layer_kit.codes import comes_by_pixel, dequantize_node, entering_codes, quantize_node, without_nan
 from calib8.layers import IntegerForm, OnnxBuilder, Op
 from calib8.lowering.cuts import needed_layers, stretches
 from calib8.lowering.model import Model
@@ -185,8 +185,11 @@ class _Graph:
     def _entering(self, value: str, threshold: float) -> str:
         """The codes of an input, which is quantised before it comes into the graph: nodes for it take far longer."""
         codes, shape = Codes(value), self.model.shapes[value]
-        self.inputs[codes] = Port(value, self.g.input(shape, np.uint8), shape, np.uint8, threshold)
-        return self.inputs[codes].name
+        by_pixel = comes_by_pixel(shape, integer_kernels=self.setup.integer_kernels)
+        port = Port(value, "", shape, np.uint8, threshold, by_pixel)
+        self.inputs[codes] = replace(port, name=self.g.input(port.entered_shape, np.uint8))
+        name = self.inputs[codes].name
+        return entering_codes(self.g, name, shape[1]) if by_pixel else name
 
     def _times_units(self, real: str, value: str, exponent: int) -> str:
         units = self.setup.channel_units.get(value)

@@ -11,6 +11,7 @@ from numpy.typing import DTypeLike
 from onnx import ModelProto
 
 from calib8.graph import Array, Layer, Shape
+from calib8.layer_kit.codes import PIXEL_CHANNELS
 from calib8.layers import Call, OnnxBuilder, Op
 from calib8.lowering.readings import Reading
 
@@ -22,8 +23,10 @@ class Port:
     Attributes:
         reading: what it is of the network.
         name: in the graph.
-        shape, dtype: in the graph.
+        shape: of the value.
+        dtype: in the graph.
         threshold: of an input that comes in real numbers and enters the graph as codes; None: nothing is converted.
+        by_pixel: whether these codes enter in another shape, `entered_shape`: by pixel, with four channels.
     """
 
     reading: Reading
@@ -31,6 +34,12 @@ class Port:
     shape: Shape
     dtype: DTypeLike = np.float32
     threshold: float | None = None
+    by_pixel: bool = False
+
+    @property
+    def entered_shape(self) -> Shape:
+        """The shape in the graph."""
+        return (self.shape[0], *self.shape[2:], PIXEL_CHANNELS) if self.by_pixel else self.shape
 
 
 @dataclass(frozen=True, eq=False)
