@@ -11,6 +11,7 @@ import numpy as np
 from calib8.engine.cache import ExecutorCache
 from calib8.engine.entrance import enter
 from calib8.engine.gpu import device_failure
+from calib8.engine.layout import laid_out
 from calib8.engine.options import EngineOptions
 from calib8.engine.session import open_session
 from calib8.errors import Calib8Error, DataError, UnsupportedError
@@ -34,6 +35,7 @@ class Executor:
         steps: what `lower_float` or `lower_int8` gives.
         observed: what the visitor wants to see; inputs can be among it.
         first: the step to begin with; those before it have run elsewhere.
+        share: whether steps write over what nobody reads any more: an array is the visitor's only until it returns.
 
     Attributes:
         shared_bytes, own_bytes: about how much memory it takes, that of siblings too, and that of its own.
@@ -45,6 +47,8 @@ class Executor:
         observed: Collection[Reading],
         options: EngineOptions = EngineOptions(),
         first: int = 0,
+        *,
+        share: bool = False,
     ) -> None:
         self.observed = frozenset(observed)
         self._options, self._first = options, first
@@ -55,6 +59,8 @@ class Executor:
             for step in mine
         ]
         self._finished = last_readers(steps)[first:]
+        self._layout = laid_out(mine, self._finished) if share else None
+        self._share_memory()
         self.shared_bytes = sum(step.weight_bytes for step in mine)
         self.own_bytes = sum(step.value_bytes for step in mine)
         self._continued: ExecutorCache[Executor] = ExecutorCache(_SHAPES_KEPT, always=_ALWAYS_KEPT)
@@ -63,8 +69,17 @@ class Executor:
         """Make an executor with buffers of its own over the same sessions: both can run at the same time."""
         twin = copy.copy(self)
         twin._runners = [runner.sibling() for runner in self._runners]
+        twin._share_memory()
         twin._continued = ExecutorCache(_SHAPES_KEPT, always=_ALWAYS_KEPT)
         return twin
+
+    def _share_memory(self) -> None:
+        if self._layout is None:
+            return
+        buffers = self._layout.buffers()
+        for runner in self._runners:
+            if isinstance(runner, _OnnxRunner):
+                runner.write_into(buffers)
 
     def run(self, inputs: Arrays, visit: Visitor, targets: Mapping[Reading, Array] = _NO_TARGETS) -> None:
         """Run one forward pass.
@@ -107,7 +122,9 @@ class Executor:
         shapes = {value_of(reading): array.shape for reading, array in produced.items()}
         return self._continued.get(
             (index, tuple(shapes.values())),
-            lambda: Executor(runner.lower_again(shapes), self.observed, self._options, index + 1),
+            lambda: Executor(
+                runner.lower_again(shapes), self.observed, self._options, index + 1, share=self._layout is not None
+            ),
         )
 
 
@@ -134,6 +151,10 @@ class _OnnxRunner:
         self._binding = self._session.io_binding()
         self._bound: dict[str, Array] = {}  # by name in the graph; bound memory must stay alive
         self._buffers: dict[Reading, Array] = {}
+
+    def write_into(self, buffers: Mapping[Reading, Array]) -> None:
+        """Take memory for the outputs, where some is given."""
+        self._buffers = {reading: buffers[reading] for reading in self._step.outputs if reading in buffers}
 
     def run(self, values: Mapping[Reading, Array], targets: Mapping[Reading, Array]) -> dict[Reading, Array]:
         for port in self._step.input_ports:

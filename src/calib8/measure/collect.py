@@ -28,6 +28,9 @@ Progress = Callable[[int], None]
 
 _RELEASE_BYTES = 1 << 20
 """With released blobs, a graph ends behind the value that takes its wanted outputs beyond this."""
+_PIECE_BYTES = 4 << 20
+"""The same without, where every image has one thread: graphs that run in turn share memory, and what is counted is
+still in a cache. Several threads would have to wait for work in every graph by itself."""
 _SHAPES_KEPT = 4
 _MOST_WORKERS = 4
 
@@ -185,9 +188,10 @@ class Passes:
         return _Network(single, own, 1, split=True)
 
     def _opened(self, model: Model) -> Executor:
-        limit = _RELEASE_BYTES if self._options.engine.release_blobs else None
+        engine = self._options.engine_of_worker
+        limit = _RELEASE_BYTES if engine.release_blobs else _PIECE_BYTES if engine.thread_count == 1 else None
         steps = lower_float(model, self._observed, max_output_bytes=limit)
-        return Executor(steps, self._observed, self._options.engine_of_worker)
+        return Executor(steps, self._observed, engine, share=not engine.release_blobs)
 
 
 @dataclass(frozen=True)
