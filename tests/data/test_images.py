@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calib8.data import ImagesSource, Preprocess, takes
+from calib8.data.digests import digests_of
 from calib8.data.mean import mean_bytes
 from calib8.data.preprocess import Preparer, placement_of, resized
 from calib8.errors import DataError, OptionError
@@ -182,6 +183,21 @@ def test_other_inputs_are_the_same_in_every_batch(tmp_path: Path) -> None:
     assert [len(batch["in"]) for batch in batches] == [2, 1]
     assert all(batch["info"].tolist() == [[4, 6, 1]] for batch in batches)
     assert [batch["each"].tolist() for batch in batches] == [[[0], [1]], [[0]]]  # as many as images
+
+
+def test_one_by_one_they_are_the_same(tmp_path: Path) -> None:
+    write_images(tmp_path, 5)
+    info = np.float32([[1, 2], [1, 2], [1, 2]])
+    whole = ImagesSource(tmp_path, "x", (3, 3, 4, 6), Preprocess(), {"info": info})
+    single = whole.one_by_one()
+    assert single.shapes == {"x": (1, 3, 4, 6), "info": (1, 2)} and single.batch_size == 1
+    given, wanted = list(single.batches()), list(whole.batches())
+    assert len(given) == single.size == 5 and whole.batch_size == 3
+    assert np.array_equal(np.concatenate([b["x"] for b in given]), np.concatenate([b["x"] for b in wanted]))
+    assert all(np.array_equal(b["info"], info[:1]) for b in given)
+    assert [digests_of(b).item() for b in given] == np.concatenate([digests_of(b) for b in wanted]).tolist()
+    assert len(list(single.without([0, 2]).batches())) == 3
+    assert next(single.prepared_by(Preprocess(scale=2.0)).batches())["x"].shape == (1, 3, 4, 6)
 
 
 def test_an_input_of_one_channel_takes_gray(tmp_path: Path) -> None:

@@ -130,3 +130,11 @@ def test_an_input_with_its_channels_last(opened):
 def test_three_rows_are_no_channels(opened):
     text = 'layer { name: "i" type: "Input" top: "data" input_param { shape { dim: [1, 3, 8, 3] } } }'
     assert opened(text + WITHOUT_LABEL).samples.notes == ()
+
+
+def test_images_come_one_by_one_where_the_network_takes_them_so(opened):
+    source = own("MemoryData", MEMORY)
+    network = opened(source + REST)
+    assert [len(batch["data"]) for batch in network.samples.batches()] == [1, 1] and network.source.batch_size == 2
+    fixed = 'layer { name: "r" type: "Reshape" bottom: "c" top: "r" reshape_param { shape { dim: [2, -1] } } }'
+    assert [len(batch["data"]) for batch in opened(source + REST + fixed).samples.batches()] == [2]

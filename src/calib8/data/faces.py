@@ -67,6 +67,15 @@ class Seekable(Protocol):
 
 
 @runtime_checkable
+class Divisible(Protocol):
+    """A source that need not hold a whole batch."""
+
+    def one_by_one(self) -> SampleSource:
+        """Return a source of the same samples in batches of one."""
+        ...
+
+
+@runtime_checkable
 class Wrapping(Protocol):
     """A source that gives what another one gives.
 

@@ -107,6 +107,13 @@ class ImagesSource(SampleSource):
                 prepare(listed, self._preparer, sample)
             yield {self._top: array, **self._rest(len(chosen))}
 
+    def one_by_one(self) -> ImagesSource:
+        """Give one image at a time, see Divisible."""
+        twin = copy.copy(self)
+        twin.batch_size, twin._constants = 1, self._rest(1)
+        twin.shapes = {self._top: (1, *self.shapes[self._top][1:]), **{b: a.shape for b, a in twin._constants.items()}}
+        return twin
+
     def problems(self, *, decode: bool) -> Iterator[str]:
         """Look at every image, see Examinable."""
         sample = np.empty(self._preparer.shape, np.float32)

@@ -13,6 +13,7 @@ from typing import cast
 
 from calib8.boundary import closed, closed_class
 from calib8.data import DATA_TYPES, SampleSource, look_at, open_source
+from calib8.data.faces import Divisible
 from calib8.data.looking import Examinable
 from calib8.errors import CaffemodelError, DataError, OnnxError, OptionError
 from calib8.graph import Shape
@@ -87,9 +88,9 @@ class Network:
         shapes = {blob: (images, *model.shapes[v][1:]) for blob, v in model.value_of_input.items() if model.shapes[v]}
         return replace(self, model=model.reshaped(shapes))
 
-    @property
+    @cached_property
     def samples(self) -> SampleSource:
-        """The samples.
+        """The samples; one by one where the network takes them so, and the source can give them so.
 
         Raises:
             DataError: the network has none.
@@ -99,6 +100,8 @@ class Network:
                 f"{self.model.net.source}: the network has no data layer that gives samples; give images "
                 "(`images=..`), or name a Data or Python layer 'data' as the guide says"
             )
+        if isinstance(self.source, Divisible) and self.model.batch_of_one() is not None:
+            return self.source.one_by_one()
         return self.source
 
 
