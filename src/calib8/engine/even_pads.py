@@ -9,8 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from calib8.proto import onnx_messages
+from calib8.proto.onnx_messages import AttributeProto, ModelProto, NodeProto, TensorProto
+
+_FIELDS = {
+    AttributeProto.INT: "i", AttributeProto.FLOAT: "f", AttributeProto.STRING: "s", AttributeProto.INTS: "ints",
+    AttributeProto.FLOATS: "floats", AttributeProto.STRINGS: "strings",
+}  # fmt: skip
 _FILLED_WITH = {"Conv": 0.0, "AveragePool": 0.0, "MaxPool": float(np.finfo(np.float32).min)}
 
 
@@ -37,7 +43,14 @@ def _is_uneven(node: NodeProto) -> bool:
 
 
 def _attributes(node: NodeProto) -> dict[str, Any]:
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    return {a.name: _value(a) for a in node.attribute}
+
+
+def _value(attribute: AttributeProto) -> Any:
+    """Numbers, texts, or lists of them."""
+    field = _FIELDS[attribute.type]
+    value = getattr(attribute, field)
+    return list(value) if field.endswith("s") and len(field) > 1 else value.decode() if field == "s" else value
 
 
 def _numbers(node: NodeProto) -> list[TensorProto]:
@@ -47,16 +60,16 @@ def _numbers(node: NodeProto) -> list[TensorProto]:
     every = np.array([0, 0, *pads[:sides], 0, 0, *pads[sides:]], np.int64)
     filling = np.float32(_FILLED_WITH[node.op_type])
     named = ((every, "pads"), (filling, "fill"))
-    return [numpy_helper.from_array(np.asarray(v), f"{node.output[0]}_{name}") for v, name in named]
+    return [onnx_messages.tensor(np.asarray(v), f"{node.output[0]}_{name}") for v, name in named]
 
 
 def _pad(node: NodeProto) -> NodeProto:
     y = node.output[0]
-    return helper.make_node("Pad", [node.input[0], f"{y}_pads", f"{y}_fill"], [f"{y}_padded"])
+    return onnx_messages.node("Pad", [node.input[0], f"{y}_pads", f"{y}_fill"], [f"{y}_padded"])
 
 
 def _without_pads(node: NodeProto) -> NodeProto:
     attributes = _attributes(node)
     attributes["pads"] = [0] * len(attributes["pads"])
     inputs = [f"{node.output[0]}_padded", *node.input[1:]]
-    return helper.make_node(node.op_type, inputs, node.output, **attributes)
+    return onnx_messages.node(node.op_type, inputs, node.output, **attributes)

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-from onnx import ModelProto
 from onnxruntime.capi.onnxruntime_pybind11_state import EPFail, Fail, NotImplemented, RuntimeException
 
 from calib8.engine.even_pads import with_even_pads
 from calib8.errors import DeviceError
 from calib8.graph import Array
 from calib8.layers import OnnxBuilder
+from calib8.proto.onnx_messages import ModelProto
 
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"

@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
 
 from calib8.arithmetic import INT8_LEVELS
 from calib8.graph import Array
 from calib8.layer_kit.onnx_builder import OnnxBuilder
+from calib8.proto.onnx_messages import TensorProto
 
 ZERO = 128
 """What a tensor of codes holds for code 0."""

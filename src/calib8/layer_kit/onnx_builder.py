@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from calib8.graph import Array, Shape
+from calib8.proto import onnx_messages
+from calib8.proto.onnx_messages import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 OPSET = 18
 _INLINE_BYTES = 1024
@@ -44,9 +45,7 @@ class OnnxBuilder:
     def input(self, shape: Sequence[int], dtype: DTypeLike = np.float32) -> str:
         """Declare a graph input; return its name."""
         name = self._name("in")
-        self._inputs.append(
-            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
-        )
+        self._inputs.append(onnx_messages.value_info(name, dtype, shape))
         return name
 
     def node(self, op_type: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
@@ -57,7 +56,7 @@ class OnnxBuilder:
         """Add a node with several outputs."""
         names = [self._name("t") for _ in range(outputs)]
         given = {k: v for k, v in attributes.items() if v is not None}
-        self._nodes.append(helper.make_node(op_type, inputs, names, domain=domain, **given))
+        self._nodes.append(onnx_messages.node(op_type, inputs, names, domain, **given))
         self._givers.update(dict.fromkeys(names, self._nodes[-1]))
         return names
 
@@ -120,16 +119,13 @@ class OnnxBuilder:
             if name not in read:
                 continue
             if array.nbytes <= _INLINE_BYTES:
-                initializers.append(numpy_helper.from_array(np.asarray(array), name))
+                initializers.append(onnx_messages.tensor(np.asarray(array), name))
             else:
                 initializers.append(_external(name, array))
                 external[name] = array
-        outs = [
-            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(np.dtype(t)), None) for n, t in outputs
-        ]
-        graph = helper.make_graph(nodes, "calib8", self._inputs, outs, initializers)
-        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=9, producer_name="calib8"), external
+        outs = [onnx_messages.value_info(name, dtype, None) for name, dtype in outputs]
+        opsets = [("", OPSET), ("com.microsoft", 1)]
+        return onnx_messages.model(nodes, self._inputs, outs, initializers, opsets), external
 
     def _needed(self, outputs: Sequence[str]) -> tuple[list[NodeProto], set[str]]:
         """The nodes that outputs need, in their order, and the names of all that is read."""
@@ -143,7 +139,7 @@ class OnnxBuilder:
 
 def _external(name: str, array: Array) -> TensorProto:
     """A TensorProto without bytes: the array is handed to the session beside the model."""
-    proto = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape)
+    proto = TensorProto(name=name, data_type=onnx_messages.type_of(array.dtype), dims=array.shape)
     proto.data_location = TensorProto.EXTERNAL
     for key, value in (("location", "calib8-weights"), ("offset", "0"), ("length", str(array.nbytes))):
         proto.external_data.add(key=key, value=value)

@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from onnx import TensorProto
 
 from calib8.graph import Shape
 from calib8.layer_kit.base import Call, Op, canonical_axis, count, register
 from calib8.layer_kit.fields import Fields, RefusedError
 from calib8.layer_kit.onnx_builder import OnnxBuilder
+from calib8.proto.onnx_messages import TensorProto
 
 _LEAST_RANK = 3
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnx import TensorProto
-
 from calib8.graph import Shape
 from calib8.layer_kit.base import Call, Op, register
 from calib8.layer_kit.fields import Fields, RefusedError
 from calib8.layer_kit.onnx_builder import OnnxBuilder
+from calib8.proto.onnx_messages import TensorProto
 
 
 class Embed(Op):

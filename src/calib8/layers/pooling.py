@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
 
 from calib8.arithmetic import INT8_LEVELS, average_pooling_constants, pooling_multiplier
 from calib8.graph import Shape
@@ -42,6 +41,7 @@ from calib8.layer_kit.onnx_builder import OnnxBuilder
 from calib8.layer_kit.real_scales import RealScales, multiplied
 from calib8.layer_kit.spatial import read_pads, read_pair
 from calib8.layer_kit.table_row import TableRow, multipliers, right_shift
+from calib8.proto.onnx_messages import TensorProto
 
 _LOWEST = float(np.finfo(np.float32).min)
 _EXCLUDES_PAD = ("AVE_EXC_PAD", "AVE_TF")

@@ -6,12 +6,11 @@ Source: BVLC/caffe, src/caffe/layers/threshold_layer.cpp, ThresholdLayer::Forwar
 
 from __future__ import annotations
 
-from onnx import TensorProto
-
 from calib8.layer_kit.base import Call, register
 from calib8.layer_kit.fields import Fields
 from calib8.layer_kit.neuron import Neuron
 from calib8.layer_kit.onnx_builder import OnnxBuilder
+from calib8.proto.onnx_messages import TensorProto
 
 
 class Threshold(Neuron):

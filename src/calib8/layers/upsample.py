@@ -22,12 +22,12 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from onnx import TensorProto
 
 from calib8.graph import Shape
 from calib8.layer_kit.base import Call, Op, count, register
 from calib8.layer_kit.fields import Fields, Group, RefusedError
 from calib8.layer_kit.onnx_builder import OnnxBuilder
+from calib8.proto.onnx_messages import TensorProto
 
 _PAD_OUT_SCALE = 2
 _CAFFE_PLUS = ("height", "width", "height_scale", "width_scale")

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import DTypeLike
-from onnx import ModelProto
 
 from calib8.graph import Array, Layer, Shape
 from calib8.layer_kit.codes import PIXEL_CHANNELS
 from calib8.layers import Call, OnnxBuilder, Op
 from calib8.lowering.readings import Reading
+from calib8.proto.onnx_messages import ModelProto
 
 
 @dataclass(frozen=True)

@@ -7,4 +7,5 @@
 - `caffemodel`: `read_caffemodel`, `write_caffemodel`, weights without a copy
 - `wire`: the few rules of the binary form that these two need
 - `hdf5`: `.caffemodel.h5`
+- `onnx_messages`: ONNX's messages, and how they are made
 """
