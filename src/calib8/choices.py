@@ -42,6 +42,9 @@ REPAIR_PASSES: Mapping[str, str] = MappingProxyType(
 )
 """What `RepairOptions.without` can name, and what it is."""
 
+REPAIR_METHODS = ("mse", "kl", "kl-fine", "percentile")
+"""Methods whose thresholds a repair tries, all over the same histograms: of what is quantised, behind a ReLU."""
+
 RESIZE_MODES = ("warp", "letterbox", "crop")
 COLOR_FORMATS = ("bgr", "rgb", "gray")
 """How images become samples: `calib8.data.Preprocess`."""

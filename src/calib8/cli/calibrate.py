@@ -7,19 +7,13 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from calib8.analyze.doctor import Finding
-from calib8.analyze.verdict import Verdict
 from calib8.atomic import claim_folder
+from calib8.cli.arguments.histogram_options import check_histogram_options
 from calib8.cli.flags import Flags, with_flags
 from calib8.cli.images import open_files, without_bad
-from calib8.cli.kept_histograms import (
-    as_one_run,
-    calibrate_kept,
-    check_histogram_options,
-    count_shard,
-    wanted_of,
-)
+from calib8.cli.measuring import as_one_run, wanted_of
 from calib8.cli.progress import ProgressLines
 from calib8.cli.recording import CALIBRATE_OPTIONS, IMAGE_OPTIONS, words_of
 from calib8.cli.table import aligned
@@ -33,14 +27,16 @@ from calib8.terminal import printable
 from calib8.workflow import (
     CalibrationResult,
     Network,
-    VerdictOptions,
     calibrate,
     change_thresholds,
     quick_check,
     read_thresholds,
-    verdict,
 )
 from calib8.workflow.recording import digest_or_nothing, hashed, recorded
+
+if TYPE_CHECKING:
+    from calib8.analyze.doctor import Finding
+    from calib8.analyze.verdict import Verdict
 
 _log = logging.getLogger(__name__)
 _MUCH_CLIPPED = 0.01
@@ -66,6 +62,8 @@ def run(options: argparse.Namespace) -> int:
         )
     check_histogram_options(options)
     if options.shard is not None:
+        from calib8.cli.kept_histograms import count_shard  # noqa: PLC0415 - with all that speaks to a cluster
+
         return count_shard(options)
     samples: Mapping[str, object] | None = None
     with claim_folder(output), ProgressLines() as progress:
@@ -74,6 +72,8 @@ def run(options: argparse.Namespace) -> int:
             network = without_bad(network, options, options.iteration)
             options.iteration = min(options.iteration, network.samples.size or options.iteration)
         if options.histograms is not None or options.cluster is not None:
+            from calib8.cli.kept_histograms import calibrate_kept  # noqa: PLC0415 - see above
+
             result, samples = calibrate_kept(network, options, progress)
             _tell_findings(quick_check(network, options.threads))
         elif options.thresholds is None:
@@ -127,6 +127,8 @@ def _print_verdict(network: Network, result: CalibrationResult, options: argpars
     """The files are there by now, so that a verdict that cannot be given is no error."""
     if network.source is None or all(own is None for own in result.plan.forms.values()):
         return
+    from calib8.workflow import VerdictOptions, verdict  # noqa: PLC0415 - with all judges; --no-verdict needs none
+
     calibrated = options.iteration if options.thresholds is None else 0
     try:
         judged = verdict(network, result.plan, VerdictOptions(calibrated, threads=options.threads))

@@ -8,12 +8,10 @@ from dataclasses import replace
 
 from calib8.cli.cluster import import_dask, network_files
 from calib8.cli.images import images_of, open_files, without_bad
-from calib8.cli.measuring import calibrate_options
+from calib8.cli.measuring import wanted_of
 from calib8.cli.progress import ProgressLines
-from calib8.errors import OptionError
 from calib8.measure.histogram_file import read_histograms
 from calib8.workflow import (
-    CalibrateOptions,
     CalibrationResult,
     CountOptions,
     Network,
@@ -26,27 +24,6 @@ from calib8.workflow.recording import described
 
 _log = logging.getLogger(__name__)
 _ONE_PASS = "max"  # a method that needs no exact counts
-
-
-def check_histogram_options(options: argparse.Namespace) -> None:
-    """Refuse options that do not go together.
-
-    Raises:
-        OptionError: which.
-    """
-    if options.thresholds is not None and (options.histograms is not None or options.cluster is not None):
-        raise OptionError("`thresholds` are given, so that there is nothing to count: no `histograms`, no `cluster`")
-    if options.cluster is not None and options.shard is not None:
-        raise OptionError("`cluster` cuts the images itself: leave out `shard`")
-    if options.shard is not None and options.histograms is None:
-        raise OptionError("`shard` counts a part of the images into a file: say `histograms=..`")
-    if options.maxima is not None and options.shard is None:
-        raise OptionError("`maxima` are for parts of the data: say `shard=..`, 1/1 for all images of this machine")
-
-
-def wanted_of(options: argparse.Namespace) -> CalibrateOptions:
-    """Read how a network is calibrated, and how it is run for that."""
-    return replace(calibrate_options(options), two_pass=options.two_pass, memory_opt=options.memory_opt)
 
 
 def count_shard(options: argparse.Namespace) -> int:
@@ -68,13 +45,6 @@ def count_shard(options: argparse.Namespace) -> int:
     samples = f"{counted.samples.size} samples, {part.start + 1} to {part.stop} of {options.iteration}"
     print(f"{options.histograms}: {samples}")
     return 0
-
-
-def as_one_run(options: argparse.Namespace) -> argparse.Namespace:
-    """The options of a run that counts nothing into files and gives the same bytes, for the record."""
-    wanted = calibrate_options(options)
-    method = None if options.original else wanted.one_method
-    return argparse.Namespace(**{**vars(options), "method": method, "repair": "none", "without": []})
 
 
 def calibrate_kept(

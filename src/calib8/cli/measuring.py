@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 from calib8.measure.thresholds import ThresholdOptions
 from calib8.workflow import CalibrateOptions, MeasureOptions
@@ -22,3 +23,15 @@ def calibrate_options(options: argparse.Namespace) -> CalibrateOptions:
         concat_quantize=options.concat_quantize,
     )  # fmt: skip
     return wanted.as_original() if options.original else wanted
+
+
+def wanted_of(options: argparse.Namespace) -> CalibrateOptions:
+    """Read how a network is calibrated, and how it is run for that."""
+    return replace(calibrate_options(options), two_pass=options.two_pass, memory_opt=options.memory_opt)
+
+
+def as_one_run(options: argparse.Namespace) -> argparse.Namespace:
+    """The options of a run that counts nothing into files and gives the same bytes, for the record."""
+    wanted = calibrate_options(options)
+    method = None if options.original else wanted.one_method
+    return argparse.Namespace(**{**vars(options), "method": method, "repair": "none", "without": []})

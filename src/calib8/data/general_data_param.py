@@ -8,8 +8,6 @@ import reprlib
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from calib8.data.preprocess import Preprocess
 from calib8.errors import DataError
 
@@ -87,13 +85,23 @@ def parse_keys(text: str, what: str) -> dict[object, object]:
         parsed = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # no Python literal: YAML, then
         try:
-            parsed = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError, RecursionError) as why:
+            parsed = _yaml(text)
+        except (ValueError, RecursionError) as why:
             reason = " ".join(str(why).split())
             raise DataError(f"{what} is no YAML, JSON or Python dict: {reason}") from None
     if not isinstance(parsed, dict):
         raise DataError(f"{what} is {text[:80]!r}; expected keys and values as in {{'data_list': list.txt, ...}}")
     return parsed
+
+
+def _yaml(text: str) -> Any:
+    """Parse a text; raises ValueError."""
+    import yaml  # noqa: PLC0415 - a Python dict does without
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as why:
+        raise ValueError(str(why)) from None
 
 
 class KeyReader:

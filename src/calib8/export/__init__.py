@@ -13,6 +13,10 @@
 - `files`: all of the first three under the guide's names, whole or not at all; and back into a `QuantPlan`
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from calib8.export.calibration_table import table_message
 from calib8.export.files import (
     read_plan,
@@ -23,12 +27,15 @@ from calib8.export.files import (
     write_set,
     write_weights,
 )
-from calib8.export.formats import FORMATS, Format, write_format
 from calib8.export.int8_caffemodel import read_int8_model, write_int8_model
-from calib8.export.ncnn import NcnnFiles, ncnn_export
-from calib8.export.onnx_model import OnnxExport, onnx_export
 from calib8.export.plain_table import plain_table, read_plain_table
-from calib8.export.tpu_mlir import TpuMlirFiles, tpu_mlir_files, tpu_mlir_names
+from calib8.lazy import lazily
+
+if TYPE_CHECKING:
+    from calib8.export.formats import FORMATS, Format, write_format
+    from calib8.export.ncnn import NcnnFiles, ncnn_export
+    from calib8.export.onnx_model import OnnxExport, onnx_export
+    from calib8.export.tpu_mlir import TpuMlirFiles, tpu_mlir_files, tpu_mlir_names
 
 __all__ = [
     "FORMATS",
@@ -54,3 +61,13 @@ __all__ = [
     "write_set",
     "write_weights",
 ]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "formats": "FORMATS Format write_format",
+        "ncnn": "NcnnFiles ncnn_export",
+        "onnx_model": "OnnxExport onnx_export",
+        "tpu_mlir": "TpuMlirFiles tpu_mlir_files tpu_mlir_names",
+    },
+)

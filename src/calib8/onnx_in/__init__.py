@@ -10,7 +10,20 @@
 Why a conversion, and not ONNX nodes side by side with layers: docs/decisions/0025-onnx-in.md.
 """
 
-from calib8.onnx_in.convert import OnnxNetwork, open_inputs, read_onnx
-from calib8.onnx_in.file import is_onnx
+from __future__ import annotations
 
-__all__ = ["OnnxNetwork", "is_onnx", "open_inputs", "read_onnx"]
+from typing import TYPE_CHECKING
+
+from calib8.lazy import lazily
+
+if TYPE_CHECKING:
+    from calib8.onnx_in.convert import OnnxNetwork, open_inputs, read_onnx
+
+__all__ = ["OnnxNetwork", "open_inputs", "read_onnx"]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "convert": "OnnxNetwork open_inputs read_onnx",
+    },
+)

@@ -11,7 +11,6 @@ from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto
 
 from calib8.errors import OnnxError
-from calib8.proto.text import ONNX_SUFFIX
 from calib8.reading import read_file
 
 MAX_BYTES = 2**31 - 1
@@ -41,11 +40,6 @@ class OnnxFile:
     def folder(self) -> Path:
         """Where files with weights may lie."""
         return Path(self.source).parent
-
-
-def is_onnx(path: str | os.PathLike[str]) -> bool:
-    """Tell from a file's name whether it is an ONNX model."""
-    return os.fspath(path).lower().endswith(ONNX_SUFFIX)
 
 
 def read_file_of(path: str | os.PathLike[str]) -> OnnxFile:

@@ -19,7 +19,7 @@ from calib8.errors import CaffemodelError
 from calib8.proto import caffe_pb2
 from calib8.proto.blobs import BlobError, blob_from_proto, blob_to_proto, read_blob
 from calib8.proto.caffemodel_writer import write_caffemodel
-from calib8.proto.text import ONNX_SUFFIX, read_text_file
+from calib8.proto.text import is_onnx, read_text_file
 from calib8.proto.textformat import read_text
 from calib8.proto.upgrade import V1_TYPES, type_of_v1_word
 from calib8.proto.upgrade_v0 import V0_TYPES
@@ -100,7 +100,7 @@ def read_caffemodel(path: str | os.PathLike[str]) -> Caffemodel:
             values do not fit their shapes (all of them).
     """
     source = str(path)
-    if source.lower().endswith(ONNX_SUFFIX):
+    if is_onnx(source):
         raise CaffemodelError(f"{source}: an ONNX model, where a caffemodel is expected; it goes without a prototxt")
     data = _map(path)
     start = bytes(data[:64])

@@ -11,7 +11,7 @@ from calib8.proto.textformat import Place, read_text
 from calib8.proto.upgrade import upgrade_net
 from calib8.reading import read_file
 
-ONNX_SUFFIX = ".onnx"
+_ONNX_SUFFIX = ".onnx"
 """Ending of the files that are networks and weights in one; not Caffe's."""
 MAX_PROTOTXT_BYTES = 16 * 2**20
 """Largest prototxt that is read: ten times the largest that is known (1.5 MB, with 1001 layers)."""
@@ -41,13 +41,18 @@ class Prototxt:
         return any(note.startswith("upgraded from V") for note in self.notes)
 
 
+def is_onnx(path: str | os.PathLike[str]) -> bool:
+    """Tell from a file's name whether it is an ONNX model."""
+    return os.fspath(path).lower().endswith(_ONNX_SUFFIX)
+
+
 def read_prototxt(path: str | os.PathLike[str]) -> Prototxt:
     """Read a network definition: current, V1 (`layers`, types like CONVOLUTION) or V0 (`layers { layer {`).
 
     Raises:
         PrototxtError: every problem as "path:line: what", all wrong values of the file together.
     """
-    if str(path).lower().endswith(ONNX_SUFFIX):
+    if is_onnx(path):
         raise PrototxtError(
             f"{path}: an ONNX model, where a prototxt is expected; it has no prototxt and no caffemodel, and stands "
             "for both in calib8's commands and in open_network"

@@ -27,8 +27,6 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-import yaml
-
 Modules = dict[str, ModuleType]
 _CALIB8_FOLDER = Path(__file__).resolve().parents[1]
 _CAFFE_FOLDER = _CALIB8_FOLDER.parent / "caffe"
@@ -184,6 +182,8 @@ def _load_caffe() -> None:
 @contextlib.contextmanager
 def _old_yaml_load() -> Iterator[None]:
     """Let `yaml.load(text)` do without a Loader, as before PyYAML 6: the layers of Caffe's time call it so."""
+    import yaml  # noqa: PLC0415 - only networks with layers in Python need it
+
     load = yaml.load
 
     def load_safely(stream: Any, Loader: Any = yaml.SafeLoader) -> Any:  # noqa: N803 - PyYAML's name

@@ -1,6 +1,7 @@
 """Repair: what makes INT8 cost less, once thresholds are found.
 
 - `pipeline`: from several sets of thresholds to the plan that loses least; what can be left out
+- `options`: how much is done, and what is left out
 - `guard`: which samples are held out, and how they measure a plan
 - `box_agreement`: how far a detector's decoded boxes are from FP32's
 - `passes`: what a pass is, and how one is run: it says what it wants to observe, the engine observes, it is applied
@@ -21,15 +22,23 @@ and what they look at: `input_windows`, windows of codes and their moments; `rou
 values and float weights.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from calib8.choices import REPAIR_LEVELS as LEVELS
 from calib8.choices import REPAIR_PASSES as PASSES
-from calib8.repair.bias_correction import BiasCorrection
-from calib8.repair.channel_units import ChannelUnits
-from calib8.repair.compensated_rounding import CompensatedRounding
-from calib8.repair.guard import Guard, Split, split
-from calib8.repair.passes import PlanPass, run_pass
-from calib8.repair.pipeline import Repaired, RepairOptions, Stage, repair
-from calib8.repair.whole_multipliers import WholeMultipliers
+from calib8.lazy import lazily
+
+if TYPE_CHECKING:
+    from calib8.repair.bias_correction import BiasCorrection
+    from calib8.repair.channel_units import ChannelUnits
+    from calib8.repair.compensated_rounding import CompensatedRounding
+    from calib8.repair.guard import Guard, Split, split
+    from calib8.repair.options import RepairOptions
+    from calib8.repair.passes import PlanPass, run_pass
+    from calib8.repair.pipeline import Repaired, Stage, repair
+    from calib8.repair.whole_multipliers import WholeMultipliers
 
 __all__ = [
     "LEVELS",
@@ -48,3 +57,17 @@ __all__ = [
     "run_pass",
     "split",
 ]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "bias_correction": "BiasCorrection",
+        "channel_units": "ChannelUnits",
+        "compensated_rounding": "CompensatedRounding",
+        "guard": "Guard Split split",
+        "passes": "PlanPass run_pass",
+        "options": "RepairOptions",
+        "pipeline": "Repaired Stage repair",
+        "whole_multipliers": "WholeMultipliers",
+    },
+)

@@ -15,9 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from calib8.choices import REPAIR_LEVELS, REPAIR_PASSES
 from calib8.engine import EngineOptions
-from calib8.errors import OptionError, QuantizationError
+from calib8.errors import QuantizationError
 from calib8.lowering import Model
 from calib8.measure.collect import CollectOptions
 from calib8.quantize import QuantPlan, replan
@@ -25,6 +24,7 @@ from calib8.repair.bias_correction import BiasCorrection
 from calib8.repair.channel_units import ChannelUnits
 from calib8.repair.compensated_rounding import CompensatedRounding
 from calib8.repair.guard import Guard, Split, decibels
+from calib8.repair.options import RepairOptions
 from calib8.repair.output_noise import OUTPUT_NOISE, search_thresholds
 from calib8.repair.passes import PlanPass, run_pass
 from calib8.repair.refitted_weights import REFITTED, refit_weights
@@ -38,32 +38,6 @@ _SOLVING = (ChannelUnits.name, CompensatedRounding.name, BiasCorrection.name)
 _LARGE = 16 << 20  # weights: as many bytes for each plan that is kept
 Told = Callable[[str, int, int], None]
 """Called with what is under way, how much of it is done, and of how much."""
-
-
-@dataclass(frozen=True)
-class RepairOptions:
-    """How a plan is repaired.
-
-    Attributes:
-        level: one of `calib8.repair.LEVELS`.
-        without: names of `calib8.repair.PASSES` that are left out.
-        threads: None for all cores; no result depends on it.
-
-    Raises:
-        OptionError: values that are not possible.
-    """
-
-    level: str = "standard"
-    without: frozenset[str] = frozenset()
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        """Raises OptionError."""
-        if self.level not in REPAIR_LEVELS:
-            raise OptionError(f"`repair` is {self.level!r}; choose one of {', '.join(REPAIR_LEVELS)}")
-        unknown = sorted(self.without.difference(REPAIR_PASSES))
-        if unknown:
-            raise OptionError(f"`without` names {unknown[0]!r}; choose from {', '.join(REPAIR_PASSES)}")
 
 
 @dataclass(frozen=True, eq=False)

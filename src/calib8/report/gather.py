@@ -12,7 +12,7 @@ from calib8.choices import USUAL_SAMPLES
 from calib8.errors import OptionError
 from calib8.measure.histogram import BlobHistogram
 from calib8.measure.thresholds import METHODS, find_threshold
-from calib8.onnx_in import is_onnx
+from calib8.proto.text import is_onnx
 from calib8.report.contents import Report, ShownSample
 from calib8.workflow import (
     CalibrationResult,

@@ -23,61 +23,68 @@ Messages of errors name the parameters of these functions between backticks, as 
 options in their place.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from calib8.choices import SEARCHES
-from calib8.workflow.arrays import Arrays
-from calib8.workflow.calibrating import (
-    CalibrateOptions,
-    CalibrationResult,
-    MeasureOptions,
-    calibrate,
-    calibrate_again,
-    change_thresholds,
-    choose_thresholds,
-    measure_histograms,
-    needed_histograms,
-    read_calibration,
-    read_thresholds,
-)
-from calib8.workflow.checking import check
-from calib8.workflow.cluster import NetworkFiles, Workers, connected
-from calib8.workflow.cluster_counting import count_on_cluster
-from calib8.workflow.comparing import ComparedBlob, ComparedThreshold, compare_methods, methods_left_out
-from calib8.workflow.diagnosing import DiagnoseOptions, Diagnosis, diagnose, quick_check
-from calib8.workflow.evaluating import EvaluateOptions, Evaluation, evaluate
-from calib8.workflow.histograms import (
-    CountOptions,
-    Part,
-    calibrate_from,
-    count_histograms,
-    count_to_file,
-    merge_histograms,
-    open_calibrated,
-    part_of,
-    write_histograms,
-)
-from calib8.workflow.images import Images
-from calib8.workflow.judging import JudgeOptions, Metric
-from calib8.workflow.measuring import QualityOptions, QualityReport, TableQuality, Truth, measure_quality
-from calib8.workflow.network import Network, data_layer, open_network
-from calib8.workflow.progress import Progress, ProgressCallback
-from calib8.workflow.reports import (
-    draw_sensitivity,
-    write_layer_damage,
-    write_mixed,
-    write_sensitivity,
-    write_tuning,
-)
-from calib8.workflow.sensitivities import SensitivityOptions, sensitivity
-from calib8.workflow.tuning import (
-    DropOptions,
-    LayerDamage,
-    MixedResult,
-    TuneOptions,
-    Tuner,
-    TuneResult,
-    tune,
-)
-from calib8.workflow.verdicts import VerdictOptions, verdict
+from calib8.lazy import lazily
+
+if TYPE_CHECKING:
+    from calib8.workflow.arrays import Arrays
+    from calib8.workflow.calibrating import (
+        CalibrateOptions,
+        CalibrationResult,
+        MeasureOptions,
+        calibrate,
+        calibrate_again,
+        change_thresholds,
+        choose_thresholds,
+        measure_histograms,
+        needed_histograms,
+        read_calibration,
+        read_thresholds,
+    )
+    from calib8.workflow.checking import check
+    from calib8.workflow.cluster import NetworkFiles, Workers, connected
+    from calib8.workflow.cluster_counting import count_on_cluster
+    from calib8.workflow.comparing import ComparedBlob, ComparedThreshold, compare_methods, methods_left_out
+    from calib8.workflow.diagnosing import DiagnoseOptions, Diagnosis, diagnose, quick_check
+    from calib8.workflow.evaluating import EvaluateOptions, Evaluation, evaluate
+    from calib8.workflow.histograms import (
+        CountOptions,
+        Part,
+        calibrate_from,
+        count_histograms,
+        count_to_file,
+        merge_histograms,
+        open_calibrated,
+        part_of,
+        write_histograms,
+    )
+    from calib8.workflow.images import Images
+    from calib8.workflow.judging import JudgeOptions, Metric
+    from calib8.workflow.measuring import QualityOptions, QualityReport, TableQuality, Truth, measure_quality
+    from calib8.workflow.network import Network, data_layer, open_network
+    from calib8.workflow.progress import Progress, ProgressCallback
+    from calib8.workflow.reports import (
+        draw_sensitivity,
+        write_layer_damage,
+        write_mixed,
+        write_sensitivity,
+        write_tuning,
+    )
+    from calib8.workflow.sensitivities import SensitivityOptions, sensitivity
+    from calib8.workflow.tuning import (
+        DropOptions,
+        LayerDamage,
+        MixedResult,
+        TuneOptions,
+        Tuner,
+        TuneResult,
+        tune,
+    )
+    from calib8.workflow.verdicts import VerdictOptions, verdict
 
 __all__ = [
     "SEARCHES",
@@ -148,3 +155,34 @@ __all__ = [
     "write_sensitivity",
     "write_tuning",
 ]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "arrays": "Arrays",
+        "calibrating": (
+            "CalibrateOptions CalibrationResult MeasureOptions calibrate calibrate_again "
+            "change_thresholds choose_thresholds measure_histograms needed_histograms read_calibration "
+            "read_thresholds"
+        ),
+        "checking": "check",
+        "cluster": "NetworkFiles Workers connected",
+        "cluster_counting": "count_on_cluster",
+        "comparing": "ComparedBlob ComparedThreshold compare_methods methods_left_out",
+        "diagnosing": "DiagnoseOptions Diagnosis diagnose quick_check",
+        "evaluating": "EvaluateOptions Evaluation evaluate",
+        "histograms": (
+            "CountOptions Part calibrate_from count_histograms count_to_file merge_histograms "
+            "open_calibrated part_of write_histograms"
+        ),
+        "images": "Images",
+        "judging": "JudgeOptions Metric",
+        "measuring": "QualityOptions QualityReport TableQuality Truth measure_quality",
+        "network": "Network data_layer open_network",
+        "progress": "Progress ProgressCallback",
+        "reports": "draw_sensitivity write_layer_damage write_mixed write_sensitivity write_tuning",
+        "sensitivities": "SensitivityOptions sensitivity",
+        "tuning": "DropOptions LayerDamage MixedResult TuneOptions Tuner TuneResult tune",
+        "verdicts": "VerdictOptions verdict",
+    },
+)

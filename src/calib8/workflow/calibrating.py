@@ -14,10 +14,10 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from calib8.boundary import closed, closed_class
-from calib8.choices import DEFAULT_BINS
+from calib8.choices import DEFAULT_BINS, REPAIR_METHODS
 from calib8.data import SampleSource, refuse_bad_samples, takes
 from calib8.engine import EngineOptions
 from calib8.errors import DataError, OptionError
@@ -35,10 +35,12 @@ from calib8.measure.thresholds import (
 )
 from calib8.quantize import QuantPlan, make_plan, observed_values, set_thresholds
 from calib8.reading import read_file
-from calib8.repair import Repaired, RepairOptions
+from calib8.repair import RepairOptions
 from calib8.workflow.network import Network
 from calib8.workflow.progress import Progress, ProgressCallback, quiet
-from calib8.workflow.repairing import SETS, repaired_plan
+
+if TYPE_CHECKING:
+    from calib8.repair import Repaired
 
 _CHANNELS = re.compile(r"channels? \d+(, \d+)*( and \d+ more)?")
 _MOST_PROBLEMS = 20
@@ -165,7 +167,8 @@ def calibrate_again(
     Raises:
         DataError, UserLayerError, QuantizationError, OptionError: as `calibrate`.
     """
-    measured = replace(options, method=options.method or (DEFAULT_METHOD if options.repair == "none" else SETS[0]))
+    usual = DEFAULT_METHOD if options.repair == "none" else REPAIR_METHODS[0]
+    measured = replace(options, method=options.method or usual)
     histograms = needed_histograms(network, measured, known, progress)
     if options.repair != "none":
         found = _repaired(network, histograms, options, observed_by(network, measured), progress)
@@ -182,6 +185,8 @@ def _repaired(
     progress: ProgressCallback,
 ) -> CalibrationResult | None:
     """Repair; None where that is not possible."""
+    from calib8.workflow.repairing import repaired_plan  # noqa: PLC0415 - with all passes; many calibrations have none
+
     found = repaired_plan(
         network, {v: histograms[v] for v in values}, options.iteration,
         RepairOptions(options.repair, options.without, options.threads),
@@ -193,7 +198,7 @@ def _repaired(
     plan = found.best.plan
     _tell_warnings(network, plan)
     dead = frozenset(v for v in values if histograms[v].dead)
-    origin = f"{options.method or '/'.join(SETS)}, {options.iteration} images, {options.repair} repair"
+    origin = f"{options.method or '/'.join(REPAIR_METHODS)}, {options.iteration} images, {options.repair} repair"
     return CalibrationResult(plan, plan.thresholds, histograms, dead, origin, found)
 
 

@@ -17,9 +17,8 @@ from calib8.graph import Phase, Shape
 from calib8.layers.data import SHAPES_ADVICE
 from calib8.lowering.examine import Weights, examine_model
 from calib8.lowering.weights import weights_that_are_no_numbers
-from calib8.onnx_in import is_onnx, read_onnx
 from calib8.proto.caffemodel import read_caffemodel
-from calib8.proto.text import Prototxt, read_prototxt
+from calib8.proto.text import Prototxt, is_onnx, read_prototxt
 from calib8.python_layers import without_running
 from calib8.workflow.definition import require_no_caffemodel
 from calib8.workflow.network import data_layer
@@ -71,6 +70,8 @@ def check(
 
 def _check_onnx(path: str | os.PathLike[str], shapes: dict[str, Shape], phase: Phase) -> Overview:
     """The overview of an ONNX model; what no layer computes is a problem, too."""
+    from calib8.onnx_in import read_onnx  # noqa: PLC0415 - with the whole of onnx, which Caffe's networks do not need
+
     try:
         found = read_onnx(path, shapes)
     except ModelError as why:

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from calib8.errors import OptionError
 from calib8.graph import Shape
 from calib8.lowering.examine import Weights
-from calib8.onnx_in import is_onnx, read_onnx
 from calib8.proto.caffemodel import read_caffemodel
-from calib8.proto.text import Prototxt, read_prototxt
+from calib8.proto.text import Prototxt, is_onnx, read_prototxt
 from calib8.workflow.images import Images
 
 Path = str | os.PathLike[str]
@@ -64,6 +63,8 @@ def read_definition(
         if caffemodel is None:
             raise OptionError(f"{os.fspath(network)}: a Caffe network has its weights in a caffemodel; name it, too")
         return Definition(read_prototxt(network), None, caffemodel)
+    from calib8.onnx_in import read_onnx  # noqa: PLC0415 - with the whole of onnx, which Caffe's networks do not need
+
     require_no_caffemodel(network, caffemodel)
     size = samples.preprocess.size if isinstance(samples, Images) else None
     found = read_onnx(network, shapes, size)

@@ -34,9 +34,9 @@ from calib8.measure.counters import Counter
 from calib8.measure.histogram import AdaptiveHistogram, Histogram
 from calib8.measure.histogram_file import Group, HistogramSet, Identity, States, measured_values, read_histograms
 from calib8.measure.thresholds import method_named
-from calib8.onnx_in import is_onnx, open_inputs
+from calib8.onnx_in import open_inputs
 from calib8.proto import caffe_pb2
-from calib8.proto.text import read_prototxt
+from calib8.proto.text import is_onnx, read_prototxt
 from calib8.quantize import fold_groups
 from calib8.reading import exists, read_file
 from calib8.workflow.calibrating import (

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from calib8.choices import REPAIR_METHODS
 from calib8.data import takes
 from calib8.measure.histogram import BlobHistogram
 from calib8.measure.thresholds import ThresholdOptions, find_threshold
@@ -16,9 +17,6 @@ from calib8.workflow.progress import Progress, ProgressCallback, quiet
 from calib8.workflow.samples import images_per_run
 
 _log = logging.getLogger(__name__)
-
-SETS = ("mse", "kl", "kl-fine", "percentile")
-"""Methods whose thresholds are tried, all over the same histograms: of what is quantised, behind a ReLU."""
 
 
 def repaired_plan(
@@ -36,7 +34,7 @@ def repaired_plan(
     Args:
         histograms: of all values that are quantised.
         images: how many samples there are; every fifth one is held out to choose on.
-        method: take the thresholds of this one alone; None tries those of `SETS`.
+        method: take the thresholds of this one alone; None tries those of `calib8.choices.REPAIR_METHODS`.
 
     Returns:
         None where there are too few samples to hold one out.
@@ -57,7 +55,7 @@ def repaired_plan(
         found = {v: find_threshold(histogram, name, chosen) for v, histogram in histograms.items()}
         return make_plan(model, found, concat_quantize, dead)
 
-    names = [method[0]] if method else list(SETS)
+    names = [method[0]] if method else list(REPAIR_METHODS)
 
     def told(stage: str, done: int, total: int) -> None:
         progress(Progress(stage, done, total))

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from calib8.cli.arguments.cluster_option import add_cluster_option
+from calib8.errors import OptionError
 
 
 def add_histogram_options(parser: argparse.ArgumentParser) -> None:
@@ -33,3 +34,19 @@ def _shard(text: str) -> tuple[int, int]:
     if not all(part.isascii() and part.isdigit() and len(part) < 8 for part in (index, count)):
         raise argparse.ArgumentTypeError(f"{text!r} is no part; expected I/N, like 2/4 for the second of four")
     return int(index), int(count)
+
+
+def check_histogram_options(options: argparse.Namespace) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        OptionError: which.
+    """
+    if options.thresholds is not None and (options.histograms is not None or options.cluster is not None):
+        raise OptionError("`thresholds` are given, so that there is nothing to count: no `histograms`, no `cluster`")
+    if options.cluster is not None and options.shard is not None:
+        raise OptionError("`cluster` cuts the images itself: leave out `shard`")
+    if options.shard is not None and options.histograms is None:
+        raise OptionError("`shard` counts a part of the images into a file: say `histograms=..`")
+    if options.maxima is not None and options.shard is None:
+        raise OptionError("`maxima` are for parts of the data: say `shard=..`, 1/1 for all images of this machine")
