@@ -101,7 +101,7 @@ def test_a_pooling_comes_before_the_relus_in_front_of_it(random_model, run_int8)
     pooled = oracle.pooling(joined, oracle.pooling_constants(4.0, 4.0), "MAX", **HALVES)
     expected = {"a": a, "ra": oracle.relu(a), "rb": oracle.relu(b), "j": joined, "p": pooled}
     assert all(np.array_equal(found[Codes(name)], codes) for name, codes in expected.items())
-    assert node_types(model, plan, Codes("p"))[-3:] == ["Concat", "MaxPool", "Clip"]
+    assert node_types(model, plan, Codes("p"))[-3:] == ["NhwcMaxPool", "Transpose", "Clip"]
 
 
 def test_where_only_some_bottoms_are_rectified_they_are_joined_as_they_are(random_model, run_int8):

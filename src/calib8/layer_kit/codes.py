@@ -436,6 +436,17 @@ def code_values(g: OnnxBuilder, codes: str, *, wide: bool = False) -> str:
     return _scaled_codes(g, codes, 1.0, wide=wide)
 
 
+def largest_codes(
+    g: OnnxBuilder, codes: str, *, kernel_shape: Sequence[int], strides: Sequence[int], pads: Sequence[int]
+) -> str:
+    """Take the largest codes of windows, as MaxPool, by pixel: ONNX Runtime's MaxPool of bytes is slow otherwise."""
+    window = {"kernel_shape": kernel_shape, "strides": strides, "pads": pads}
+    pixels = g.nodes(
+        "NhwcMaxPool", g.node("Transpose", codes, perm=_PIXELS), outputs=1, domain="com.microsoft", **window
+    )
+    return g.node("Transpose", *pixels, perm=_PLANES)
+
+
 def sums_of_images(g: OnnxBuilder, codes: str, shape: Sequence[int]) -> str:
     """Sum up the codes (N, C, H, W) of each channel, in 32 bits: (N, C, 1, 1).
 

@@ -16,7 +16,7 @@ that hang over its far border. The chip's vendor divides by the whole window, in
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,6 +28,7 @@ from calib8.layer_kit.base import Call, Op, QuantizeCall, count, register
 from calib8.layer_kit.codes import (
     code_values,
     is_exact_in_float32,
+    largest_codes,
     nudge_to_codes,
     rectified,
     scaled_sum,
@@ -182,12 +183,12 @@ class Pooling(Op):
         if self.method == "MAX" and g.has("QLinearConv"):
             # A window without an element gives -128, whatever is rectified.
             before = None if _exceed_kernel(height) or _exceed_kernel(width) else unrectified(g, call.bottoms[0])
-            largest = _lower_max(g, before or call.bottoms[0], height, width, g.constant(np.uint8(0)))
+            largest = _lower_max(g, before or call.bottoms[0], height, width, g.constant(np.uint8(0)), largest_codes)
             if before:  # there are fewer to rectify behind the pooling
                 largest = rectified(g, largest)
             return [largest if mult == 1 << rshift else scaled_sum(g, [(largest, mult)], rshift)]
         if self.method == "MAX":
-            # The maximum of codes is fast only behind an integer convolution, which arranges them by pixel.
+            # The maximum of codes is fast only by pixel, as an integer convolution in front of it arranges them.
             values = _lower_max(g, code_values(g, call.bottoms[0]), height, width, g.scalar(-INT8_LEVELS))
             scaled = g.node("Mul", values, g.scalar(math.ldexp(mult, -rshift)))
             return [nudge_to_codes(g, scaled, rshift)]
@@ -234,13 +235,19 @@ class Pooling(Op):
         return np.maximum(np.outer(sides[0], sides[1]), 1).astype(np.float64)
 
 
-def _lower_max(g: OnnxBuilder, x: str, height: Axis, width: Axis, lowest: str) -> str:
+def _max_pool(g: OnnxBuilder, x: str, *, kernel_shape: Shape, strides: Shape, pads: Shape) -> str:
+    return g.node("MaxPool", x, kernel_shape=kernel_shape, strides=strides, pads=pads)
+
+
+def _lower_max(
+    g: OnnxBuilder, x: str, height: Axis, width: Axis, lowest: str, node: Callable[..., str] = _max_pool
+) -> str:
     pads = (height[2], width[2], height[3], width[3])
     if _exceed_kernel(height) or _exceed_kernel(width):
         # A stride beyond the kernel lets a window lie wholly in the pad: Caffe leaves -FLT_MAX there.
         x = g.node("Pad", x, g.ints(0, 0, *pads[:2], 0, 0, *pads[2:]), lowest)
         pads = (0, 0, 0, 0)
-    return g.node("MaxPool", x, kernel_shape=(height[0], width[0]), strides=(height[1], width[1]), pads=pads)
+    return node(g, x, kernel_shape=(height[0], width[0]), strides=(height[1], width[1]), pads=pads)
 
 
 def _lower_max_and_mask(g: OnnxBuilder, call: Call, height: Axis, width: Axis) -> list[str]:
