@@ -168,3 +168,65 @@ def test_references_are_fp32(digits):
 def test_without_samples_there_is_nothing_to_run(digits):
     with pytest.raises(DataError, match="no sample"):
         Experiment(digits.model, [], ["prob"])
+
+
+RESIDUAL = """
+layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 3, 9, 9] } } }
+layer { name: "c1" type: "Convolution" bottom: "x" top: "c1" convolution_param { num_output: CHANNELS kernel_size: 3 } }
+layer { name: "n1" type: "BatchNorm" bottom: "c1" top: "n1" }
+layer { name: "s1" type: "Scale" bottom: "n1" top: "s1" scale_param { bias_term: true } }
+layer { name: "r1" type: "ReLU" bottom: "s1" top: "s1" }
+layer { name: "c2" type: "Convolution" bottom: "s1" top: "c2"
+        convolution_param { num_output: CHANNELS kernel_size: 3 pad: 1 } }
+layer { name: "n2" type: "BatchNorm" bottom: "c2" top: "n2" }
+layer { name: "s2" type: "Scale" bottom: "n2" top: "s2" scale_param { bias_term: true } }
+layer { name: "sum" type: "Eltwise" bottom: "s1" bottom: "s2" top: "sum" }
+layer { name: "c3" type: "Convolution" bottom: "sum" top: "c3"
+        convolution_param { num_output: CHANNELS kernel_size: 1 } }
+layer { name: "sum2" type: "Eltwise" bottom: "sum" bottom: "c3" top: "sum2" }
+layer { name: "s3" type: "Scale" bottom: "sum2" top: "s3" }
+layer { name: "n4" type: "BatchNorm" bottom: "s3" top: "n4" }
+"""
+
+
+@pytest.mark.parametrize("channels", [5, 64])
+def test_joined_affines_give_the_same_bits_wherever_a_run_is_cut(random_model, channels):
+    model = random_model(RESIDUAL.replace("CHANNELS", str(channels)))
+    sample = {"x": np.random.default_rng(0).standard_normal((1, 3, 9, 9), np.float32)}
+    tops = [top for layer in model.net.layers[1:] for top in layer.tops]
+
+    def found(names, split, *, joined=True):
+        experiment = Experiment(model, [sample], names, ExperimentOptions(threads=1, joined_affines=joined))
+        run = lambda lane, i: lane.run(i, experiment.fp32, names, (), split)  # noqa: E731
+        return {name: array.copy() for name, array in experiment.each(run, [0])[0].items()}
+
+    whole = found(["n4"], [])["n4"]
+    pairs = {model.net.layer_by_name[name].tops[0] for name in model.batch_norm_pairs}
+    for at, layer in enumerate(model.net.layers):
+        if at and not pairs.intersection(layer.tops):  # a BatchNorm and its Scale are one unit: no run is cut there
+            np.testing.assert_array_equal(found(["n4"], [at + 1])["n4"], whole, err_msg=layer.name)
+    everything, plain = found(tops, []), found(tops, [], joined=False)
+    np.testing.assert_array_equal(everything["n4"], whole)
+    for name in tops:
+        near = 1e-5 * np.abs(plain[name]).max()
+        np.testing.assert_allclose(everything[name], plain[name], rtol=0, atol=near, err_msg=name)
+    assert any(not np.array_equal(everything[name], plain[name]) for name in tops)
+
+
+def test_values_before_a_position_are_forgotten(digits):
+    experiment = Experiment(digits.model, digits.samples[:2], ["prob"], ExperimentOptions(threads=1))
+    experiment.each(lambda lane, i: lane.run(i, experiment.fp32, ["prob"], [2, 4, 6]), range(2))
+    experiment.kept.forget(4)
+    assert sorted(len(beginning) for beginning in experiment.kept._kept) == [4, 6]
+    kept = {id(a): a for s in experiment.kept._kept.values() for v in s.values() for a in v.values()}
+    assert sum(a.nbytes for a in kept.values()) == experiment.kept._bytes
+    assert experiment.fp32.longest(experiment.kept, 0, 3) == (0, {})
+
+
+def test_real_values_of_codes():
+    codes = np.arange(256, dtype=np.uint8).reshape(1, 2, 128)
+    expected = ((np.arange(256) - 128) * 3.3 / 128).astype(np.float32).reshape(1, 2, 128)
+    np.testing.assert_array_equal(real_values(codes, 3.3), expected)
+    units = np.array([1.0, 0.25])
+    np.testing.assert_array_equal(real_values(codes, 3.3, units), expected * np.float32([[[1], [0.25]]]))
+    assert real_values(codes[:, :, :0], 3.3).shape == (1, 2, 0)

@@ -14,6 +14,7 @@ from calib8.analyze.metrics import (
     CodeUsage,
     Comparison,
     OutputComparison,
+    Reference,
     code_usage,
     compare,
     compare_outputs,
@@ -91,3 +92,14 @@ def test_codes():
     assert usage.saturation == 3 / 5 and usage.in_use == 4 / 256
     assert (usage + code_usage(np.array([7], np.uint8))).in_use == 5 / 256
     assert CodeUsage().saturation == 0
+
+
+def test_a_reference_for_many_comparisons_is_the_array_itself():
+    rng = np.random.default_rng(0)
+    x, y = (rng.standard_normal((2, 3, 4, 5)).astype(np.float32) for _ in range(2))
+    reference = Reference(x)
+    assert compare(reference, y) == compare(x, y)
+    assert compare(reference, x) == compare(x, x)
+    assert compare(Reference(x[0, 0, 0]), y[0, 0, 0]) == compare(x[0, 0, 0], y[0, 0, 0])
+    with pytest.raises(ValueError, match="cannot be compared"):
+        compare(reference, y[:1])

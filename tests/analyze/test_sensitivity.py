@@ -81,3 +81,11 @@ def test_the_same_figures_on_any_number_of_threads(digits, experiment):
     other = Experiment(digits.model, digits.samples[:SAMPLES], ["prob"], ExperimentOptions(threads=1, budget=0))
     again = measure_sensitivity(other, digits.plan, SquaredDifference(["prob"]), ["prob"])
     assert [u.damage for u in found.units] == [u.damage for u in again.units]
+
+
+def test_the_same_figures_in_stretches_of_any_length(digits, experiment, monkeypatch):
+    judge = SquaredDifference(["prob"])
+    found = measure_sensitivity(experiment, digits.plan, judge, ["prob"])
+    monkeypatch.setattr("calib8.analyze.sensitivity._UNITS_OF_A_STRETCH", 2)
+    again = measure_sensitivity(experiment, digits.plan, judge, ["prob"])
+    assert [u.damage for u in found.units] == [u.damage for u in again.units]

@@ -11,10 +11,11 @@ not fit is computed again. Results do not depend on what is kept, nor on the num
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+import cv2
 import numpy as np
 
 from calib8.analyze.kept_values import KeptValues, Samples
@@ -41,17 +42,19 @@ _ALWAYS_OPEN = 12
 
 @dataclass(frozen=True)
 class ExperimentOptions:
-    """How an experiment runs; nothing here changes a result.
+    """How an experiment runs; nothing here changes a result, but for last bits where it says so.
 
     Attributes:
         threads: None takes the cores that this process may use.
         budget: most bytes of values that are kept between runs.
         elsewhere: the samples are run in other processes, so that nothing is run here.
+        joined_affines: as `IntegerSetup` has it: other last bits of what stays in FP32, in less time.
     """
 
     threads: int | None = None
     budget: int = DEFAULT_BUDGET << 20
     elsewhere: bool = False
+    joined_affines: bool = False
 
 
 class Variant:
@@ -118,6 +121,7 @@ class Experiment:
         threads = EngineOptions(threads=options.threads).thread_count
         self._lanes = [Lane(self, index) for index in range(min(threads, len(samples)))]
         self._engine = EngineOptions(threads=max(1, threads // len(self._lanes)), repack_weights=True)
+        self._joined_affines = options.joined_affines and self._engine.gpu is None
         self._reach = _Reach(model, self.outputs)
         self._kept = KeptValues(options.budget)
         self._executors: ExecutorCache[Executor] = ExecutorCache(_MOST_OPEN, _MOST_BYTES, _ALWAYS_OPEN)
@@ -162,8 +166,12 @@ class Experiment:
 
         def opened() -> Executor:
             layers = self.model.net.layers[start:stop]
-            setup = replace(variant.setup, integer_kernels=self._engine.integer_kernels)
-            model = self.model.with_shapes({value_of(reading): shape for reading, shape in available.items()})
+            setup = replace(
+                variant.setup, integer_kernels=self._engine.integer_kernels, joined_affines=self._joined_affines
+            )
+            shapes = {value_of(reading): shape for reading, shape in available.items()}
+            usual = all(self.model.shapes[value] == shape for value, shape in shapes.items())
+            model = self.model if usual else self.model.with_shapes(shapes)
             steps = lower_stretch(model, setup, layers, (*self.model.inputs, *available), wanted)
             return Executor(steps, wanted, self._engine)
 
@@ -252,7 +260,10 @@ def real_values(codes: Array, threshold: float, units: Array | None = None) -> A
     Args:
         units: of channels that have units of their own, (C); None for one unit.
     """
-    real = dequantize(codes.astype(np.int16) - 128, threshold)
+    if not codes.size:  # OpenCV gives nothing for nothing
+        return np.zeros(codes.shape, np.float32)
+    of_code = dequantize(np.arange(-128, 128), threshold)
+    real: Array = cv2.LUT(codes.reshape(1, -1), of_code).reshape(codes.shape)
     return real if units is None else real * units.reshape(1, -1, *(1,) * (real.ndim - 2)).astype(np.float32)
 
 
@@ -272,6 +283,7 @@ class _Reach:
                 if bottom not in self._inputs:
                     self._readers[bottom].append((self.position[layer.name], op.kind == "host"))
         self._frontiers: dict[tuple[int, frozenset[str]], tuple[Reading, ...]] = {}
+        self._carried: dict[int, list[tuple[str, str, bool]]] = {}
 
     def born(self, name: Reading) -> int:
         """Return the position of the layer that writes a value."""
@@ -284,13 +296,19 @@ class _Reach:
         return self._frontiers[key]
 
     def _alive(self, int8_layers: frozenset[str], position: int) -> list[Reading]:
+        if position not in self._carried:
+            self._carried[position] = list(self._values_at(position))
         names: list[Reading] = []
-        for value, readers in self._readers.items():
-            later = [in_python for at, in_python in readers if at >= position]
-            if self.born(value) >= position or not (later or value in self._outputs):
-                continue
-            coded = self._writer[value].name in int8_layers
+        for value, writer, in_python in self._carried[position]:
+            coded = writer in int8_layers
             names += [Codes(value)] if coded else [value]
-            if coded and any(later):
+            if coded and in_python:
                 names.append(value)
         return names
+
+    def _values_at(self, position: int) -> Iterator[tuple[str, str, bool]]:
+        """The values that are alive, who writes them, and whether a layer in Python reads them later."""
+        for value, readers in self._readers.items():
+            later = [in_python for at, in_python in readers if at >= position]
+            if self.born(value) < position and (later or value in self._outputs):
+                yield value, self._writer[value].name, any(later)

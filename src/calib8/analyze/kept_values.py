@@ -61,16 +61,28 @@ class KeptValues:
             self._kept[beginning][sample] = own
             return own
 
+    def forget(self, position: int) -> None:
+        """Give up what is kept before a position: no later run begins there."""
+        with self._lock:
+            gone = [beginning for beginning in self._kept if len(beginning) < position]
+            for beginning in gone:
+                del self._kept[beginning]
+            if gone:
+                self._recount()
+
     def _drop_oldest(self, but: Entries) -> bool:
         oldest = next((beginning for beginning in self._kept if beginning != but), None)
         if oldest is None:
             return False
         del self._kept[oldest]
+        self._recount()
+        return True
+
+    def _recount(self) -> None:
         self.changes += 1
         # Counted anew, each array once: later positions share arrays with those before them.
         alive = (array for samples in self._kept.values() for values in samples.values() for array in values.values())
         self._bytes = sum({id(array): array.nbytes for array in alive}.values())
-        return True
 
 
 def _frozen(array: Array) -> Array:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any, TypeVar
 
 import cv2
@@ -30,6 +30,7 @@ from calib8.graph import Array
 
 CODES = 256
 _CHUNK = 1 << 16  # elements at a time in double precision
+_MOST_COUNTED = 1 << 23  # OpenCV counts in float32
 
 
 @dataclass(frozen=True)
@@ -82,17 +83,38 @@ class Comparison:
         return self.agreeing / self.positions if self.positions else math.nan
 
 
-def compare(reference: Array, result: Array) -> Comparison:
+class Reference:
+    """An array that many others are compared with, and what each comparison needs of it.
+
+    Attributes:
+        array: (N, C, ...).
+    """
+
+    def __init__(self, array: Array) -> None:
+        self.array = array
+
+    @cached_property
+    def squares(self) -> float:
+        """The sum of x^2."""
+        return _squares(self.array)
+
+    @cached_property
+    def best(self) -> NDArray[np.intp] | None:
+        """The channel where each position is largest; None for values without channels."""
+        return _best(self.array)
+
+
+def compare(reference: Array | Reference, result: Array) -> Comparison:
     """Compute the sums for one pair of arrays of the same shape (N, C, ...).
 
     Raises:
         ValueError: the shapes differ.
     """
-    if reference.shape != result.shape:
-        raise ValueError(f"values of the shapes {reference.shape} and {result.shape} cannot be compared")
-    squares = _squares(reference), _squares(result)
-    product, error = _product(reference, result), _squares(reference, result)
-    return Comparison(reference.size, *squares, product, error, *_agreement(reference, result))
+    x = reference if isinstance(reference, Reference) else Reference(reference)
+    if x.array.shape != result.shape:
+        raise ValueError(f"values of the shapes {x.array.shape} and {result.shape} cannot be compared")
+    product, error = _product(x.array, result), _squares(x.array, result)
+    return Comparison(result.size, x.squares, _squares(result), product, error, *_agreement(x.best, result))
 
 
 def mean_squared_error(reference: Array, result: Array) -> float:
@@ -115,11 +137,14 @@ def _product(x: Array, y: Array) -> float:
     return math.fsum(float(np.multiply(x[c], y[c], dtype=np.float64).sum()) for c in chunks)
 
 
-def _agreement(reference: Array, result: Array) -> tuple[int, int]:
-    if reference.ndim < 2 or reference.shape[1] < 2:
+def _best(array: Array) -> NDArray[np.intp] | None:
+    return None if array.ndim < 2 or array.shape[1] < 2 else array.argmax(axis=1)
+
+
+def _agreement(best: NDArray[np.intp] | None, result: Array) -> tuple[int, int]:
+    if best is None:
         return 0, 0
-    same = reference.argmax(axis=1) == result.argmax(axis=1)
-    return int(same.size), int(np.count_nonzero(same))
+    return best.size, int(np.count_nonzero(best == result.argmax(axis=1)))
 
 
 @dataclass(frozen=True)
@@ -155,7 +180,7 @@ class OutputComparison:
 
 
 def compare_outputs(
-    reference: Mapping[str, Array], result: Mapping[str, Array], values: Sequence[str]
+    reference: Mapping[str, Array] | Mapping[str, Reference], result: Mapping[str, Array], values: Sequence[str]
 ) -> OutputComparison:
     """Compare each of these values."""
     return OutputComparison({value: compare(reference[value], result[value]) for value in values})
@@ -184,7 +209,12 @@ class CodeUsage:
 
 def code_usage(codes: Array) -> CodeUsage:
     """Count the codes of a tensor of codes, uint8, `code + 128`."""
-    return CodeUsage(np.bincount(codes.reshape(-1), minlength=CODES).astype(np.int64))
+    counts = np.zeros(CODES, np.int64)
+    flat = codes.reshape(-1)
+    for start in range(0, flat.size, _MOST_COUNTED):
+        part = flat[start : start + _MOST_COUNTED].reshape(1, -1)
+        counts += cv2.calcHist([part], [0], None, [CODES], [0, CODES]).reshape(-1).astype(np.int64)
+    return CodeUsage(counts)
 
 
 Sums = TypeVar("Sums", Comparison, OutputComparison, CodeUsage)

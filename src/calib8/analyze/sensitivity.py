@@ -19,12 +19,24 @@ from typing import Any
 from calib8.analyze.bench import Bench, Job, Parts, Runner, Setting
 from calib8.analyze.experiment import Experiment, Lane, lasting, real_values
 from calib8.analyze.judges import Judge
-from calib8.analyze.metrics import CodeUsage, Comparison, OutputComparison, code_usage, compare, compare_outputs, total
+from calib8.analyze.metrics import (
+    CodeUsage,
+    Comparison,
+    OutputComparison,
+    Reference,
+    code_usage,
+    compare,
+    compare_outputs,
+    total,
+)
 from calib8.analyze.units import Unit, units_of
 from calib8.graph import Array
 from calib8.lowering import Codes, Model, Reading
 from calib8.quantize import QuantPlan, setup_of
 
+_UNITS_OF_A_STRETCH = 24
+"""Units that are run in one graph, where many of them are. Every unit begins somewhere else: what lies behind it is
+opened up to the end of its stretch only, the stretches behind it once for all."""
 MODES = ("alone", "cumulative", "without")
 """The networks that every unit is judged in."""
 
@@ -196,7 +208,22 @@ class UnitDamage(Job[_UnitParts]):
 
     def parts(self, bench: Bench, samples: Sequence[int]) -> Parts[_UnitParts]:
         """Run all units."""
-        return [bench.experiment.each(_Measurement(bench, unit).part, samples) for unit in self.units]
+        return [self._of_unit(bench, unit, samples) for unit in self.units]
+
+    def _of_unit(self, bench: Bench, unit: Unit, samples: Sequence[int]) -> list[_UnitParts]:
+        bench.experiment.kept.forget(unit.start)
+        return bench.experiment.each(_Measurement(bench, unit).part, samples)
+
+
+def _references(bench: Bench) -> list[dict[str, Reference]]:
+    """FP32's outputs, by sample."""
+    return [{v: Reference(array) for v, array in one.items()} for one in bench.experiment.references]
+
+
+def _ends_of_stretches(bench: Bench) -> list[int]:
+    """Positions behind every so many units."""
+    units = units_of(bench.experiment.model, bench.setting.plan, bench.experiment.needed)
+    return [unit.stop for unit in units[_UNITS_OF_A_STRETCH - 1 :: _UNITS_OF_A_STRETCH]]
 
 
 class _Measurement:
@@ -206,6 +233,8 @@ class _Measurement:
         setting = bench.setting
         self._experiment, self._plan, self._judge, self._unit = bench.experiment, setting.plan, setting.judge, unit
         self._compared = setting.compared
+        self._references = bench.once(_references)
+        self._cuts = [unit.stop, *(end for end in bench.once(_ends_of_stretches) if end > unit.stop)]
         everything = setup_of(setting.plan).int8_layers
         before = {name for name in everything if self._experiment.position(name) < unit.stop}
         setups = (unit.layers, before, everything - set(unit.layers))
@@ -216,13 +245,13 @@ class _Measurement:
     def part(self, lane: Lane, sample: int) -> _UnitParts:
         """Run one sample in all modes."""
         unit, experiment = self._unit, self._experiment
-        own = lane.run(sample, experiment.fp32, [unit.top], keep=[unit.stop])[unit.top].copy()
+        own = Reference(lane.run(sample, experiment.fp32, [unit.top], keep=[unit.stop])[unit.top].copy())
         parts: dict[str, _Part] = {}
         usage = CodeUsage()
         for mode in MODES:
             top: Reading = unit.top if mode == "without" else Codes(unit.top)
             names = tuple(dict.fromkeys([top, *experiment.outputs]))
-            values = lane.run(sample, self._variants[mode], names, self._kept(mode), [unit.stop])
+            values = lane.run(sample, self._variants[mode], names, self._kept(mode), self._cuts)
             if mode == "cumulative":
                 usage = code_usage(values[Codes(unit.top)])
             parts[mode] = self._part(sample, own, values)
@@ -231,12 +260,12 @@ class _Measurement:
     def _kept(self, mode: str) -> list[int]:
         return [self._unit.stop] if mode == "cumulative" else [self._unit.start]
 
-    def _part(self, sample: int, own: Array, values: Mapping[Reading, Array]) -> _Part:
+    def _part(self, sample: int, own: Reference, values: Mapping[Reading, Array]) -> _Part:
         experiment, top = self._experiment, self._unit.top
         codes = values.get(Codes(top))
         plan = self._plan
         mine = values[top] if codes is None else real_values(codes, plan.thresholds[top], plan.channel_units.get(top))
         reference = experiment.references[sample]
         outputs = {name: values[name] for name in experiment.outputs}
-        compared = compare_outputs(reference, outputs, self._compared)
+        compared = compare_outputs(self._references[sample], outputs, self._compared)
         return _Part(compared, compare(own, mine), self._judge.part(reference, outputs))

@@ -188,7 +188,9 @@ class _OnnxRunner:
         if port.reading not in values:
             raise Calib8Error(f"input {value_of(port.reading)!r} is missing; its shape is {port.shape}")
         dtype = port.dtype if port.threshold is None else np.float32
-        array = np.asarray(values[port.reading], dtype=dtype, order="C")  # of 0 axes, too
+        array = values[port.reading]
+        if not (isinstance(array, np.ndarray) and array.dtype == dtype and array.flags.c_contiguous):
+            array = np.asarray(array, dtype=dtype, order="C")  # of 0 axes, too
         if array.shape != port.shape:
             raise Calib8Error(f"{value_of(port.reading)!r} has the shape {array.shape}; expected {port.shape}")
         return array

@@ -187,7 +187,7 @@ class ClusterRunner:
             Setting(setting.plan, setting.judge.for_parts, setting.outputs, setting.compared, setting.at_layer)
         )
         own = options.experiment
-        self._options = ExperimentOptions(workers.threads, own.budget // workers.budget_share)
+        self._options = replace(own, threads=workers.threads, budget=own.budget // workers.budget_share)
         self._name, lanes = uuid.uuid4().hex, workers.lanes
         shares = min(lanes, len(order))
         self._groups = lanes // shares

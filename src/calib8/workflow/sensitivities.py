@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from calib8.analyze.bench import Setting
-from calib8.analyze.experiment import Experiment
+from calib8.analyze.experiment import Experiment, ExperimentOptions
 from calib8.analyze.judges import compared_values
 from calib8.analyze.sensitivity import Sensitivity, measure_sensitivity
 from calib8.boundary import closed, closed_class
@@ -21,6 +21,11 @@ from calib8.workflow.progress import Progress, ProgressCallback, quiet
 @dataclass(frozen=True)
 class SensitivityOptions(JudgeOptions):
     """How layers are judged: see `JudgeOptions`."""
+
+    @property
+    def experiment(self) -> ExperimentOptions:
+        """The part that an experiment takes. Two networks out of three are in FP32 for the most part."""
+        return replace(super().experiment, joined_affines=True)
 
 
 @closed
