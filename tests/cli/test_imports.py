@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 
@@ -99,3 +100,23 @@ def test_only_the_named_command_has_its_options():
     parser = build_parser(["-v", "check", "x"])
     commands = next(a for a in parser._actions if hasattr(a, "_choices_actions")).choices
     assert len(commands["check"]._actions) > 3 and len(commands["tune"]._actions) == 1
+
+
+WATCHED = """
+import os, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy":
+            print("found", os.environ.get("OPENBLAS_THREAD_TIMEOUT"))
+            sys.exit(3)
+sys.meta_path.insert(0, Watch())
+from calib8.cli.main import main
+main(["check", "nothing.prototxt"])
+"""
+
+
+@pytest.mark.parametrize(("own", "expected"), [({}, "4"), ({"OPENBLAS_THREAD_TIMEOUT": "20"}, "20")])
+def test_threads_of_numpy_do_not_spin_from_its_import_on(own, expected):
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_THREAD_TIMEOUT"} | own
+    done = subprocess.run([sys.executable, "-c", WATCHED], capture_output=True, text=True, check=False, env=environment)
+    assert done.stdout.strip() == f"found {expected}"

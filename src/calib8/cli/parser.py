@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -38,6 +39,11 @@ Each has a module in `calib8.cli.arguments` that describes it, with `add_parser`
 """
 
 
+# Threads of OpenBLAS, which numpy and OpenCV bring along, spin for 2^26 cycles before they sleep, as soon as numpy is
+# imported and behind each product: on cores that forward passes want. Here it is 2^4.
+_SETTINGS = {"OPENBLAS_THREAD_TIMEOUT": "4"}
+
+
 def run_command(arguments: Sequence[str] | None, flags: CommandFlags) -> int:
     """Parse the arguments and run the command that they name.
 
@@ -49,6 +55,8 @@ def run_command(arguments: Sequence[str] | None, flags: CommandFlags) -> int:
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
     options = _parsed(given)
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
     options = _recorded(options, given) or options
     flags.own, options.flags = options.flags, flags
     _set_up_logging(options.verbose, flags)
