@@ -18,7 +18,8 @@ from calib8.measure.collect import CollectOptions
 from calib8.quantize import integer_setup, make_plan, observed_values, replan
 from calib8.quantize.channel_units import affine_pairs, recovered_units
 from calib8.repair import run_pass
-from calib8.repair.channel_units import ChannelUnits, ChannelValues
+from calib8.repair.channel_units import ChannelUnits
+from calib8.repair.channel_values import ChannelValues
 
 NETWORK = """
 layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 3, 8, 7] } enable_quantize: 1 } }

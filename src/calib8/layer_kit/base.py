@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.graph import Array, Layer, Phase, Shape
+from calib8.layer_kit.channel_flow import ChannelFlow, Units
 from calib8.layer_kit.fields import Fields, RefusedError
 from calib8.layer_kit.form import IntegerForm, SameCodes
 from calib8.layer_kit.onnx_builder import OnnxBuilder
@@ -220,6 +221,19 @@ class Op(ABC):
             affine: one factor and one offset for each channel (axis 1) of the top.
         """
         return None
+
+    def channel_flow(self, call: Call) -> ChannelFlow:
+        """Tell what becomes of a positive factor of each channel of the bottoms; see `channel_flow`."""
+        return ChannelFlow.MIXED
+
+    def blobs_in_units(self, call: Call, bottom: Units | None, top: Units | None) -> tuple[Array, ...]:
+        """Give the weights with which x / bottom becomes y / top, where the layer makes y of x.
+
+        Args:
+            call: of a layer whose `channel_flow` is WEIGHTED.
+            bottom, top: units of the channels, (C) each; None for ones.
+        """
+        raise AssertionError(f"{type(self).__name__} has no weights that take up units")
 
     def lower_int8(self, g: OnnxBuilder, call: Call, form: IntegerForm) -> list[str]:
         """Add the layer in integers. Bottoms and tops are uint8 and hold `code + 128`."""

@@ -13,6 +13,7 @@ from calib8.arithmetic import MAX_RSHIFT, pooling_multiplier
 from calib8.errors import TableError
 from calib8.graph import Shape
 from calib8.layer_kit.base import UNLIMITED, Call, Op, QuantizeCall, canonical_axis, register
+from calib8.layer_kit.channel_flow import ChannelFlow
 from calib8.layer_kit.codes import rectified, scaled_sum, unrectified
 from calib8.layer_kit.fields import Fields, RefusedError
 from calib8.layer_kit.form import IntegerForm, expect
@@ -73,6 +74,10 @@ class Concat(Op):
             shapes = ", ".join(str(list(b)) for b in bottoms)
             raise RefusedError(f"bottoms may differ on axis {axis} only, and have shapes {shapes}")
         return [(*first[:axis], sum(b[axis] for b in bottoms), *first[axis + 1 :])]
+
+    def channel_flow(self, call: Call) -> ChannelFlow:
+        axis = canonical_axis(self.axis, len(call.bottom_shapes[0]), "concat_param.axis")
+        return ChannelFlow.JOINED if axis == 1 else ChannelFlow.MIXED
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
         if len(call.bottoms) == 1:

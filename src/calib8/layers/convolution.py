@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from calib8.graph import Array, Shape
 from calib8.layer_kit.base import Call, count, register
+from calib8.layer_kit.channel_flow import ChannelFlow, Units, divided
 from calib8.layer_kit.codes import ConvGeometry, weighted_sum
 from calib8.layer_kit.form import IntegerForm, expect
 from calib8.layer_kit.onnx_builder import OnnxBuilder
@@ -80,6 +81,18 @@ class Convolution(WeightedWindow, WindowProduct):
     def groups_of(self, weights: Array) -> int:
         """Return the number of groups, from the weights where the layer takes it from its bottom."""
         return self.group
+
+    def channel_flow(self, call: Call) -> ChannelFlow:
+        one = len(call.bottom_shapes) == 1 and len(call.bottom_shapes[0]) > 1
+        return ChannelFlow.WEIGHTED if one and self.channel_axis(call.bottom_shapes[0]) == 1 else ChannelFlow.MIXED
+
+    def blobs_in_units(self, call: Call, bottom: Units | None, top: Units | None) -> tuple[Array, ...]:
+        weights, *bias = call.blobs
+        if bottom is not None:
+            _, groups = self.outputs_and_groups(bottom.size)
+            columns = np.repeat(bottom.astype(np.float32).reshape(groups, -1), len(weights) // groups, axis=0)
+            weights = weights * columns.reshape(*columns.shape, *(1,) * (weights.ndim - 2))
+        return divided((weights, *bias), top)
 
     def multiply_adds(self, call: Call) -> int:
         per_output = count(self.blob_shapes(call.bottom_shapes)[0][1:])

@@ -17,6 +17,7 @@ import numpy as np
 
 from calib8.graph import Array, Phase
 from calib8.layer_kit.base import Call, LiveBlob, RandomNumbers, register
+from calib8.layer_kit.channel_flow import ChannelFlow
 from calib8.layer_kit.fields import Fields, RefusedError
 from calib8.layer_kit.neuron import Neuron
 from calib8.layer_kit.onnx_builder import OnnxBuilder
@@ -55,6 +56,9 @@ class Dropout(Neuron):
         drawn = (*x.shape[:2], *(1,) * (x.ndim - 2)) if self.by_channel else x.shape
         kept = self._numbers().random(drawn) >= self.ratio
         return [np.where(kept, x / np.float32(self.factor), np.float32(0))]
+
+    def channel_flow(self, call: Call) -> ChannelFlow:
+        return ChannelFlow.CARRIED if self.passive else ChannelFlow.MIXED
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
         if self.factor == 1:

@@ -17,6 +17,7 @@ from calib8.arithmetic import eltwise_multipliers, eltwise_product_multiplier
 from calib8.graph import Shape
 from calib8.layer_kit.base import UNLIMITED, Call, Op, QuantizeCall, register
 from calib8.layer_kit.broadcast import Span
+from calib8.layer_kit.channel_flow import ChannelFlow
 from calib8.layer_kit.codes import largest_of, scaled_product, scaled_sum
 from calib8.layer_kit.fields import Fields, RefusedError
 from calib8.layer_kit.form import IntegerForm, expect
@@ -83,6 +84,10 @@ class Eltwise(Op):
             raise RefusedError(f"bottoms have different shapes: {', '.join(str(list(b)) for b in bottoms)}")
         self._span.aligned(bottoms[0], bottoms[1])
         return [bottoms[0]]
+
+    def channel_flow(self, call: Call) -> ChannelFlow:
+        same = all(shape == call.bottom_shapes[0] for shape in call.bottom_shapes)
+        return ChannelFlow.CARRIED if same and self.operation in ("SUM", "MAX") else ChannelFlow.MIXED
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
         terms = list(call.bottoms)

@@ -10,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 
+import numpy as np
+
 from calib8.graph import Array, Shape
 from calib8.layer_kit.base import Call, ChannelAffine, Op, QuantizeCall, Weights, canonical_axis, count, register
+from calib8.layer_kit.channel_flow import ChannelFlow, Units, divided
 from calib8.layer_kit.codes import ConvGeometry, weighted_sum
 from calib8.layer_kit.fields import Fields, RefusedError
 from calib8.layer_kit.form import IntegerForm, expect
@@ -95,6 +98,19 @@ class InnerProduct(Op, WindowProduct):
     def product_weights(self, matrices: Array) -> Array:
         matrix: Array = matrices[0]
         return matrix.T if self.transpose else matrix
+
+    def channel_flow(self, call: Call) -> ChannelFlow:
+        bottom = call.bottom_shapes[0]
+        flat = len(bottom) > 1 and canonical_axis(self.axis, len(bottom), "inner_product_param.axis") == 1
+        return ChannelFlow.WEIGHTED if flat else ChannelFlow.MIXED
+
+    def blobs_in_units(self, call: Call, bottom: Units | None, top: Units | None) -> tuple[Array, ...]:
+        weights, *bias = call.blobs
+        rows = weights.T if self.transpose else weights
+        if bottom is not None:
+            rows = rows * np.repeat(bottom.astype(np.float32), rows.shape[1] // bottom.size)
+        rows, *bias = divided((rows, *bias), top)
+        return (rows.T if self.transpose else rows, *bias)
 
     def multiply_adds(self, call: Call) -> int:
         rows, columns = self.matrix(call.bottom_shapes[0])

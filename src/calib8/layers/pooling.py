@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from calib8.arithmetic import INT8_LEVELS, average_pooling_constants, pooling_multiplier
 from calib8.graph import Shape
 from calib8.layer_kit.base import Call, Op, QuantizeCall, count, register
+from calib8.layer_kit.channel_flow import ChannelFlow
 from calib8.layer_kit.codes import (
     code_values,
     is_exact_in_float32,
@@ -142,6 +143,9 @@ class Pooling(Op):
             after = max(extent - self.pad[i] - bottom[2 + i], 0)
             both.append((kernel, self.stride[i], self.pad[i], after))
         return both[0], both[1]
+
+    def channel_flow(self, call: Call) -> ChannelFlow:
+        return ChannelFlow.MIXED if self.has_mask else ChannelFlow.CARRIED
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
         height, width = self.axes(call.bottom_shapes[0], call.top_shapes[0])

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from calib8.arithmetic import prelu_constants
 from calib8.graph import Shape
 from calib8.layer_kit.base import Call, Op, QuantizeCall, register
+from calib8.layer_kit.channel_flow import ChannelFlow
 from calib8.layer_kit.codes import two_sided
 from calib8.layer_kit.fields import Fields, RefusedError
 from calib8.layer_kit.form import IntegerForm, Integers, expect
@@ -84,6 +85,9 @@ class PReLU(Op):
 
     def blob_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         return [() if self.channel_shared else (bottoms[0][1],)]
+
+    def channel_flow(self, call: Call) -> ChannelFlow:
+        return ChannelFlow.CARRIED
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
         return [g.node("PRelu", call.bottoms[0], g.weight(call.blobs[0].reshape(_along_channels(call))))]

@@ -15,6 +15,7 @@ import numpy as np
 
 from calib8.arithmetic import leaky_relu_constants
 from calib8.layer_kit.base import Call, QuantizeCall, register
+from calib8.layer_kit.channel_flow import ChannelFlow
 from calib8.layer_kit.codes import rectified, two_sided
 from calib8.layer_kit.fields import Fields
 from calib8.layer_kit.form import IntegerForm, SameCodes, expect
@@ -70,6 +71,9 @@ class ReLU(Neuron):
         limits = ([_RELU6] if group.relu6 else []) + ([group.maximum] if group.maximum > 0 else [])
         self.maximum: float | None = min(limits, default=None)
         self.minimum: float | None = group.minimum or None
+
+    def channel_flow(self, call: Call) -> ChannelFlow:
+        return ChannelFlow.MIXED if self.is_bounded else ChannelFlow.CARRIED
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
         if self.negative_slope == 0:

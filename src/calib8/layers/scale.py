@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.graph import Shape
+from calib8.graph import Array, Shape
 from calib8.layer_kit.base import Call, ChannelAffine, Op, QuantizeCall, register
 from calib8.layer_kit.broadcast import read_span
+from calib8.layer_kit.channel_flow import ChannelFlow, Units, divided
 from calib8.layer_kit.codes import affine_codes
 from calib8.layer_kit.fields import Fields
 from calib8.layer_kit.form import IntegerForm, Integers, blob_field, expect
@@ -131,6 +132,14 @@ class Scale(Op):
         gamma, *beta = blobs
         zeros = np.zeros(beta[0].shape, dtype=np.int16) if beta else None
         return Skipped(np.ones(gamma.shape, dtype=np.int8), zeros, rshift)
+
+    def channel_flow(self, call: Call) -> ChannelFlow:
+        per_channel = len(call.bottom_shapes[0]) > 1 and self.is_per_channel(call.bottom_shapes)
+        return ChannelFlow.WEIGHTED if per_channel else ChannelFlow.MIXED
+
+    def blobs_in_units(self, call: Call, bottom: Units | None, top: Units | None) -> tuple[Array, ...]:
+        gamma, *beta = call.blobs
+        return divided((gamma if bottom is None else gamma * bottom.astype(np.float32), *beta), top)
 
     def lower_int8(self, g: OnnxBuilder, call: Call, form: IntegerForm) -> list[str]:
         if form.hands_on:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from calib8.graph import Shape
 from calib8.layer_kit.base import UNLIMITED, Call, Op, register
+from calib8.layer_kit.channel_flow import ChannelFlow
 from calib8.layer_kit.fields import Fields
 from calib8.layer_kit.onnx_builder import OnnxBuilder
 
@@ -26,6 +27,9 @@ class Split(Op):
 
     def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         return list(bottoms) * self._tops
+
+    def channel_flow(self, call: Call) -> ChannelFlow:
+        return ChannelFlow.CARRIED
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
         return list(call.bottoms) * self._tops

@@ -25,6 +25,7 @@ import numpy as np
 
 from calib8.graph import Shape
 from calib8.layer_kit.base import Call, Op, count, register
+from calib8.layer_kit.channel_flow import ChannelFlow
 from calib8.layer_kit.fields import Fields, Group, RefusedError
 from calib8.layer_kit.onnx_builder import OnnxBuilder
 from calib8.proto.onnx_messages import TensorProto
@@ -102,6 +103,9 @@ class Upsample(Op):
         if not (self.has_mask or self.is_caffe_plus):
             _check_multiple(self.size, bottom)
         return [(*bottom[:2], *self.size)]
+
+    def channel_flow(self, call: Call) -> ChannelFlow:
+        return ChannelFlow.CARRIED if self.moves_data else ChannelFlow.MIXED
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
         if self.has_mask:

@@ -1,13 +1,18 @@
 """Units of channels: which values can have them, and how they are found again in the files of a calibration.
 
-A convolution's top that only a BatchNorm reads can count each channel in a unit of its own (`QuantPlan.channel_units`):
-the convolution's weights carry 1/u, the BatchNorm's factor u. `repair.channel_units` chooses them.
+A code of channel c is worth threshold / 128 * u[c] (`QuantPlan.channel_units`), where the layers around the value make
+up for it: those that write it carry 1/u in their weights, those that read it u. There are two kinds:
+
+- before a BatchNorm: a convolution's top that only a BatchNorm reads. `repair.channel_units` chooses them; the integers
+  of the BatchNorm tell them.
+- of carried channels: values between layers with weights, through all that hands factors on (`ChannelFlow`).
+  `repair.equalised_channels` chooses them; only the record of a run tells them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +20,7 @@ from numpy.typing import NDArray
 from calib8.arithmetic import quantize_weight, weight_rshift
 from calib8.errors import QuantizationError
 from calib8.graph import Layer
+from calib8.layer_kit.channel_flow import ChannelFlow
 from calib8.layer_kit.weighted_sum import WeightedSum
 from calib8.layer_kit.window_product import WindowProduct
 from calib8.layers import IntegerForm
@@ -96,3 +102,30 @@ def _follows(pair: AffinePair, tx: float, ty: float) -> bool:
     return rshift == pair.affine.rshift and np.array_equal(
         quantize_weight(pair.factors, tx, ty, rshift), pair.affine.scale
     )
+
+
+def is_before_batch_norm(model: Model, value: str) -> bool:
+    """Tell whether units of a value are of the kind that a BatchNorm's factor takes up."""
+    return any(isinstance(model.op_of[reader.name], BatchNorm) for reader in model.net.consumers[value])
+
+
+def blobs_in_units(model: Model, layer: Layer, units: Mapping[str, Array]) -> tuple[NDArray[np.float32], ...]:
+    """Give a layer's weights for bottoms and tops whose carried channels have units.
+
+    Units before a BatchNorm are left to those who quantise the two layers.
+    """
+    op, call = model.op_of[layer.name], model.call(layer)
+    if not layer.blobs or op.channel_flow(call) is not ChannelFlow.WEIGHTED:
+        return layer.blobs
+    bottom, top = units.get(layer.bottoms[0]), units.get(layer.tops[0])
+    if isinstance(model.op_of[model.net.producer[layer.bottoms[0]].name], BatchNorm):
+        bottom = None  # the two are one step: its units are those of this layer's top
+    if is_before_batch_norm(model, layer.tops[0]):
+        top = None
+    return layer.blobs if bottom is None and top is None else op.blobs_in_units(call, bottom, top)
+
+
+def in_units(model: Model, units: Mapping[str, Array]) -> Model:
+    """Give the network whose carried channels count in these units: the same outputs in FP32, from other weights."""
+    layers = tuple(replace(layer, blobs=blobs_in_units(model, layer, units)) for layer in model.net.layers)
+    return replace(model, net=replace(model.net, layers=layers))

@@ -19,6 +19,7 @@ from calib8.layer_kit.weighted_sum import PLAIN, Refinement
 from calib8.layers import IntegerForm, Op, QuantizeCall, same_integers
 from calib8.lowering import Model
 from calib8.lowering.integer import ChannelUnits
+from calib8.quantize.channel_units import blobs_in_units, is_before_batch_norm
 from calib8.quantize.folding import fold_groups, fold_thresholds
 from calib8.quantize.idle import is_idle, without_idle_layers
 
@@ -175,13 +176,15 @@ def _quantize_call(
     refinement: Refinement = PLAIN,
     units: ChannelUnits = MappingProxyType({}),
 ) -> QuantizeCall:
+    asked = [v for v in (*layer.bottoms, *layer.tops) if v in units]
+    before_batch_norm = {v: units[v] for v in asked if is_before_batch_norm(model, v)}
     return QuantizeCall(
-        call=model.call(layer),
+        call=replace(model.call(layer), blobs=blobs_in_units(model, layer, units) if asked else layer.blobs),
         bottom_thresholds=tuple(thresholds[b] for b in layer.bottoms),
         top_thresholds=tuple(thresholds[t] for t in layer.tops),
         refinement=refinement,
-        bottom_units=tuple(units.get(b) for b in layer.bottoms),
-        top_units=tuple(units.get(t) for t in layer.tops),
+        bottom_units=tuple(before_batch_norm.get(b) for b in layer.bottoms),
+        top_units=tuple(before_batch_norm.get(t) for t in layer.tops),
     )
 
 
@@ -253,5 +256,6 @@ class _Quantizer:
         if scale is None:
             self.forms[layer.name] = op.quantize(q)
             return
-        own, skipped = op.quantize_with(q, self._model.op_of[scale.name], scale.blobs)
+        blobs = blobs_in_units(self._model, scale, self._before.channel_units)
+        own, skipped = op.quantize_with(q, self._model.op_of[scale.name], blobs)
         self.forms[layer.name], self.forms[scale.name] = own, skipped

@@ -37,22 +37,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.arithmetic import INT8_LEVELS, quantize
+from calib8.arithmetic import quantize
 from calib8.layer_kit.weighted_sum import PLAIN
 from calib8.layer_kit.window_product import WindowProduct, evenly
 from calib8.lowering import Model
 from calib8.quantize import QuantPlan, fold_groups, refined
 from calib8.quantize.channel_units import AffinePair, affine_pairs
+from calib8.repair.channel_values import ChannelValues, kept_per_sample
 
 Array = NDArray[np.float64]
 
-_KEPT_BYTES = 64 << 20  # of values of all layers
-_MOST_KEPT = 4096  # values of a channel
 _OF_BOTTOM = 4096  # codes of a sample whose squares are averaged
 _COMPENSATION = 0.3
 _LARGEST_CODE = 127
 _MOST_DOUBLINGS = 20
-_PARTS = np.linspace(1.0, 0.3, 29)  # of the largest value, that are tried as a channel's range
 _LARGEST_STEPS = 65  # at least, of the largest factor: below 64 the contract would double once more
 
 
@@ -72,12 +70,12 @@ class ChannelUnits:
         """Ask for values of the convolutions' tops, and for their bottoms' mean squares."""
         pairs = _alone(model, plan)
         channels = sum(pair.factors.size for pair in pairs)
-        kept = min(_MOST_KEPT, max(1, _KEPT_BYTES // (4 * max(channels, 1))))
+        per_sample = kept_per_sample(channels, self._samples)
         found: dict[str, Seen] = {}
         for pair in pairs:
             bottom = pair.convolution.bottoms[0]
             found.setdefault(bottom, Seen()).squares = MeanSquare(plan.thresholds[bottom])
-            found.setdefault(pair.between, Seen()).channels = ChannelValues(-(-kept // self._samples))
+            found.setdefault(pair.between, Seen()).channels = ChannelValues(per_sample)
         return found
 
     def apply(self, model: Model, plan: QuantPlan, observed: Mapping[str, Seen]) -> QuantPlan:
@@ -121,42 +119,6 @@ class MeanSquare:
     def mean(self) -> float:
         """E[x^2], in squared codes."""
         return self._sum / max(self._count, 1)
-
-
-class ChannelValues:
-    """|x| of every channel, from some places of each sample, and the largest of all.
-
-    Args:
-        per_sample: how many places.
-    """
-
-    def __init__(self, per_sample: int) -> None:
-        self._per_sample = per_sample
-        self._parts: list[NDArray[np.float32]] = []
-        self._largest: NDArray[np.float32] | None = None
-
-    def add(self, values: NDArray[Any]) -> None:
-        """Take in a value of one sample, (N, C, ...)."""
-        sizes = np.nan_to_num(np.abs(np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)), posinf=0.0)
-        largest = sizes.max(axis=1)
-        self._largest = largest if self._largest is None else np.maximum(self._largest, largest)
-        self._parts.append(sizes[:, evenly(sizes.shape[1], self._per_sample)])
-
-    def ranges(self) -> Array:
-        """Choose each channel's range: that with the least squared error of quantising, (C); 0 for one of zeros.
-
-        A range r costs r^2 / (12 * 128^2), the rounding, and the squares of what lies beyond. At the largest value
-        nothing does.
-        """
-        if self._largest is None:
-            raise AssertionError("nothing was observed")
-        sizes = np.sort(np.concatenate(self._parts, axis=1), axis=1)  # the order of samples must not count
-        largest = self._largest.astype(np.float64)
-        costs = []
-        for part in _PARTS:
-            beyond = np.maximum(sizes - (part * largest)[:, None], 0)
-            costs.append((part * largest / INT8_LEVELS) ** 2 / 12 + np.square(beyond).mean(axis=1))
-        return np.asarray(_PARTS[np.argmin(costs, axis=0)] * largest)
 
 
 @dataclass

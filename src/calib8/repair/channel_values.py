@@ -1,0 +1,67 @@
+"""What is kept of a value's channels: |x| at some places of every sample, and the largest of all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.arithmetic import INT8_LEVELS
+from calib8.layer_kit.window_product import evenly
+
+Array = NDArray[np.float64]
+
+_KEPT_BYTES = 64 << 20  # of values of all layers
+_MOST_KEPT = 4096  # values of a channel
+_PARTS = np.linspace(1.0, 0.3, 29)  # of the largest value, that are tried as a channel's range
+
+
+def kept_per_sample(channels: int, samples: int) -> int:
+    """Say at how many places of a sample values are kept, where so many channels are looked at."""
+    kept = min(_MOST_KEPT, max(1, _KEPT_BYTES // (4 * max(channels, 1))))
+    return -(-kept // samples)
+
+
+class ChannelValues:
+    """|x| of every channel, from some places of each sample, and the largest of all.
+
+    Args:
+        per_sample: how many places.
+    """
+
+    def __init__(self, per_sample: int) -> None:
+        self._per_sample = per_sample
+        self._parts: list[NDArray[np.float32]] = []
+        self._largest: NDArray[np.float32] | None = None
+
+    def add(self, values: NDArray[Any]) -> None:
+        """Take in a value of one sample, (N, C, ...)."""
+        sizes = np.nan_to_num(np.abs(np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)), posinf=0.0)
+        largest = sizes.max(axis=1)
+        self._largest = largest if self._largest is None else np.maximum(self._largest, largest)
+        self._parts.append(sizes[:, evenly(sizes.shape[1], self._per_sample)])
+
+    @property
+    def largest(self) -> Array:
+        """The largest |x| of every channel, (C)."""
+        if self._largest is None:
+            raise AssertionError("nothing was observed")
+        return self._largest.astype(np.float64)
+
+    def sizes(self) -> NDArray[np.float32]:
+        """Give what was kept, sorted, (C, n): the order of samples does not count."""
+        return np.sort(np.concatenate(self._parts, axis=1), axis=1)
+
+    def ranges(self) -> Array:
+        """Choose each channel's range: that with the least squared error of quantising, (C); 0 for one of zeros.
+
+        A range r costs r^2 / (12 * 128^2), the rounding, and the squares of what lies beyond. At the largest value
+        nothing does.
+        """
+        largest, sizes = self.largest, self.sizes()
+        costs = []
+        for part in _PARTS:
+            beyond = np.maximum(sizes - (part * largest)[:, None], 0)
+            costs.append((part * largest / INT8_LEVELS) ** 2 / 12 + np.square(beyond).mean(axis=1))
+        return np.asarray(_PARTS[np.argmin(costs, axis=0)] * largest)
