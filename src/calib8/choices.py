@@ -33,6 +33,7 @@ REPAIR_PASSES: Mapping[str, str] = MappingProxyType(
         "thresholds": "the set of thresholds that costs least, instead of that of one method",
         "exact-pools": "poolings whose multipliers have no error",
         "whole-sums": "thresholds that make the multipliers of Eltwise layers whole",
+        "equalised-channels": "a unit for each channel between layers with weights",
         "channel-units": "a unit for each channel between a convolution and its BatchNorm",
         "compensated-rounding": "weights rounded so that their errors cancel",
         "bias-correction": "biases that take back the mean error of rounded weights, where nothing else does",

@@ -127,11 +127,14 @@ def test_any_layers_in_int8_read_and_give_real_units(model, found, samples, laye
 
 
 def test_files_tell_the_units(model, found, plan, tmp_path):
-    """From the integers and the FP32 network alone; files without units have none."""
+    """The record does; without it, the integers and the FP32 network alone. Files without units have none."""
     for name, one in (("with", found), ("without", plan)):
         paths = write_calibration_files(tmp_path, name, model, one)
+        told = read_plan(model, paths[2], paths[0]).channel_units
+        assert {v: u.tolist() for v, u in told.items()} == {v: u.tolist() for v, u in one.channel_units.items()}
+        (tmp_path / f"bmnet_{name}.calib8.json").unlink()
         read = read_plan(model, paths[2], paths[0])
-        assert read.channel_units.keys() == one.channel_units.keys()
+        assert read.channel_units.keys() == one.channel_units.keys() and not read.unexplained
         for value, units in one.channel_units.items():
             live = next(p for p in affine_pairs(model, one.forms) if p.between == value).factors != 0
             np.testing.assert_allclose(read.channel_units[value][live], units[live], rtol=1e-5)

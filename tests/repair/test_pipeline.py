@@ -8,9 +8,11 @@ import pytest
 from calib8.engine import run_float
 from calib8.errors import OptionError, QuantizationError
 from calib8.quantize import make_plan, observed_values
+from calib8.quantize.channel_units import is_before_batch_norm
 from calib8.repair import PASSES
+from calib8.repair.equalised_channels import EQUALISED
 from calib8.repair.guard import split
-from calib8.repair.pipeline import RepairOptions, repair
+from calib8.repair.pipeline import RepairOptions, ThresholdSets, repair
 
 NETWORK = """
 layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 3, 8, 8] } } }
@@ -25,6 +27,7 @@ layer { name: "p" type: "Pooling" bottom: "s" top: "p" pooling_param { pool: MAX
 layer { name: "ip" type: "InnerProduct" bottom: "p" top: "ip" inner_product_param { num_output: 4 } }
 """
 IMAGES = 30
+PARTS = {"half": 0.5, "all": 1.0, "tiny": 0.02, "impossible": None}
 
 
 @pytest.fixture(scope="module")
@@ -43,19 +46,23 @@ def plan_of(model, samples):
     values = observed_values(model)
     found = [run_float(model, sample, values) for sample in samples]
     largest = {v: max(float(np.abs(x[v]).max()) for x in found) for v in values}
-    parts = {"half": 0.5, "all": 1.0, "tiny": 0.02, "impossible": None}
 
     def make(name):
-        if parts[name] is None:
+        if PARTS[name] is None:
             raise QuantizationError("cannot be")
-        return make_plan(model, {v: t * parts[name] * (0.9 if v == "p" else 1) for v, t in largest.items()})
+        return make_plan(model, {v: t * PARTS[name] * (0.9 if v == "p" else 1) for v, t in largest.items()})
 
     return make
 
 
 @pytest.fixture(scope="module")
-def found(model, plan_of, samples):
-    return repair(model, ["half", "all", "tiny", "impossible"], plan_of, split(lambda: iter(samples), IMAGES))
+def sets_of(plan_of):
+    return lambda names: ThresholdSets(names, plan_of, lambda name, seen: seen.maximum * (PARTS[name] or 1))
+
+
+@pytest.fixture(scope="module")
+def found(model, sets_of, samples):
+    return repair(model, sets_of(["half", "all", "tiny", "impossible"]), split(lambda: iter(samples), IMAGES))
 
 
 def test_every_pass_is_a_stage_and_the_best_one_is_chosen(found):
@@ -81,7 +88,7 @@ def test_it_is_said_what_was_chosen(found):
     assert f"{gain:+.1f} dB against half" in text and gain > 0
 
 
-def test_a_repair_that_does_harm_is_not_taken(model, plan_of, samples, monkeypatch):
+def test_a_repair_that_does_harm_is_not_taken(model, sets_of, plan_of, samples, monkeypatch):
     """The contract's own plan is among the candidates."""
 
     def worse(self, model, plan, observed):
@@ -89,32 +96,36 @@ def test_a_repair_that_does_harm_is_not_taken(model, plan_of, samples, monkeypat
 
     monkeypatch.setattr("calib8.repair.channel_units.ChannelUnits.apply", worse)
     monkeypatch.setattr("calib8.repair.whole_multipliers.WholeMultipliers.apply", worse)
-    found = repair(model, ["all"], plan_of, split(lambda: iter(samples), IMAGES))
+    found = repair(model, sets_of(["all"]), split(lambda: iter(samples), IMAGES))
     assert found.best is found.plain[0]
 
 
 @pytest.mark.parametrize("name", PASSES)
-def test_each_pass_can_be_left_out(model, plan_of, samples, name):
-    options = RepairOptions(without=frozenset([name]))
-    found = repair(model, ["half", "all"], plan_of, split(lambda: iter(samples), IMAGES), options)
+def test_each_pass_can_be_left_out(model, sets_of, samples, name):
+    left_out = [name, EQUALISED] if name == "exact-pools" else [name]  # which gives p and s the same threshold here
+    options = RepairOptions(without=frozenset(left_out))
+    found = repair(model, sets_of(["half", "all"]), split(lambda: iter(samples), IMAGES), options)
     plan = found.stages[-1].plan
     assert name not in [s.name for s in found.stages] and name not in plan.given.values()
     assert (len(found.plain) == 1) == (name == "thresholds")
     if name == "exact-pools":
         assert plan.thresholds["p"] != plan.thresholds["s"]
+    if name != "thresholds":  # the first set of thresholds alone is worse with units than without
+        assert ("c" in plan.channel_units) == (EQUALISED not in left_out)
     if name == "channel-units":
-        assert not plan.channel_units
+        assert not any(is_before_batch_norm(model, value) for value in plan.channel_units)
     if name == "compensated-rounding":
         assert plan.given["ip"] == "bias-correction"
 
 
-def test_samples_to_choose_on_are_not_solved_on(model, plan_of, samples):
-    """Other samples to choose on change no integer of a stage."""
+def test_samples_to_choose_on_are_not_solved_on(model, sets_of, samples):
+    """Other samples to choose on change no integer of a stage, but where the choice is what goes on."""
+    options = RepairOptions(without=frozenset([EQUALISED]))
     rng = np.random.default_rng(77)
     other = [
         s if i % 5 != 4 else {"x": rng.normal(0, 3, (1, 3, 8, 8)).astype(np.float32)} for i, s in enumerate(samples)
     ]
-    one, two = (repair(model, ["all"], plan_of, split(lambda s=s: iter(s), IMAGES)) for s in (samples, other))
+    one, two = (repair(model, sets_of(["all"]), split(lambda s=s: iter(s), IMAGES), options) for s in (samples, other))
     for mine, theirs in zip(one.stages, two.stages, strict=True):
         assert mine.noise != theirs.noise and mine.plan.thresholds == theirs.plan.thresholds
         for name, form in mine.plan.forms.items():
@@ -123,9 +134,9 @@ def test_samples_to_choose_on_are_not_solved_on(model, plan_of, samples):
 
 
 @pytest.fixture(scope="module")
-def thorough(model, plan_of, samples):
+def thorough(model, sets_of, samples):
     options = RepairOptions("thorough", threads=2)
-    return repair(model, ["half", "all", "tiny", "impossible"], plan_of, split(lambda: iter(samples), IMAGES), options)
+    return repair(model, sets_of(["half", "all", "tiny", "impossible"]), split(lambda: iter(samples), IMAGES), options)
 
 
 def test_thorough_goes_on_from_standard(found, thorough):
@@ -142,16 +153,16 @@ def test_thorough_goes_on_from_standard(found, thorough):
 
 
 @pytest.mark.parametrize("name", ["output-noise", "refitted-weights"])
-def test_each_thorough_pass_can_be_left_out(model, plan_of, samples, name):
+def test_each_thorough_pass_can_be_left_out(model, sets_of, samples, name):
     options = RepairOptions("thorough", frozenset([name]))
-    made = repair(model, ["half", "all"], plan_of, split(lambda: iter(samples), IMAGES), options)
+    made = repair(model, sets_of(["half", "all"]), split(lambda: iter(samples), IMAGES), options)
     assert not any(s.name.startswith(name) for s in made.stages) and len(made.stages) > 4
 
 
-def test_progress_of_a_thorough_repair_counts_all_runs(model, plan_of, samples):
+def test_progress_of_a_thorough_repair_counts_all_runs(model, sets_of, samples):
     done = []
     options = RepairOptions("thorough")
-    repair(model, ["half"], plan_of, split(lambda: iter(samples), IMAGES), options, lambda *told: done.append(told))
+    repair(model, sets_of(["half"]), split(lambda: iter(samples), IMAGES), options, lambda *told: done.append(told))
     runs = [told[1:] for told in done if told[0] == "repairing"]
     assert runs == sorted(runs) and runs[-1][0] == runs[-1][1]
     for stage in ("searching thresholds", "refitting weights, 1", "refitting weights, 4"):
@@ -160,9 +171,9 @@ def test_progress_of_a_thorough_repair_counts_all_runs(model, plan_of, samples):
 
 
 @pytest.mark.parametrize("level", ["standard", "thorough"])
-def test_the_number_of_threads_changes_nothing(model, plan_of, samples, level):
+def test_the_number_of_threads_changes_nothing(model, sets_of, samples, level):
     runs = [
-        repair(model, ["half", "all"], plan_of, split(lambda: iter(samples), IMAGES), RepairOptions(level, threads=n))
+        repair(model, sets_of(["half", "all"]), split(lambda: iter(samples), IMAGES), RepairOptions(level, threads=n))
         for n in (1, 3)
     ]
     assert runs[0].lines() == runs[1].lines()
@@ -171,12 +182,16 @@ def test_the_number_of_threads_changes_nothing(model, plan_of, samples, level):
             np.testing.assert_array_equal(a, b)
 
 
-def test_progress_counts_all_runs(model, plan_of, samples):
+def test_progress_counts_all_runs(model, sets_of, samples):
     done = []
     repair(
-        model, ["half", "all"], plan_of, split(lambda: iter(samples), IMAGES), progress=lambda *told: done.append(told)
+        model,
+        sets_of(["half", "all"]),
+        split(lambda: iter(samples), IMAGES),
+        options=RepairOptions(),
+        progress=lambda *told: done.append(told),
     )
-    assert done == sorted(done) and done[-1] == ("repairing", 3 * 24 + 9 * 6, 3 * 24 + 9 * 6)
+    assert done == sorted(done) and done[-1] == ("repairing", 5 * 24 + 12 * 6, 5 * 24 + 12 * 6)
 
 
 def test_options_that_are_not_possible():
@@ -186,9 +201,9 @@ def test_options_that_are_not_possible():
         RepairOptions(without=frozenset(["rounding"]))
 
 
-def test_of_large_networks_only_the_best_plan_keeps_its_integers(model, plan_of, samples, found, monkeypatch):
+def test_of_large_networks_only_the_best_plan_keeps_its_integers(model, sets_of, samples, found, monkeypatch):
     monkeypatch.setattr("calib8.repair.pipeline._LARGE", 100)
-    lighter = repair(model, ["half", "all", "tiny"], plan_of, split(lambda: iter(samples), IMAGES))
+    lighter = repair(model, sets_of(["half", "all", "tiny"]), split(lambda: iter(samples), IMAGES))
     assert lighter.lines() == found.lines()
     for stage in (*lighter.plain, *lighter.stages):
         assert bool(stage.plan.forms) == (stage.name == lighter.best.name)

@@ -19,7 +19,7 @@ from calib8.errors import TableError
 from calib8.export.calibration_table import Message, table_bytes, table_message, table_text
 from calib8.export.int8_caffemodel import read_int8_model, write_int8_model
 from calib8.export.plain_table import plain_shifts, plain_table, read_plain_table
-from calib8.export.record import ENDING, check_same_run, run_of, write_record
+from calib8.export.record import ENDING, check_same_run, record_path, run_of, told_of_run, write_record
 from calib8.export.table_reader import (
     parse_binary_table,
     parse_text_table,
@@ -28,12 +28,15 @@ from calib8.export.table_reader import (
     unread,
     with_row_integers,
 )
+from calib8.export.unit_records import KEY as UNITS
+from calib8.export.unit_records import units_from_json, units_to_json
 from calib8.graph import Layer
 from calib8.layers import IntegerForm, Op
 from calib8.lowering import Model
 from calib8.proto import calibration_pb2
 from calib8.quantize import QuantPlan, fold_thresholds, make_plan, with_given
 from calib8.quantize.channel_units import recovered_units
+from calib8.quantize.unexplained import unexplained_layers
 from calib8.reading import read_file
 
 MAX_TABLE_BYTES = 64 * 2**20
@@ -89,7 +92,7 @@ def write_weights(path: str | os.PathLike[str], name: str, model: Model, plan: Q
     """
     with write_together():
         write_int8_model(path, model, plan)
-        write_record([path], name, run_of(name, model, plan))
+        write_record([path], name, run_of(name, model, plan), always=_units(model, plan))
 
 
 def write_calibration_table(path: str | os.PathLike[str], name: str, model: Model, plan: QuantPlan) -> None:
@@ -102,7 +105,8 @@ def write_calibration_table(path: str | os.PathLike[str], name: str, model: Mode
         OptionError: the folder does not exist or cannot be written.
     """
     with write_together():
-        write_record(_write_tables(path, name, model, plan), name, run_of(name, model, plan))
+        tables = _write_tables(path, name, model, plan)
+        write_record(tables, name, run_of(name, model, plan), always=_units(model, plan))
 
 
 @closed
@@ -133,8 +137,13 @@ def write_calibration_files(
         write_int8_model(weights, model, plan)
         tables = _write_tables(Path(folder) / f"bmnet_{name}_calibration_table", name, model, plan)
         paths = weights, *tables, *write_files(folder, beside)
-        write_record(paths, name, run_of(name, model, plan), further)
+        write_record(paths, name, run_of(name, model, plan), further, always=_units(model, plan))
     return paths
+
+
+def _units(model: Model, plan: QuantPlan) -> dict[str, Any]:
+    """What a record says of units of channels."""
+    return {UNITS: units_to_json(model, plan.channel_units)} if plan.channel_units else {}
 
 
 def _write_tables(path: str | os.PathLike[str], name: str, model: Model, plan: QuantPlan) -> tuple[Path, ...]:
@@ -186,7 +195,21 @@ def read_plan(
     plan = read_int8_model(int8_model, model, plan)
     if isinstance(parsed, str):
         plan = _with_plain_shifts(plan, parsed, source)
-    return replace(plan, channel_units=recovered_units(given, plan.thresholds, plan.forms))
+    told = told_of_run(table, UNITS)
+    if told is not None:
+        return replace(plan, channel_units=units_from_json(told, given, str(record_path(table))))
+    plan = replace(plan, channel_units=recovered_units(given, plan.thresholds, plan.forms))
+    return replace(plan, unexplained=unexplained_layers(given, plan))
+
+
+def without_record(plan: QuantPlan, weights: str | os.PathLike[str]) -> str:
+    """Say what is missing where a plan has `unexplained` layers."""
+    layers = ", ".join(map(repr, plan.unexplained[:3])) + (", .." if len(plan.unexplained) > 3 else "")
+    return (
+        f"{os.fspath(weights)}: channels of {layers} count in units of their own, which only the record of the run "
+        f"tells; put {record_path(weights).name} of that calibration beside it, or calibrate again, perhaps with "
+        "`without=equalised-channels`"
+    )
 
 
 def _check_shifts(computed: QuantPlan, plan: QuantPlan, source: str) -> None:

@@ -20,6 +20,7 @@ from calib8.export.tensorrt import tensorrt_cache
 from calib8.export.tpu_mlir import tpu_mlir_files
 from calib8.lowering import Model, fold_channel_affines
 from calib8.quantize import QuantPlan
+from calib8.quantize.channel_units import in_channel_units
 
 _log = logging.getLogger(__name__)
 Files = Iterator[tuple[str, bytes]]
@@ -63,7 +64,7 @@ def _qdq(zero: Zero) -> Callable[[str, Model, QuantPlan | None], Files]:
     def files(name: str, model: Model, plan: QuantPlan | None) -> Files:
         if plan is None:
             raise AssertionError("write_format lets no network through without a plan")
-        yield f"{name}_{zero.value}.onnx", qdq_export(name, model, plan, zero).data
+        yield f"{name}_{zero.value}.onnx", qdq_export(name, _as_thresholds_mean(model, plan), plan, zero).data
 
     return files
 
@@ -71,7 +72,7 @@ def _qdq(zero: Zero) -> Callable[[str, Model, QuantPlan | None], Files]:
 def _tensorrt(name: str, model: Model, plan: QuantPlan | None) -> Files:
     if plan is None:
         raise AssertionError("write_format lets no network through without a plan")
-    in_float = onnx_export(name, fold_channel_affines(model))
+    in_float = onnx_export(name, fold_channel_affines(_as_thresholds_mean(model, plan)))
     yield f"{name}_float.onnx", in_float.data
     yield f"{name}.cache", tensorrt_cache(in_float.proto, plan.thresholds).encode()
 
@@ -81,10 +82,15 @@ def _ncnn(name: str, model: Model, plan: QuantPlan | None) -> Files:
     yield f"{name}_float.param", in_float.param
     yield f"{name}_float.bin", in_float.bin
     if plan is not None:
-        files = ncnn_export(model, plan.thresholds)
+        files = ncnn_export(_as_thresholds_mean(model, plan), plan.thresholds)
         yield f"{name}.param", files.param
         yield f"{name}.bin", files.bin
         yield f"{name}.table", files.table
+
+
+def _as_thresholds_mean(model: Model, plan: QuantPlan) -> Model:
+    """Give the network whose FP32 values the thresholds are of, where channels have units: it computes the same."""
+    return in_channel_units(model, plan.channel_units) if plan.channel_units else model
 
 
 FORMATS: Mapping[str, Format] = MappingProxyType(

@@ -95,13 +95,15 @@ def write_record(
     run: str,
     further: Mapping[str, Any] = MappingProxyType({}),
     path: Path | None = None,
+    always: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Write the record of files of one folder, within the `write_together` that writes them.
 
     Files of the same run that a record knows already stay in it, and so does how images become samples.
 
     Args:
-        further: keys to add.
+        further: keys to add; without any, those of the same run stay.
+        always: keys that are there whatever stays.
         path: of the record, None for the one that the first file's name says.
 
     Raises:
@@ -113,8 +115,9 @@ def write_record(
     before = _read_if_any(written.get(path, path), refuse=False)
     # Weights may be written by another call than the tables; files of an earlier run are no longer what they were.
     kept = before.files if before is not None and before.run == run else {}
+    told = {**_kept(before, run, further), **always}
     with write_atomically(path) as file:
-        file.write(Record(name, run, dict(sorted({**kept, **digests}.items())), _kept(before, run, further)).to_bytes())
+        file.write(Record(name, run, dict(sorted({**kept, **digests}.items())), told).to_bytes())
 
 
 def _kept(before: Record | None, run: str, further: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -147,6 +150,16 @@ def calibrated_images(table: str | os.PathLike[str]) -> int | None:
     samples = record.further.get("samples")
     images = samples.get("images") if isinstance(samples, dict) else None
     return images if isinstance(images, int) and images >= 0 else None
+
+
+def told_of_run(table: str | os.PathLike[str], key: str) -> Any:
+    """Read a key of the record beside a table; None where that does not know the file, or has no such key.
+
+    Raises:
+        TableError: the record is damaged.
+    """
+    origin = _Origin(table)
+    return None if origin.run is None or origin.record is None else origin.record.further.get(key)
 
 
 def note_command(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from calib8.arithmetic import INT8_LEVELS
 from calib8.errors import TableError
 from calib8.export import read_plan
+from calib8.export.files import without_record
 from calib8.graph import Layer, Net
 from calib8.layer_kit.measuring import only_measures
 from calib8.layers import Op
@@ -70,8 +71,18 @@ def read_int8_mode(
     for warning in plan.warnings:
         _log.warning("%s: %s", table, warning)
     setup = integer_setup(bound, plan, int8_layer, accumulator_bits=accumulator_bits)
+    if plan.unexplained:
+        _refuse_a_mix(plan, setup, int8_model)
     _log.info("%s: layers in FP32: %s", proto_path, ", ".join(fp32_layers(bound, setup)) or "none")
     return Int8Mode(setup, _shown_thresholds(model, plan))
+
+
+def _refuse_a_mix(plan: QuantPlan, setup: IntegerSetup, int8_model: str | os.PathLike[str]) -> None:
+    """Refuse INT8 beside FP32 where units of channels are not known; all in INT8 computes the right thing without."""
+    if any(form is not None and name not in setup.int8_layers for name, form in plan.forms.items()):
+        raise TableError(without_record(plan, int8_model))
+    said = without_record(plan, int8_model)
+    _log.warning("%s; the outputs are right, but blobs in between are not in real units", said)
 
 
 def _shown_thresholds(model: Model, plan: QuantPlan) -> dict[str, float]:

@@ -125,7 +125,7 @@ def blobs_in_units(model: Model, layer: Layer, units: Mapping[str, Array]) -> tu
     return layer.blobs if bottom is None and top is None else op.blobs_in_units(call, bottom, top)
 
 
-def in_units(model: Model, units: Mapping[str, Array]) -> Model:
+def in_channel_units(model: Model, units: Mapping[str, Array]) -> Model:
     """Give the network whose carried channels count in these units: the same outputs in FP32, from other weights."""
     layers = tuple(replace(layer, blobs=blobs_in_units(model, layer, units)) for layer in model.net.layers)
     return replace(model, net=replace(model.net, layers=layers))

@@ -38,7 +38,9 @@ class QuantPlan:
             them. Those of layers that are not in it follow from the thresholds.
         channel_units: by value, (C), above 0 and at most 1: a code of channel c is worth threshold / 128 times this.
             Values that are not in it have one unit for all channels, as the contract has it; see
-            `repair.channel_units`.
+            `repair.channel_units` and `repair.equalised_channels`.
+        unexplained: layers whose integers, read from files, count channels in units that nothing tells; see
+            `unexplained_layers`.
     """
 
     thresholds: Mapping[str, float]
@@ -47,6 +49,7 @@ class QuantPlan:
     warnings: tuple[str, ...] = ()
     given: Mapping[str, str] = field(default_factory=dict)
     channel_units: ChannelUnits = field(default_factory=dict)
+    unexplained: tuple[str, ...] = ()
 
 
 def make_plan(
@@ -162,7 +165,7 @@ def settled(model: Model, plan: QuantPlan) -> QuantPlan:
     if not plan.given:
         return plan
     try:
-        plain = make_plan(model, plan.thresholds, enable_concat_quantize=True).forms
+        plain = make_plan(model, plan.thresholds, enable_concat_quantize=True, channel_units=plan.channel_units).forms
     except QuantizationError:  # the contract's own rounding has no answer to these thresholds: nothing follows
         return plan
     given = {name: by for name, by in plan.given.items() if not same_integers(plan.forms[name], plain[name])}

@@ -9,6 +9,7 @@
 The passes, a file each:
 
 - `whole_multipliers`: poolings and sums without an error of their multipliers
+- `equalised_channels`: a unit for each channel between layers with weights
 - `channel_units`: a unit for each channel between a convolution and its BatchNorm
 - `compensated_rounding`: weights rounded so that their errors cancel; the algorithm is in `rounding`
 - `bias_correction`: takes the mean error that rounded weights make out of the biases
@@ -18,8 +19,8 @@ What is thorough, and runs the network by itself:
 - `output_noise`: thresholds searched by the noise at the outputs, in networks that `layer_runs` runs layer by layer
 - `refitted_weights`: weights that make up for what the layers before are off by
 
-and what they look at: `input_windows`, windows of codes and their moments; `rounded_values`, a network with rounded
-values and float weights.
+and what they look at: `channel_values`, what channels reach; `input_windows`, windows of codes and their moments;
+`rounded_values`, a network with rounded values and float weights.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from calib8.repair.guard import Guard, Split, split
     from calib8.repair.options import RepairOptions
     from calib8.repair.passes import PlanPass, run_pass
-    from calib8.repair.pipeline import Repaired, Stage, repair
+    from calib8.repair.pipeline import Repaired, Stage, ThresholdSets, repair
     from calib8.repair.whole_multipliers import WholeMultipliers
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "Repaired",
     "Split",
     "Stage",
+    "ThresholdSets",
     "WholeMultipliers",
     "repair",
     "run_pass",
@@ -67,7 +69,7 @@ __getattr__ = lazily(
         "guard": "Guard Split split",
         "passes": "PlanPass run_pass",
         "options": "RepairOptions",
-        "pipeline": "Repaired Stage repair",
+        "pipeline": "Repaired Stage ThresholdSets repair",
         "whole_multipliers": "WholeMultipliers",
     },
 )

@@ -37,10 +37,14 @@ class ChannelValues:
 
     def add(self, values: NDArray[Any]) -> None:
         """Take in a value of one sample, (N, C, ...)."""
-        sizes = np.nan_to_num(np.abs(np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)), posinf=0.0)
-        largest = sizes.max(axis=1)
-        self._largest = largest if self._largest is None else np.maximum(self._largest, largest)
-        self._parts.append(sizes[:, evenly(sizes.shape[1], self._per_sample)])
+        images = values.reshape(*values.shape[:2], -1)
+        largest = np.maximum(images.max(axis=2), -images.min(axis=2))
+        if not np.isfinite(largest).all():  # neither NaN nor infinities count
+            images = np.nan_to_num(images, posinf=0.0, neginf=0.0)
+            largest = np.abs(images).max(axis=2)
+        self._largest = largest.max(axis=0) if self._largest is None else np.maximum(self._largest, largest.max(axis=0))
+        image, place = np.divmod(evenly(len(images) * images.shape[2], self._per_sample), images.shape[2])
+        self._parts.append(np.abs(images[image, :, place]).T)
 
     @property
     def largest(self) -> Array:

@@ -13,16 +13,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from calib8.engine import EngineOptions
 from calib8.errors import QuantizationError
 from calib8.lowering import Model
-from calib8.measure.collect import CollectOptions
-from calib8.quantize import QuantPlan, replan
+from calib8.measure.collect import CollectOptions, collect
+from calib8.measure.counters import Counter
+from calib8.measure.histogram import BlobHistogram
+from calib8.quantize import QuantPlan, make_plan, replan
 from calib8.repair.bias_correction import BiasCorrection
 from calib8.repair.channel_units import ChannelUnits
 from calib8.repair.compensated_rounding import CompensatedRounding
+from calib8.repair.equalised_channels import EQUALISED, EqualisedChannels, InChannelUnits
 from calib8.repair.guard import Guard, Split, decibels
 from calib8.repair.options import RepairOptions
 from calib8.repair.output_noise import OUTPUT_NOISE, search_thresholds
@@ -106,6 +110,8 @@ def runs_of_samples(sets: int, samples: Split, options: RepairOptions) -> int:
     solving = sum(name not in options.without for name in _SOLVING)
     judged = 1 + sets + (sets if sets > 1 else 0) + 1 + solving
     passes = solving
+    if EQUALISED not in options.without:
+        judged, passes = judged + sets + 1, passes + 2
     if options.level == "thorough":
         if OUTPUT_NOISE not in options.without:
             judged, passes = judged + 1 + solving + 2, passes + solving
@@ -119,14 +125,28 @@ def _quiet(stage: str, done: int, total: int) -> None:
     """Tell nobody."""
 
 
-PlanOf = Callable[[str], QuantPlan]
-"""From the name of a set of thresholds to its plan."""
+@dataclass(frozen=True)
+class ThresholdSets:
+    """Sets of thresholds that are tried.
+
+    Attributes:
+        names: the first one is what the plan without a repair has, and has to be possible.
+        plan_of: from a name to the contract's own plan.
+        threshold_of: from a name, and a distribution that no plan has been made of yet, to a threshold.
+    """
+
+    names: Sequence[str]
+    plan_of: Callable[[str], QuantPlan]
+    threshold_of: Callable[[str, BlobHistogram], float]
+
+    def first(self) -> ThresholdSets:
+        """Return the first one alone."""
+        return replace(self, names=self.names[:1])
 
 
 def repair(
     model: Model,
-    names: Sequence[str],
-    plan_of: PlanOf,
+    sets: ThresholdSets,
     samples: Split,
     options: RepairOptions = RepairOptions(),
     progress: Told = _quiet,
@@ -135,7 +155,7 @@ def repair(
 
     Args:
         model: of one sample.
-        names: of sets of thresholds; the first one is what the plan without a repair has, and has to be possible.
+        sets: what is begun with.
         samples: to solve on, and to choose on.
         progress: told of samples that were run, and, where it is thorough, of values that are done.
 
@@ -143,9 +163,11 @@ def repair(
         QuantizationError: the contract cannot express the first set of thresholds.
         Calib8Error: what the samples or a layer in Python raise.
     """
-    work = _Work(model, samples, options, progress, runs_of_samples(len(names), samples, options))
-    start, floor = _started(work, names if work.does("thresholds") else names[:1], plan_of)
+    work = _Work(model, samples, options, progress, runs_of_samples(len(sets.names), samples, options))
+    sets = sets if work.does("thresholds") else sets.first()
+    start, floor = _started(work, sets)
     plain = len(work.stages)
+    start = work.equalised(start, sets)
     units = _passed_on(work, WholeMultipliers.name, start)
     if options.level == "thorough":
         _thorough(work, start, units, [stage.plan.thresholds for stage in work.stages[:plain]])
@@ -153,23 +175,23 @@ def repair(
     return Repaired(best, stages[:plain], stages[plain:], floor, samples.guarding, work.judges_boxes)
 
 
-def _started(work: _Work, names: Sequence[str], plan_of: PlanOf) -> tuple[QuantPlan, dict[str, float]]:
+def _started(work: _Work, sets: ThresholdSets) -> tuple[QuantPlan, dict[str, float]]:
     """Measure sets of thresholds; the plan to repair, and what each of several loses with float weights.
 
     One plan after the other: those of a large network do not fit into memory together.
     """
     chosen: QuantPlan | None = None
     floor: dict[str, float] = {}
-    for name in names:
+    for name in sets.names:
         try:
-            plan = plan_of(name)
+            plan = sets.plan_of(name)
         except QuantizationError:
-            if name == names[0]:
+            if name == sets.names[0]:
                 raise
             continue
         work.stage(name, plan)
         start = work.passed(WholeMultipliers, plan)
-        if len(names) > 1:
+        if len(sets.names) > 1:
             noise, before = work.floor(start), min(floor.values(), default=math.inf)
             floor[name] = noise
             chosen = start if chosen is None or noise < before else chosen
@@ -214,7 +236,8 @@ class _Work:
     """Runs passes and measures plans, and counts samples for the progress."""
 
     def __init__(self, model: Model, samples: Split, options: RepairOptions, progress: Told, total: int) -> None:
-        self._model, self._samples, self._options, self._progress = model, samples, options, progress
+        self._samples, self._options, self._progress = samples, options, progress
+        self._network = InChannelUnits(model)
         self.stages: list[Stage] = []
         self._done, self._total = 0, total
         self._large = sum(blob.size for layer in model.net.layers for blob in layer.blobs) > _LARGE
@@ -238,36 +261,77 @@ class _Work:
 
     def passed(self, kind: type[WholeMultipliers], plan: QuantPlan) -> QuantPlan:
         """Run the pass that observes nothing."""
-        return kind(self.does("exact-pools"), self.does("whole-sums")).apply(self._model, plan, {})
+        return kind(self.does("exact-pools"), self.does("whole-sums")).apply(self._network.model, plan, {})
+
+    def equalised(self, plan: QuantPlan, sets: ThresholdSets) -> QuantPlan:
+        """Give channels units of their own, if that is better; what solves then goes on with the network in them.
+
+        Args:
+            plan: of the network as it is.
+            sets: thresholds are found in the distributions of channels in units as each of them finds its own.
+        """
+        choice = EqualisedChannels(self._network.model, plan, self._samples.solving)
+        if not (self.does(EQUALISED) and choice.counters):
+            return plan
+        self._observe(choice.counters)
+        counted = choice.second_counters()
+        self._observe(counted)
+        plain, best, least = self._network, plan, self.floor(plan)
+        found = choice.network()
+        for name in sets.names:
+            thresholds = {**plan.thresholds, **choice.thresholds(counted, partial(sets.threshold_of, name))}
+            self._network = found
+            try:
+                other = self.passed(WholeMultipliers, make_plan(found.model, thresholds, plan.enable_concat_quantize))
+            except QuantizationError:
+                continue
+            noise = self.floor(other)
+            if noise < least:
+                best, least = other, noise
+        self._network = plain if best is plan else found
+        return best
+
+    def _observe(self, counters: Mapping[str, Counter]) -> None:
+        """Show counters the samples to solve on."""
+        options, before = CollectOptions(engine=EngineOptions(threads=self._options.threads)), self._done
+
+        def count(done: int) -> None:
+            self._count(before + done - self._done)
+
+        collect(self._network.model, self._samples.solve, counters, options, count)
+        count(self._samples.solving)
 
     def run(self, one: PlanPass[Any], plan: QuantPlan) -> QuantPlan:
         """Run a pass over the samples to solve on."""
         options = CollectOptions(engine=EngineOptions(threads=self._options.threads))
-        before = self._done
-        found = run_pass(
-            one, self._model, plan, self._samples.solve, options, lambda done: self._count(before + done - self._done)
-        )
-        self._count(before + self._samples.solving - self._done)
+        model, before = self._network.model, self._done
+
+        def count(done: int) -> None:
+            self._count(before + done - self._done)
+
+        found = run_pass(one, model, plan, self._samples.solve, options, count)
+        count(self._samples.solving)
         return found
 
     def searched(self, plan: QuantPlan, others: Sequence[Mapping[str, float]]) -> QuantPlan:
         """Search thresholds by the noise at the outputs."""
         found = search_thresholds(
-            self._model, plan, others, self._samples.solve, self._samples.solving_runs, self._options.threads,
+            self._network.model, plan, others, self._samples.solve, self._samples.solving_runs, self._options.threads,
             lambda done, total: self._progress("searching thresholds", done, total),
         )  # fmt: skip
-        return self.passed(WholeMultipliers, replan(self._model, plan, found.changes))
+        return self.passed(WholeMultipliers, replan(self._network.model, plan, found.changes))
 
     def refitted(self, plan: QuantPlan, ridge: float) -> QuantPlan:
         """Refit weights, and see to the mean errors of what is left."""
         found = refit_weights(
-            self._model, plan, ridge, self._samples.solve, self._samples.solving_runs, self._options.threads,
+            self._network.model, plan, ridge, self._samples.solve, self._samples.solving_runs, self._options.threads,
             lambda done, total: self._progress(f"refitting weights, {ridge:g}", done, total),
         )  # fmt: skip
         return self.run(BiasCorrection(), found) if self.does(BiasCorrection.name) else found
 
     def stage(self, name: str, plan: QuantPlan) -> None:
         """Measure a plan."""
+        plan = self._network.real(plan)
         noise = self._guard.noise(plan)
         self._count(self._samples.guarding)
         self.stages.append(Stage(name, plan, noise))
@@ -277,7 +341,7 @@ class _Work:
 
     def floor(self, plan: QuantPlan) -> float:
         """Measure its thresholds."""
-        noise = self._guard.noise_of_values(plan)
+        noise = self._guard.noise_of_values(self._network.real(plan))
         self._count(self._samples.guarding)
         return noise
 

@@ -20,9 +20,9 @@ from calib8.boundary import closed, closed_class
 from calib8.choices import DEFAULT_BINS, REPAIR_METHODS
 from calib8.data import SampleSource, refuse_bad_samples, takes
 from calib8.engine import EngineOptions
-from calib8.errors import DataError, OptionError
+from calib8.errors import DataError, OptionError, TableError
 from calib8.export import read_plain_table, read_plan
-from calib8.export.files import MAX_TABLE_BYTES
+from calib8.export.files import MAX_TABLE_BYTES, without_record
 from calib8.lowering import Model
 from calib8.measure.collect import CollectOptions, collect_histograms
 from calib8.measure.histogram import BlobHistogram, check_bins
@@ -345,6 +345,8 @@ def read_calibration(
         QuantizationError: as `calibrate`.
     """
     plan = read_plan(network.model, table, int8_model)
+    if plan.unexplained:
+        raise TableError(without_record(plan, int8_model or table))
     return CalibrationResult(plan, plan.thresholds, origin=str(table))
 
 

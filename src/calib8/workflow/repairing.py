@@ -11,7 +11,7 @@ from calib8.data import takes
 from calib8.measure.histogram import BlobHistogram
 from calib8.measure.thresholds import ThresholdOptions, find_threshold
 from calib8.quantize import QuantPlan, make_plan
-from calib8.repair import Repaired, RepairOptions, Split, repair, split
+from calib8.repair import Repaired, RepairOptions, Split, ThresholdSets, repair, split
 from calib8.workflow.network import Network
 from calib8.workflow.progress import Progress, ProgressCallback, quiet
 from calib8.workflow.samples import images_per_run
@@ -50,9 +50,11 @@ def repaired_plan(
         return None
     dead = frozenset(v for v, histogram in histograms.items() if histogram.dead)
 
+    def threshold_of(name: str, histogram: BlobHistogram) -> float:
+        return find_threshold(histogram, name, method[1] if method else ThresholdOptions())
+
     def plan_of(name: str) -> QuantPlan:
-        chosen = method[1] if method else ThresholdOptions()
-        found = {v: find_threshold(histogram, name, chosen) for v, histogram in histograms.items()}
+        found = {v: threshold_of(name, histogram) for v, histogram in histograms.items()}
         return make_plan(model, found, concat_quantize, dead)
 
     names = [method[0]] if method else list(REPAIR_METHODS)
@@ -60,7 +62,7 @@ def repaired_plan(
     def told(stage: str, done: int, total: int) -> None:
         progress(Progress(stage, done, total))
 
-    found = repair(model, names, plan_of, samples, options, told)
+    found = repair(model, ThresholdSets(names, plan_of, threshold_of), samples, options, told)
     for line in found.lines():
         _log.info("%s: %s", model.net.source, line)
     return found

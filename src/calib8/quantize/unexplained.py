@@ -1,0 +1,57 @@
+"""Integers from files that count channels in units which nothing tells: of carried channels, without their record.
+
+All layers together still compute what they should, since what one layer divides by, the next ones multiply by. But a
+value between them is not in real units, so no layer may read it in FP32, and nobody should look at it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.layer_kit.channel_flow import ChannelFlow
+from calib8.layer_kit.weighted_sum import WeightedSum
+from calib8.layer_kit.window_product import WindowProduct
+from calib8.lowering import Model
+from calib8.quantize.plan import QuantPlan
+
+_FAR = 1.4  # times as large or as small as they should be; a repair changes rows by a tenth
+_ENOUGH = 100.0  # of squares of steps: the noise of rounding is then a few percent of the row
+
+
+def unexplained_layers(model: Model, plan: QuantPlan) -> tuple[str, ...]:
+    """Name layers with rows of weights that are not those of the FP32 network, by a factor of their own.
+
+    Args:
+        model: the FP32 network.
+    """
+    return tuple(
+        layer.name
+        for layer, op in model.pairs
+        if isinstance(op, WindowProduct)
+        and isinstance(plan.forms.get(layer.name), WeightedSum)
+        and op.channel_flow(model.call(layer)) is ChannelFlow.WEIGHTED
+        and _is_far(*_rows(model, plan, layer.name))
+    )
+
+
+def _rows(model: Model, plan: QuantPlan, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give the rows of a layer's weights, in steps: as they should be, and as they are, (O, K) each."""
+    layer, op, form = model.net.layer_by_name[name], model.op_of[name], plan.forms[name]
+    if not isinstance(op, WindowProduct) or not isinstance(form, WeightedSum):
+        raise AssertionError("only layers that are matrices are looked at")
+    found = op.product_matrix(form.weights)
+    wanted = op.product_matrix(layer.blobs[0]).reshape(-1, found.shape[-1]).astype(np.float64)
+    tx, ty = plan.thresholds[layer.bottoms[0]], plan.thresholds[layer.tops[0]]
+    wanted *= np.ldexp(tx / ty, form.rshift)
+    units = plan.channel_units.get(layer.tops[0])
+    if units is not None:
+        wanted /= units[:, None]
+    return wanted, found.reshape(wanted.shape).astype(np.float64)
+
+
+def _is_far(wanted: NDArray[np.float64], found: NDArray[np.float64]) -> bool:
+    size, common = (np.einsum("ok,ok->o", wanted, other) for other in (wanted, found))
+    told = (size >= _ENOUGH) & (np.einsum("ok,ok->o", found, found) >= _ENOUGH)
+    factors = common[told] / size[told]
+    return bool(((factors > _FAR) | (factors < 1 / _FAR)).any())

@@ -1,0 +1,232 @@
+"""Equalised channels: every channel of a value is counted in a unit of its own, so that small ones get more codes.
+
+On this chip all channels of a value share one threshold: where the largest channel reaches 100, one that never exceeds
+2 has three codes. Between layers with weights the unit u of a channel can be moved: the layer that writes it has
+W[c] / u[c] and b[c] / u[c], those that read it W[:, c] * u[c], and ReLU, poolings, sums and Concat in between hand it
+on (`ChannelFlow`). In FP32 nothing changes.
+
+Channels that have to share their unit - a sum's bottoms and its top - are a class. A class's range, relative to that of
+the largest channel, is r; its unit is r^a. With a = 1 every channel would have the range that its values need; but
+small units give the weights that read the channel fewer steps, and those that write it more than they have. So a = 1/2,
+as Nagel et al. balance the ranges of two layers' weights, is what is tried; the guard says whether it is better.
+
+The thresholds follow from the distributions of values in their units, by the methods that find all others.
+
+Channels that can have no unit - of inputs and outputs, and what a layer reads or writes that mixes channels or runs in
+FP32 - keep theirs.
+
+Source: Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction, 2019, section 4.1, with
+ranges of values in the place of those of weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calib8.graph import Layer
+from calib8.layer_kit.channel_flow import ChannelFlow
+from calib8.layers import Op
+from calib8.lowering import Model
+from calib8.measure.histogram import BlobHistogram, Histogram
+from calib8.quantize import QuantPlan, fold_groups
+from calib8.quantize.channel_units import in_channel_units
+from calib8.repair.channel_values import ChannelValues, kept_per_sample
+
+Array = NDArray[np.float64]
+Classes = NDArray[np.intp]
+
+EQUALISED = "equalised-channels"
+_EXPONENT = 0.5
+_SMALLEST = 1 / 64  # of the units of a value
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelClasses:
+    """Channels that share their unit.
+
+    Attributes:
+        of: by value, the class of every channel, (C); -1 for those that can have no unit.
+        count: how many classes there are.
+    """
+
+    of: Mapping[str, Classes]
+    count: int
+
+
+def channel_classes(model: Model, plan: QuantPlan) -> ChannelClasses:
+    """Find which channels can have units, and which of them share theirs."""
+    joined = _Joined(model)
+    for layer, op in model.pairs:
+        flow = ChannelFlow.MIXED
+        if plan.forms.get(layer.name) is not None and op.kind == "onnx":
+            flow = op.channel_flow(model.call(layer))
+        joined.take(layer, op, flow)
+    for value in (*model.inputs, *model.net.outputs):
+        joined.fix(value)
+    return joined.made()
+
+
+class _Joined:
+    """Channels of all values, put together into classes."""
+
+    def __init__(self, model: Model) -> None:
+        sizes = {v: shape[1] for v, shape in model.shapes.items() if len(shape) > 1}
+        ends = np.cumsum(list(sizes.values()), dtype=np.intp)
+        self._places = {v: np.arange(end - size, end) for (v, size), end in zip(sizes.items(), ends, strict=True)}
+        self._parents = np.arange(ends[-1] if len(ends) else 0)
+        self._fixed: list[str] = []
+        times_seen: dict[int, int] = {}
+        for layer in model.net.layers:
+            for blob in layer.blobs:
+                times_seen[id(blob)] = times_seen.get(id(blob), 0) + 1
+        self._shared = {layer.name for layer in model.net.layers if any(times_seen[id(b)] > 1 for b in layer.blobs)}
+
+    def take(self, layer: Layer, op: Op, flow: ChannelFlow) -> None:
+        """Join channels of a layer's bottoms and tops, or fix them."""
+        values = (*layer.bottoms, *layer.tops)
+        unshaped = any(v not in self._places for v in values)
+        if flow is ChannelFlow.MIXED or unshaped or layer.name in self._shared:
+            self._fixed += values
+        elif flow is ChannelFlow.CARRIED:
+            for value in values[1:]:
+                self._join(self._places[values[0]], self._places[value])
+        elif flow is ChannelFlow.JOINED:
+            self._join(np.concatenate([self._places[b] for b in layer.bottoms]), self._places[layer.tops[0]])
+
+    def fix(self, value: str) -> None:
+        """Leave a value's channels as they are."""
+        self._fixed.append(value)
+
+    def made(self) -> ChannelClasses:
+        """Give the classes."""
+        roots = np.array([self._root(place) for place in range(len(self._parents))], np.intp)
+        is_fixed = np.zeros(len(roots), bool)
+        for value in self._fixed:
+            if value in self._places:
+                is_fixed[roots[self._places[value]]] = True
+        free, numbers = np.unique(roots[~is_fixed[roots]], return_inverse=True)
+        classes = np.full(len(roots), -1, np.intp)
+        classes[~is_fixed[roots]] = numbers
+        of = {v: classes[places] for v, places in self._places.items()}
+        return ChannelClasses({v: own for v, own in of.items() if (own >= 0).any()}, len(free))
+
+    def _join(self, some: Classes, others: Classes) -> None:
+        for one, other in zip(some.tolist(), others.tolist(), strict=True):
+            self._parents[self._root(one)] = self._root(other)
+
+    def _root(self, place: int) -> int:
+        while self._parents[place] != place:
+            self._parents[place] = self._parents[self._parents[place]]
+            place = int(self._parents[place])
+        return place
+
+
+class EqualisedChannels:
+    """Chooses units, and counts values in them; see the module's text. Samples are run twice: a pass for each.
+
+    Args:
+        model, plan: the network, and the plan whose groups of values share a threshold.
+        samples: how many there will be.
+
+    Attributes:
+        counters: of the first pass, by value.
+    """
+
+    def __init__(self, model: Model, plan: QuantPlan, samples: int) -> None:
+        self._model, self._classes = model, channel_classes(model, plan)
+        self._members = {
+            g.measured(as_written=False): g.members for g in fold_groups(model, plan.enable_concat_quantize)
+        }
+        measured = [v for v in self._members if v in self._classes.of]
+        channels = sum(model.shapes[v][1] for v in measured)
+        self._units: dict[str, Array] = {}
+        self.counters = {v: ChannelValues(kept_per_sample(channels, samples)) for v in measured}
+
+    def second_counters(self) -> dict[str, InUnits]:
+        """Choose the units, and make the counters of the second pass, by value; those that were always 0 have none."""
+        self._units = units = self._chosen()
+        largest = {v: counter.largest / units[v] for v, counter in self.counters.items()}
+        return {v: InUnits(units[v], float(own.max())) for v, own in largest.items() if own.any()}
+
+    def thresholds(self, counted: Mapping[str, InUnits], find: Callable[[BlobHistogram], float]) -> dict[str, float]:
+        """Find the thresholds of all values whose channels have units, in the distributions of the second pass."""
+        found: dict[str, float] = {}
+        for value, counter in counted.items():
+            found.update(dict.fromkeys(self._members[value], find(counter.histogram)))
+        return found
+
+    def network(self) -> InChannelUnits:
+        """Give the network in the chosen units."""
+        return InChannelUnits(in_channel_units(self._model, self._units), _with_batch_norms(self._model, self._units))
+
+    def _chosen(self) -> dict[str, Array]:
+        """Choose every class's unit, from the largest range that its channels need, relative to all that it meets.
+
+        They are at most 1, by value, (C).
+        """
+        ranges = {v: counter.ranges() for v, counter in self.counters.items()}
+        needed = np.zeros(self._classes.count)
+        largest = np.zeros(self._classes.count)  # of all channels that a class meets in a value, directly or not
+        for value, own in ranges.items():
+            free = self._classes.of[value] >= 0
+            np.maximum.at(needed, self._classes.of[value][free], own[free])
+        meetings = [(own[own >= 0], ranges[v].max()) for v, own in self._classes.of.items() if v in ranges]
+        while True:
+            before = largest.copy()
+            for classes, top in meetings:
+                largest[classes] = max(top, largest[classes].max(initial=0))
+            if np.array_equal(before, largest):
+                break
+        relative = np.divide(needed, largest, out=np.ones_like(needed), where=needed > 0)
+        chosen = np.clip(relative, _SMALLEST, 1.0) ** _EXPONENT
+        return {v: np.where(own >= 0, chosen[own], 1.0) for v, own in self._classes.of.items()}
+
+
+class InUnits:
+    """The distribution of a value whose channels are counted in units.
+
+    Args:
+        units: (C).
+        maximum: the largest |x| / units.
+    """
+
+    def __init__(self, units: Array, maximum: float) -> None:
+        self._units = units.astype(np.float32)
+        self._counter = Histogram(float(np.float32(maximum)))
+
+    def add(self, values: NDArray[Any]) -> None:
+        """Take in a value of one sample, (N, C, ...)."""
+        self._counter.add(np.divide(values, self._units.reshape(-1, *(1,) * (values.ndim - 2)), dtype=np.float32))
+
+    @property
+    def histogram(self) -> BlobHistogram:
+        """What was counted."""
+        return self._counter.result()
+
+
+@dataclass(frozen=True, eq=False)
+class InChannelUnits:
+    """A network whose channels are counted in units: in FP32 it computes what the network itself does.
+
+    Attributes:
+        model: with weights that take up the units; what is solved for is solved in it.
+        units: by value, (C); nothing for the network as it is.
+    """
+
+    model: Model
+    units: Mapping[str, Array] = field(default_factory=dict)
+
+    def real(self, plan: QuantPlan) -> QuantPlan:
+        """Give a plan of this network as one of the network itself: the same integers, and what they mean."""
+        return replace(plan, channel_units={**self.units, **plan.channel_units}) if self.units else plan
+
+
+def _with_batch_norms(model: Model, units: Mapping[str, Array]) -> dict[str, Array]:
+    """Give a BatchNorm's top, which holds what its Scale makes, the units of the Scale's top."""
+    pairs = ((model.net.layer_by_name[name].tops[0], scale.tops[0]) for name, scale in model.batch_norm_pairs.items())
+    return {**units, **{top: units[of_scale] for top, of_scale in pairs if of_scale in units}}
