@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,7 @@ def test_files_give_the_integers_of_the_calibration_in_memory(calibrated, images
     net.blobs["data"].data[...] = images
     net.forward()
     setup = integer_setup(calibration.model, calibration.plan)
-    real = type(setup)(setup.int8_layers, setup.forms, setup.thresholds)
+    real = replace(setup, quantized_inputs=frozenset())
     values = ["pool1", "sum", "concat3", "ip"]
     batch = np.concatenate([images, np.zeros((6, 1, 8, 8), np.float32)])
     codes = run_int8(calibration.model, real, {"data": batch}, [Codes(value) for value in values])

@@ -26,7 +26,7 @@ from calib8.quantize import QuantPlan, make_plan, replan
 from calib8.repair.bias_correction import BiasCorrection
 from calib8.repair.channel_units import ChannelUnits
 from calib8.repair.compensated_rounding import CompensatedRounding
-from calib8.repair.equalised_channels import EQUALISED, EqualisedChannels, InChannelUnits
+from calib8.repair.equalised_channels import EQUALISED, WORTH_IT, EqualisedChannels, InChannelUnits
 from calib8.repair.guard import Guard, Split, decibels
 from calib8.repair.options import RepairOptions
 from calib8.repair.output_noise import OUTPUT_NOISE, search_thresholds
@@ -286,7 +286,7 @@ class _Work:
             except QuantizationError:
                 continue
             noise = self.floor(other)
-            if noise < least:
+            if noise < least * (WORTH_IT if best is plan else 1):
                 best, least = other, noise
         self._network = plain if best is plan else found
         return best
