@@ -171,8 +171,9 @@ def _seen(result: CalibrationResult, value: str) -> tuple[str, str]:
     histogram = result.histograms.get(value)
     if histogram is None:
         return "", ""  # shares the threshold of another blob
-    clipped = histogram.beyond_threshold(result.plan.thresholds[value])
-    return f"{histogram.maximum:.6g}", f"{clipped:.2%}"
+    if value in result.plan.channel_units:  # each channel has a range of its own, up to the threshold
+        return f"{histogram.maximum:.6g}", "by channel"
+    return f"{histogram.maximum:.6g}", f"{histogram.beyond_threshold(result.plan.thresholds[value]):.2%}"
 
 
 def _warn_of_clipping(model: Model, result: CalibrationResult, method: str) -> None:

@@ -69,11 +69,13 @@ class NetBlob(LentBlob):
         computed: whether a forward pass has ever written the blob.
         read: whether somebody asked for the values since the last forward pass.
         threshold: after `int8_init`, what a real value of 128 codes is; None before.
+        units: of the blob's channels, (C), where the threshold is that of the largest one; None for ones.
         holds_codes: whether the values are codes already: an input that the user quantises.
     """
 
     def __init__(self, shape: Shape) -> None:
         self.threshold: float | None = None
+        self.units: NDArray[np.float64] | None = None
         self.holds_codes = False
         self.pending: Unfinished | None = None
         self.computed = False
@@ -90,7 +92,8 @@ class NetBlob(LentBlob):
 
     @property
     def int8(self) -> NDArray[np.int8]:
-        """The integers that the chip has in this blob, a copy: the codes of `data`, `sat8(rnd(x * 128 / threshold))`.
+        """The integers that the chip has in this blob, a copy: the codes of `data`, `sat8(rnd(x * 128 / threshold))`; of
+        channels that count in units of their own, x / unit.
 
         Raises:
             OptionError: the net does not run in INT8, or the blob is a measure (an accuracy, a loss).
@@ -99,7 +102,11 @@ class NetBlob(LentBlob):
             raise OptionError(
                 "blob.int8: the net does not run in INT8 (call net.int8_init(...) first), or the blob is a measure"
             )
-        return quantize(self.data, INT8_LEVELS if self.holds_codes else self.threshold)
+        if self.units is None:
+            return quantize(self.data, INT8_LEVELS if self.holds_codes else self.threshold)
+        values = self.data
+        along = self.units.astype(np.float32).reshape(-1, *(1,) * (values.ndim - 2))
+        return quantize(values / along, self.threshold)
 
     def as_real(self, values: Array) -> Array:
         """Give values of this blob in real units, whatever it holds."""

@@ -36,10 +36,12 @@ class Int8Mode:
     Attributes:
         setup: which layers run in integers, and their integers.
         thresholds: by blob name, of the value that the blob shows. What layers that only measure give has none.
+        units: of blobs whose channels count in units of their own, (C), by name.
     """
 
     setup: IntegerSetup
     thresholds: Mapping[str, float]
+    units: Mapping[str, NDArray[np.float64]]
 
 
 def read_int8_mode(
@@ -74,7 +76,10 @@ def read_int8_mode(
     if plan.unexplained:
         _refuse_a_mix(plan, setup, int8_model)
     _log.info("%s: layers in FP32: %s", proto_path, ", ".join(fp32_layers(bound, setup)) or "none")
-    return Int8Mode(setup, _shown_thresholds(model, plan))
+    shown = {blob: values[-1] for blob, values in model.net.values_of_blob.items()}
+    thresholds = {blob: plan.thresholds[value] for blob, value in shown.items() if value in plan.thresholds}
+    units = {blob: plan.channel_units[value] for blob, value in shown.items() if value in plan.channel_units}
+    return Int8Mode(setup, thresholds, units)
 
 
 def _refuse_a_mix(plan: QuantPlan, setup: IntegerSetup, int8_model: str | os.PathLike[str]) -> None:
@@ -83,11 +88,6 @@ def _refuse_a_mix(plan: QuantPlan, setup: IntegerSetup, int8_model: str | os.Pat
         raise TableError(without_record(plan, int8_model))
     said = without_record(plan, int8_model)
     _log.warning("%s; the outputs are right, but blobs in between are not in real units", said)
-
-
-def _shown_thresholds(model: Model, plan: QuantPlan) -> dict[str, float]:
-    shown = {blob: values[-1] for blob, values in model.net.values_of_blob.items()}
-    return {blob: plan.thresholds[value] for blob, value in shown.items() if value in plan.thresholds}
 
 
 def _without_measures(model: Model) -> Model:

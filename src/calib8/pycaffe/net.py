@@ -170,7 +170,7 @@ class Net(NumberedParts, TrainingMethods):
         )
         self._passes.finish()
         for name, blob in self.blobs.items():
-            blob.threshold = mode.thresholds.get(name)
+            blob.threshold, blob.units = mode.thresholds.get(name), mode.units.get(name)
             blob.holds_codes = model.net.values_of_blob[name][-1] in mode.setup.quantized_inputs
         self._to_check = {name: _CHECKED_PASSES for name, blob in self.blobs.items() if blob.holds_codes}
         lower = partial(_lower_int8, mode.setup)
