@@ -92,8 +92,9 @@ class NetBlob(LentBlob):
 
     @property
     def int8(self) -> NDArray[np.int8]:
-        """The integers that the chip has in this blob, a copy: the codes of `data`, `sat8(rnd(x * 128 / threshold))`; of
-        channels that count in units of their own, x / unit.
+        """The integers that the chip has in this blob, a copy: the codes of `data`, `sat8(rnd(x * 128 / threshold))`.
+
+        Of channels that count in units of their own, x / unit is taken.
 
         Raises:
             OptionError: the net does not run in INT8, or the blob is a measure (an accuracy, a loss).
