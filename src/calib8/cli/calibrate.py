@@ -21,6 +21,7 @@ from calib8.errors import Calib8Error, OptionError
 from calib8.export import write_calibration_files
 from calib8.export.record import MAX_RECORD_BYTES, parse_record
 from calib8.lowering import Model
+from calib8.measure.histogram import BlobHistogram
 from calib8.measure.thresholds import DEFAULT_METHOD
 from calib8.reading import read_file, require_folder
 from calib8.terminal import printable
@@ -171,9 +172,16 @@ def _seen(result: CalibrationResult, value: str) -> tuple[str, str]:
     histogram = result.histograms.get(value)
     if histogram is None:
         return "", ""  # shares the threshold of another blob
-    if value in result.plan.channel_units:  # each channel has a range of its own, up to the threshold
-        return f"{histogram.maximum:.6g}", "by channel"
-    return f"{histogram.maximum:.6g}", f"{histogram.beyond_threshold(result.plan.thresholds[value]):.2%}"
+    share = _clipped(result, value)
+    return f"{histogram.maximum:.6g}", "-" if share is None else f"{share:.2%}"
+
+
+def _clipped(result: CalibrationResult, value: str) -> float | None:
+    """The share of a value's numbers beyond the threshold; None where channels count in units before a BatchNorm."""
+    histogram: BlobHistogram | None = result.histograms[value]
+    if value in result.plan.channel_units:
+        histogram = None if result.repaired is None else result.repaired.in_units.get(value)
+    return None if histogram is None else histogram.beyond_threshold(result.plan.thresholds[value])
 
 
 def _warn_of_clipping(model: Model, result: CalibrationResult, method: str) -> None:
@@ -183,11 +191,7 @@ def _warn_of_clipping(model: Model, result: CalibrationResult, method: str) -> N
         return  # mse has weighed what clipping costs
     in_integers = [x for x in model.net.layers if result.plan.forms.get(x.name) is not None]
     quantized = {value for layer in in_integers for value in (*layer.bottoms, *layer.tops)}
-    shares = {
-        value: histogram.beyond_threshold(result.plan.thresholds[value])
-        for value, histogram in result.histograms.items()
-        if value in quantized
-    }
+    shares = {value: _clipped(result, value) or 0.0 for value in result.histograms if value in quantized}
     much = [value for value, share in shares.items() if share > _MUCH_CLIPPED]
     if not much:
         return

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -76,6 +76,7 @@ class Repaired:
         floor: noise that is left with float weights, by set of thresholds.
         guarding: how many samples chose.
         with_boxes: whether noise is the mean of that of values and that of decoded boxes.
+        in_units: distributions of |x|, each channel in its unit, of the values that equalised channels are of.
     """
 
     best: Stage
@@ -84,6 +85,7 @@ class Repaired:
     floor: Mapping[str, float]
     guarding: int
     with_boxes: bool = False
+    in_units: Mapping[str, BlobHistogram] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """Say what was chosen, and what it gained."""
@@ -172,7 +174,7 @@ def repair(
     if options.level == "thorough":
         _thorough(work, start, units, [stage.plan.thresholds for stage in work.stages[:plain]])
     stages, best = tuple(work.stages), min(work.stages, key=lambda stage: stage.noise)
-    return Repaired(best, stages[:plain], stages[plain:], floor, samples.guarding, work.judges_boxes)
+    return Repaired(best, stages[:plain], stages[plain:], floor, samples.guarding, work.judges_boxes, work.in_units)
 
 
 def _started(work: _Work, sets: ThresholdSets) -> tuple[QuantPlan, dict[str, float]]:
@@ -239,6 +241,7 @@ class _Work:
         self._samples, self._options, self._progress = samples, options, progress
         self._network = InChannelUnits(model)
         self.stages: list[Stage] = []
+        self.in_units: dict[str, BlobHistogram] = {}
         self._done, self._total = 0, total
         self._large = sum(blob.size for layer in model.net.layers for blob in layer.blobs) > _LARGE
         self._guard = Guard(model, samples.guard, options.threads)
@@ -289,6 +292,7 @@ class _Work:
             if noise < least * (WORTH_IT if best is plan else 1):
                 best, least = other, noise
         self._network = plain if best is plan else found
+        self.in_units = {} if best is plan else {v: counter.histogram for v, counter in counted.items()}
         return best
 
     def _observe(self, counters: Mapping[str, Counter]) -> None:
