@@ -130,36 +130,106 @@ static void formula_bins(const float *x, int32_t *bins, int n, double width, flo
     }
 }
 
-#if WIDE
-__attribute__((target("avx512f"))) static int without_zeros_wide(const float *x, int32_t *bins, int n)
-{
-    int kept = 0;
-    for (int i = 0; i < n; i += LANES) {
-        __mmask16 there = n - i < LANES ? (__mmask16)((1u << (n - i)) - 1) : (__mmask16)0xffff;
-        __m512 values = _mm512_maskz_loadu_ps(there, x + i); /* 0 behind the end */
-        __mmask16 others = _mm512_cmp_ps_mask(values, _mm512_setzero_ps(), _CMP_NEQ_UQ);
-        /* Compressed in a register: some processors write compressed lanes to memory one by one. */
-        _mm512_storeu_si512(bins + kept, _mm512_maskz_compress_epi32(others, _mm512_loadu_si512(bins + i)));
-        kept += __builtin_popcount(others);
-    }
-    return kept;
-}
-#endif
-
-/* Half of what is behind a ReLU is 0: the bins of what is not, moved together; returns how many. `bins` has LANES places
-   more than n. A sum, not a branch, which would be taken at random. */
+/* Half of what is behind a ReLU is 0: the bins of what is not, moved together; returns how many. A sum, not a branch,
+   which would be taken at random. */
 static int without_zeros(const float *x, int32_t *bins, int n)
 {
     int kept = 0;
-#if WIDE
-    if (wide)
-        return without_zeros_wide(x, bins, n);
-#endif
     for (int i = 0; i < n; i++) {
         bins[kept] = bins[i];
         kept += x[i] != 0;
     }
     return kept;
+}
+
+#if WIDE
+#define AVX512 __attribute__((target("avx512f")))
+
+/* |x| as bits; 0 behind the end. */
+AVX512 static __m512i magnitudes(const float *x, int left)
+{
+    __mmask16 there = left < LANES ? (__mmask16)((1u << left) - 1) : (__mmask16)0xffff;
+    return _mm512_and_si512(_mm512_maskz_loadu_epi32(there, x), _mm512_set1_epi32(0x7fffffff));
+}
+
+/* Writes the bins of what is not 0, LANES places at most; returns how many. Compressed in a register: some processors
+   write compressed lanes to memory one by one. */
+AVX512 static int keep(int32_t *bins, __m512i magnitudes, __m512i found)
+{
+    __mmask16 others = _mm512_test_epi32_mask(magnitudes, magnitudes);
+    _mm512_storeu_si512(bins, _mm512_maskz_compress_epi32(others, found));
+    return __builtin_popcount(others);
+}
+
+AVX512 static int without_zeros_wide(const float *x, int32_t *bins, int n)
+{
+    int kept = 0;
+    for (int i = 0; i < n; i += LANES)
+        kept += keep(bins + kept, magnitudes(x + i, n - i), _mm512_loadu_si512(bins + i));
+    return kept;
+}
+
+/* largest_bits, scaled_bins and without_zeros in one walk. `bins` has LANES places more than n. */
+AVX512 static int scaled_wide(const float *x, int32_t *bins, int n, float scale, uint32_t *largest)
+{
+    __m512 scales = _mm512_set1_ps(scale);
+    __m512i most = _mm512_setzero_si512();
+    int kept = 0;
+    for (int i = 0; i < n; i += LANES) {
+        __m512i bits = magnitudes(x + i, n - i);
+        most = _mm512_max_epu32(most, bits);
+        kept += keep(bins + kept, bits, _mm512_cvttps_epi32(_mm512_mul_ps(_mm512_castsi512_ps(bits), scales)));
+    }
+    *largest = _mm512_reduce_max_epu32(most);
+    return kept;
+}
+
+/* The same with formula_bins. */
+AVX512 static int formula_wide(const float *x, int32_t *bins, int n, double width, float margin, uint32_t *largest)
+{
+    __m512 inverse = _mm512_set1_ps((float)(1 / width)), half = _mm512_set1_ps(0.5f);
+    __m512i safe = _mm512_set1_epi32((int32_t)bits_of(0.5f - margin)), most = _mm512_setzero_si512();
+    int kept = 0;
+    for (int start = 0; start < n; start += CHUNK) {
+        int chunk = n - start < CHUNK ? n - start : CHUNK;
+        __m512i bits[CHUNK / LANES], found[CHUNK / LANES];
+        int near_an_edge = 0;
+        for (int i = 0; i < CHUNK / LANES; i++) {
+            int left = chunk - i * LANES;
+            bits[i] = magnitudes(x + start + i * LANES, left > 0 ? left : 0);
+            most = _mm512_max_epu32(most, bits[i]);
+            __m512 place = _mm512_mul_ps(_mm512_castsi512_ps(bits[i]), inverse);
+            found[i] = _mm512_cvttps_epi32(_mm512_add_ps(place, half));
+            __m512i aside = _mm512_castps_si512(_mm512_sub_ps(place, _mm512_cvtepi32_ps(found[i])));
+            aside = _mm512_and_si512(aside, _mm512_set1_epi32(0x7fffffff));
+            near_an_edge |= _mm512_cmpge_epu32_mask(aside, safe);
+        }
+        if (near_an_edge) {
+            int32_t exact[CHUNK];
+            centred_bins(x + start, exact, chunk, width);
+            for (int i = 0; i < CHUNK / LANES; i++)
+                found[i] = _mm512_loadu_si512(exact + i * LANES);
+        }
+        for (int i = 0; i < CHUNK / LANES; i++)
+            kept += keep(bins + kept, bits[i], found[i]);
+    }
+    *largest = _mm512_reduce_max_epu32(most);
+    return kept;
+}
+#endif
+
+/* Two bins in one load: there are fewer of these than additions. */
+static void add_one_each(uint32_t *recent, const int32_t *bins, int n)
+{
+    int i = 0;
+    for (; i + 2 <= n; i += 2) {
+        uint64_t two;
+        memcpy(&two, bins + i, 8);
+        ++recent[(uint32_t)two];
+        ++recent[two >> 32];
+    }
+    if (i < n)
+        ++recent[bins[i]];
 }
 
 static void bring_up_to_date(uint32_t *recent, int64_t *counts, int32_t size)
@@ -176,6 +246,26 @@ typedef struct {
     int32_t pending;
 } Tally;
 
+/* The bins of what is not 0 in a block, and its largest |x|; without bins where that is beyond `most`. */
+static int bins_of(const float *x, int32_t *bins, int n, double step, float margin, int centred, int by_product,
+                   uint32_t most, uint32_t *largest)
+{
+    *largest = largest_bits(x, n);
+    if (*largest > most)
+        return 0;
+    if (!centred)
+        scaled_bins(x, bins, n, (float)step);
+    else if (by_product)
+        formula_bins(x, bins, n, step, margin);
+    else
+        centred_bins(x, bins, n, step);
+#if WIDE
+    if (wide)
+        return without_zeros_wide(x, bins, n);
+#endif
+    return without_zeros(x, bins, n);
+}
+
 /* Counts up to the block that has a NaN or a value beyond the limit. `pending` values are in `recent` already. The caller
    has checked that the bin of the limit is in the table. */
 static void count(const float *x, Py_ssize_t n, uint32_t *recent, int64_t *counts, int32_t size, double step,
@@ -189,22 +279,23 @@ static void count(const float *x, Py_ssize_t n, uint32_t *recent, int64_t *count
     while (tally->counted < n) {
         const float *values = x + tally->counted;
         int block = n - tally->counted < BLOCK ? (int)(n - tally->counted) : BLOCK;
-        uint32_t largest = largest_bits(values, block);
+        uint32_t largest;
+        int others;
+#if WIDE
+        if (wide && !centred)
+            others = scaled_wide(values, bins, block, (float)step, &largest);
+        else if (wide && by_product)
+            others = formula_wide(values, bins, block, step, margin, &largest);
+        else
+#endif
+            others = bins_of(values, bins, block, step, margin, centred, by_product, most, &largest);
         if (largest > most)
             return;
         if (tally->pending + block > FULL) {
             bring_up_to_date(recent, counts, size);
             tally->pending = 0;
         }
-        if (!centred)
-            scaled_bins(values, bins, block, (float)step);
-        else if (by_product)
-            formula_bins(values, bins, block, step, margin);
-        else
-            centred_bins(values, bins, block, step);
-        int others = without_zeros(values, bins, block);
-        for (int i = 0; i < others; i++)
-            ++recent[bins[i]];
+        add_one_each(recent, bins, others);
         recent[0] += (uint32_t)(block - others);
         tally->zeros += block - others;
         tally->largest = largest > tally->largest ? largest : tally->largest;
