@@ -60,7 +60,7 @@ def calibration(folder: Path, arguments: list[str], images: int) -> float:
         "iteration": images,
     }
     source = images_of(options)
-    tool = Calibration(info, source=source, repair="none", threads=THREADS)
+    tool = Calibration(info, source=source, method=options.method, repair="none", threads=THREADS)
     assert tool.model.net.layers  # loaded
     start = time.perf_counter()
     tool.calc_tables()
