@@ -99,7 +99,7 @@ def test_nothing_changes_the_histograms(options, two_passes):
 def test_pieces_of_a_network_change_nothing(monkeypatch, two_passes):
     whole = collect(two_passes=two_passes, threads=2)
     opened = []
-    monkeypatch.setattr(collect_module, "_PIECE_BYTES", 1)
+    monkeypatch.setattr(collect_module, "PIECE_BYTES", 1)
     monkeypatch.setattr(executor, "open_session", lambda *a, **k: opened.append(a) or open_session(*a, **k))
     same(whole, collect(two_passes=two_passes, threads=2))
     assert len(opened) > 5
@@ -245,7 +245,7 @@ def test_pieces_and_released_blobs_lower_the_peak(monkeypatch):
     same(expected, found)
     assert in_pieces - tables <= 7 * image.nbytes
     assert released - tables <= 4 * image.nbytes
-    monkeypatch.setattr(collect_module, "_PIECE_BYTES", None)
+    monkeypatch.setattr(collect_module, "PIECE_BYTES", None)
     whole, found = peak()
     same(expected, found)
     assert whole - tables >= 10 * image.nbytes

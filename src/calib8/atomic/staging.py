@@ -17,7 +17,6 @@ import errno
 import fcntl
 import os
 import re
-import secrets
 import shutil
 import stat
 from collections.abc import Iterator
@@ -43,7 +42,7 @@ class Staging:
         self.folder = folder
         self.is_needed = False  # once names lead through it
         while True:
-            self.path = folder / f".calib8-{secrets.token_hex(8)}"
+            self.path = folder / f".calib8-{os.urandom(8).hex()}"
             self.path.mkdir()
             self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             if try_lock(self._descriptor) and os.fstat(self._descriptor).st_nlink:

@@ -5,6 +5,7 @@
 - `gpu`, `even_pads`: the same on a GPU, and why it cannot be used; what cuDNN cannot do, as other nodes
 - `executor`: `Executor`, the steps of a network run in order; buffers kept, or freed behind their last reader
 - `layout`: where outputs of steps lie in memory that they share
+- `memory`: the arena of all sessions, and what goes back to the system
 - `cache`: `ExecutorCache`, those that wait for their next use, as many as fit into memory
 - `crew`: `Crew`, threads for images that go through a network one each
 - `run`: `run_float` and `run_int8`, a network once

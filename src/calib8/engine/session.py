@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 import onnxruntime as ort
 
 from calib8.engine.gpu import check_gpu, check_sums, gpu_session
+from calib8.engine.memory import forget, share_arena, trim
 from calib8.engine.options import EngineOptions
 from calib8.engine.processor import int8_products_saturate
 from calib8.lowering.steps import OnnxStep
@@ -19,7 +18,7 @@ _INTEGER_NODES = ("QLinearConv", "ConvInteger")
 _CODE_NODES = ("QuantizeLinear", "DequantizeLinear")
 # Puts a Pad into the pooling behind it, which onnxruntime up to 1.24 then refuses where the pad exceeds the window.
 _BROKEN_FUSIONS = ["Pad_Fusion"]
-_AS_REQUESTED = 1
+_LARGE = 1 << 20
 _SILENT = 4  # what goes wrong in a run is raised
 
 
@@ -41,9 +40,7 @@ def open_session(step: OnnxStep, options: EngineOptions, *, alone: bool = True) 
     # An arena keeps for the next run what this one has freed.
     settings.enable_cpu_mem_arena = not options.release_blobs
     if options.gpu is None and not options.release_blobs:
-        _make_arena()
-        settings.add_session_config_entry("session.use_env_allocators", "1")
-        settings.enable_mem_pattern = False  # one piece for all values of a run takes more than a piece for each
+        share_arena(settings)
     # Threads that spin until the next run are in the way of everything else, other sessions' threads above all.
     settings.add_session_config_entry("session.force_spinning_stop", "1")
     settings.add_session_config_entry("session.intra_op.allow_spinning", "1" if alone else "0")
@@ -59,23 +56,17 @@ def open_session(step: OnnxStep, options: EngineOptions, *, alone: bool = True) 
     settings.add_external_initializers(list(step.weights), values)
     without = _INEXACT_FUSIONS + _BROKEN_FUSIONS
     if options.gpu is None:
-        return ort.InferenceSession(
+        session = ort.InferenceSession(
             step.onnx.SerializeToString(), settings, providers=["CPUExecutionProvider"], disabled_optimizers=without
         )
+        if step.weight_bytes > _LARGE:  # it has copies of them by now, and has thrown others away
+            forget(step.weights.values())
+            trim()
+        return session
     check_device(options)
     if any(node.op_type in _CODE_NODES for node in step.onnx.graph.node):
         check_sums(options.gpu)
     return gpu_session(step.onnx, settings, options.gpu, without)
-
-
-@cache
-def _make_arena() -> None:
-    """Make one arena for all sessions of this process, most of which run in turn.
-
-    It takes as much as is asked for; by itself ONNX Runtime takes the next power of two.
-    """
-    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": _AS_REQUESTED}))
 
 
 def check_device(options: EngineOptions) -> None:

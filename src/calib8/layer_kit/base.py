@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from calib8.layer_kit.real_scales import RealScales
 from calib8.layer_kit.weighted_sum import PLAIN, Refinement
 
 Weights = Sequence[NDArray[np.float32]]
-RandomNumbers = Callable[[], np.random.Generator]
+RandomNumbers: TypeAlias = "Callable[[], np.random.Generator]"  # a text: few layers import numpy.random
 
 
 class LiveBlob(Protocol):

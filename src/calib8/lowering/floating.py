@@ -17,8 +17,8 @@ def lower_float(model: Model, outputs: Collection[str], *, max_output_bytes: int
     """Make the steps that compute `outputs` (values) and nothing that they do not need.
 
     Args:
-        max_output_bytes: cut the graphs so that the wanted outputs of one of them take no more than this, where
-            layers allow it. Cuts lie behind a wanted output only, so that the arithmetic stays the same.
+        max_output_bytes: cut the graphs where the wanted outputs of one of them take this or more; see `stretches`.
+            Cuts lie behind a wanted output only, so that the arithmetic stays the same.
 
     Raises:
         CaffemodelError: the model was built without weights, and layers need some; all of them.

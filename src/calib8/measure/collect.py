@@ -15,6 +15,7 @@ import numpy as np
 
 from calib8.choices import DEFAULT_BINS
 from calib8.engine import Crew, EngineOptions, Executor, ExecutorCache
+from calib8.engine.memory import empty_arena
 from calib8.errors import DataError
 from calib8.graph import Array, Shape
 from calib8.lowering import Model, Reading, lower_float
@@ -26,9 +27,9 @@ Batches = Callable[[], Iterator[Mapping[str, Array]]]
 Progress = Callable[[int], None]
 """Called with the number of images that are done, counting every pass."""
 
-_RELEASE_BYTES = 1 << 20
-"""With released blobs, a graph ends behind the value that takes its wanted outputs beyond this."""
-_PIECE_BYTES = 4 << 20
+_RELEASE_BYTES = 1 << 19
+"""With released blobs, a graph ends where its wanted outputs come to this or to twice as much; see `stretches`."""
+PIECE_BYTES = 2 << 20
 """The same without, where every image has one thread: graphs that run in turn share memory, and what is counted is
 still in a cache. Several threads would have to wait for work in every graph by itself."""
 _SHAPES_KEPT = 4
@@ -138,6 +139,8 @@ class Passes:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._crew.__exit__(kind, error, trace)
+        self._executors.clear()
+        empty_arena()
 
     def over(self, batches: Iterable[Mapping[str, Array]], counters: Mapping[str, Counter]) -> None:
         """Run batches; every counter has taken in its value of each image when this returns.
@@ -189,7 +192,7 @@ class Passes:
 
     def _opened(self, model: Model) -> Executor:
         engine = self._options.engine_of_worker
-        limit = _RELEASE_BYTES if engine.release_blobs else _PIECE_BYTES if engine.thread_count == 1 else None
+        limit = _RELEASE_BYTES if engine.release_blobs else PIECE_BYTES if engine.thread_count == 1 else None
         steps = lower_float(model, self._observed, max_output_bytes=limit)
         return Executor(steps, self._observed, engine, share=not engine.release_blobs)
 

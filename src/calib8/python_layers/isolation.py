@@ -21,7 +21,6 @@ import re
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import FrameType, ModuleType
@@ -223,12 +222,16 @@ def _is_librarys(name: str) -> bool:
     spec = PathFinder.find_spec(name)
     if spec is None or ("site-packages" not in str(spec.origin) and "dist-packages" not in str(spec.origin)):
         return False  # not installed, so the usual case costs no look at what is
+    from importlib import metadata  # noqa: PLC0415 - it imports the mail of the standard library
+
     return not _libraries().isdisjoint(map(_normal, metadata.packages_distributions().get(name, ())))
 
 
 @functools.cache
 def _libraries() -> frozenset[str]:
     """calib8's distribution, all that it requires, and what these require."""
+    from importlib import metadata  # noqa: PLC0415 - as above
+
     found: set[str] = set()
     to_come = ["calib8"]
     while to_come:

@@ -19,7 +19,6 @@ import os
 import platform
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +147,9 @@ def words_of_record(content: Mapping[str, Any], key: str, folder: Path) -> list[
 
 
 def _version(package: str) -> str:
+    from importlib import metadata  # noqa: PLC0415 - it imports the mail of the standard library
+
     try:
-        return version(package)
-    except PackageNotFoundError:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
         return "another build"

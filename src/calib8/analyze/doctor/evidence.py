@@ -58,8 +58,12 @@ class Evidence(ABC):
     text: str
 
     @abstractmethod
-    def row(self, found: Mapping[str, Array]) -> Doubles:
-        """What counts of one forward pass; rows are averaged over samples."""
+    def part(self, value: str, array: Array) -> tuple[Doubles, Doubles]:
+        """What counts of one value of a forward pass, so that the value itself need not be kept."""
+
+    @abstractmethod
+    def row(self, parts: Mapping[str, tuple[Doubles, Doubles]]) -> Doubles:
+        """What counts of one forward pass, from its parts; rows are averaged over samples."""
 
     @abstractmethod
     def misfit(self, rows: Doubles) -> float:
@@ -105,9 +109,14 @@ class BatchNormEvidence(Evidence):
             self._layers.append((layer.bottoms[0], mean, variance + op.eps, ~dead_channels(variance)))
         self.text = f"the statistics of {len(layers)} BatchNorm layer{'s' * (len(layers) > 1)}"
 
-    def row(self, found: Mapping[str, Array]) -> Doubles:
+    def part(self, value: str, array: Array) -> tuple[Doubles, Doubles]:
         """Mean and mean square of every channel."""
-        return np.concatenate([part for value in self.values for part in _moments(found[value])])
+        del value  # each counts alike
+        return _moments(array)
+
+    def row(self, parts: Mapping[str, tuple[Doubles, Doubles]]) -> Doubles:
+        """Mean and mean square of every channel, of all values."""
+        return np.concatenate([part for value in self.values for part in parts[value]])
 
     def misfit(self, rows: Doubles) -> float:
         """Geometric mean over layers."""
@@ -145,11 +154,15 @@ class BalanceEvidence(Evidence):
             "BatchNorm: small mistakes escape it)"
         )
 
-    def row(self, found: Mapping[str, Array]) -> Doubles:
-        """Shares above 0 by channel, and the mean square of each Softmax's input."""
-        shares = [(found[v] > 0).mean(axis=_but_channels(found[v])) for v in self._rectified]
-        logits = [np.mean(np.square(found[v], dtype=np.float64)) for v in self._logits]
-        return np.concatenate([*shares, np.array(logits)])
+    def part(self, value: str, array: Array) -> tuple[Doubles, Doubles]:
+        """Shares above 0 by channel, and the mean square of a Softmax's input."""
+        shares = (array > 0).mean(axis=_but_channels(array)) if value in self._rectified else np.empty(0)
+        squares = [np.mean(np.square(array, dtype=np.float64))] if value in self._logits else []
+        return shares, np.array(squares)
+
+    def row(self, parts: Mapping[str, tuple[Doubles, Doubles]]) -> Doubles:
+        """All shares, and all mean squares."""
+        return np.concatenate([*(parts[v][0] for v in self._rectified), *(parts[v][1] for v in self._logits)])
 
     def misfit(self, rows: Doubles) -> float:
         """What is missing to one bit, of which logits out of all proportion leave little."""
@@ -160,9 +173,10 @@ class BalanceEvidence(Evidence):
         return 1 - balance * min(1.0, _LARGEST_LOGIT / max(largest, 1.0))
 
 
-def steps_for(model: Model, evidence: Evidence) -> Any:
-    """The lowered network up to what the evidence looks at."""
-    return lower_float(model, [value for value in evidence.values if value not in model.inputs])
+def steps_for(model: Model, evidence: Evidence, max_output_bytes: int | None = None) -> Any:
+    """The lowered network up to what the evidence looks at; see `lower_float`."""
+    wanted = [value for value in evidence.values if value not in model.inputs]
+    return lower_float(model, wanted, max_output_bytes=max_output_bytes)
 
 
 def _moments(values: Array) -> tuple[Doubles, Doubles]:

@@ -19,6 +19,7 @@ from calib8.analyze.doctor.finding import Finding, Severity
 from calib8.analyze.doctor.recipes import Recipe, resampled, usual_recipes
 from calib8.engine import EngineOptions, Executor
 from calib8.lowering import Model
+from calib8.measure.collect import PIECE_BYTES
 
 Array = NDArray[Any]
 Samples = Sequence[Mapping[str, Array]]
@@ -188,7 +189,8 @@ class _Trial:
 
     def __init__(self, model: Model, evidence: Evidence, blob: str, threads: int | None) -> None:
         self._evidence, self._blob = evidence, blob
-        self._executor = Executor(steps_for(model, evidence), evidence.values, EngineOptions(threads=threads))
+        steps = steps_for(model, evidence, PIECE_BYTES)
+        self._executor = Executor(steps, evidence.values, EngineOptions(threads=threads), share=True)
 
     def rows(self, way: _Way, count: int) -> Doubles:
         """(samples, numbers)"""
@@ -213,10 +215,14 @@ class _Trial:
         return Fit(way.recipe, way.what, misfit, gain, sure, near and not clearly_better and not clearly_worse)
 
     def _row(self, inputs: Mapping[str, Array]) -> Doubles:
-        found: dict[Any, Array] = {}
-        self._executor.run(inputs, found.__setitem__)
+        parts: dict[str, tuple[Doubles, Doubles]] = {}
+
+        def take(value: Any, array: Array) -> None:
+            parts[value] = self._evidence.part(value, array)
+
         with np.errstate(over="ignore", invalid="ignore"):
-            return self._evidence.row(found)
+            self._executor.run(inputs, take)
+            return self._evidence.row(parts)
 
 
 def _gain(kind: str, misfit: float, reference: float) -> float:
