@@ -11,6 +11,7 @@ import pytest
 
 from calib8.engine import EngineOptions, Executor, memory
 from calib8.lowering import build_model, lower_float
+from calib8.measure.collect import CollectOptions, collect_histograms
 from calib8.proto.caffemodel import read_caffemodel, write_caffemodel
 from calib8.proto.text import parse_prototxt
 
@@ -63,14 +64,15 @@ def test_what_is_in_memory_alone_stays(tmp_path):
         assert (array == 7).all()
 
 
-def test_a_session_leaves_no_weights_of_the_file_in_memory(weights):
+def test_passes_leave_no_weights_of_the_file_in_memory(weights):
     values, read = weights
     model = build_model(parse_prototxt(NET), read)
-    executor = Executor(lower_float(model, ["ip"]), ["ip"], EngineOptions(threads=1))
-    assert resident("own.caffemodel") < 100
-    x, found = np.ones((1, 512), np.float32), {}
-    executor.run({"x": x}, lambda name, array: found.__setitem__(name, array.copy()))
-    assert np.allclose(found["ip"], values.sum(axis=1), atol=1e-2)
+    x, seen = np.ones((1, 512), np.float32), []
+    options = CollectOptions(engine=EngineOptions(threads=1))
+    batches = iter([{"x": x}] * 3)
+    found = collect_histograms(model, lambda: batches, ["ip"], options, lambda done: seen.append(resident("own.")))
+    assert len(seen) == 3 and max(seen) < 100
+    assert found["ip"].maximum == pytest.approx(np.abs(values.sum(axis=1)).max(), rel=1e-4)
 
 
 def test_what_the_arena_kept_is_freed():

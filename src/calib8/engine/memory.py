@@ -13,6 +13,7 @@ import onnxruntime as ort
 
 from calib8.graph import Array
 from calib8.layers import OnnxBuilder
+from calib8.lowering.steps import OnnxStep, Step
 
 _AS_REQUESTED = 1
 _SILENT = 4
@@ -51,8 +52,17 @@ def empty_arena() -> None:
     trim()
 
 
+def settle(steps: Iterable[Step]) -> None:
+    """Give back what is left when sessions have been opened: they hold copies of weights, and threw others away."""
+    forget(array for step in steps if isinstance(step, OnnxStep) for array in step.weights.values())
+    trim()
+
+
 def trim() -> None:
-    """Let the C library give back what was freed; glibc keeps it, where it has become used to large pieces."""
+    """Let the C library give back what was freed; glibc keeps it, where it has become used to large pieces.
+
+    It looks at every page: a heap of a gigabyte takes 50 ms, so this is nothing for what happens often.
+    """
     trim_heap = getattr(_c_library(), "malloc_trim", None)
     if trim_heap is not None:
         trim_heap(0)

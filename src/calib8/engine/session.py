@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime as ort
 
 from calib8.engine.gpu import check_gpu, check_sums, gpu_session
-from calib8.engine.memory import forget, share_arena, trim
+from calib8.engine.memory import share_arena
 from calib8.engine.options import EngineOptions
 from calib8.engine.processor import int8_products_saturate
 from calib8.lowering.steps import OnnxStep
@@ -18,7 +18,6 @@ _INTEGER_NODES = ("QLinearConv", "ConvInteger")
 _CODE_NODES = ("QuantizeLinear", "DequantizeLinear")
 # Puts a Pad into the pooling behind it, which onnxruntime up to 1.24 then refuses where the pad exceeds the window.
 _BROKEN_FUSIONS = ["Pad_Fusion"]
-_LARGE = 1 << 20
 _SILENT = 4  # what goes wrong in a run is raised
 
 
@@ -56,13 +55,9 @@ def open_session(step: OnnxStep, options: EngineOptions, *, alone: bool = True) 
     settings.add_external_initializers(list(step.weights), values)
     without = _INEXACT_FUSIONS + _BROKEN_FUSIONS
     if options.gpu is None:
-        session = ort.InferenceSession(
+        return ort.InferenceSession(
             step.onnx.SerializeToString(), settings, providers=["CPUExecutionProvider"], disabled_optimizers=without
         )
-        if step.weight_bytes > _LARGE:  # it has copies of them by now, and has thrown others away
-            forget(step.weights.values())
-            trim()
-        return session
     check_device(options)
     if any(node.op_type in _CODE_NODES for node in step.onnx.graph.node):
         check_sums(options.gpu)

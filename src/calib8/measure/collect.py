@@ -15,7 +15,7 @@ import numpy as np
 
 from calib8.choices import DEFAULT_BINS
 from calib8.engine import Crew, EngineOptions, Executor, ExecutorCache
-from calib8.engine.memory import empty_arena
+from calib8.engine.memory import empty_arena, settle
 from calib8.errors import DataError
 from calib8.graph import Array, Shape
 from calib8.lowering import Model, Reading, lower_float
@@ -194,7 +194,9 @@ class Passes:
         engine = self._options.engine_of_worker
         limit = _RELEASE_BYTES if engine.release_blobs else PIECE_BYTES if engine.thread_count == 1 else None
         steps = lower_float(model, self._observed, max_output_bytes=limit)
-        return Executor(steps, self._observed, engine, share=not engine.release_blobs)
+        executor = Executor(steps, self._observed, engine, share=not engine.release_blobs)
+        settle(steps)
+        return executor
 
 
 @dataclass(frozen=True)

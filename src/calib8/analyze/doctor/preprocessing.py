@@ -18,6 +18,7 @@ from calib8.analyze.doctor.evidence import Doubles, Evidence, evidence_of, steps
 from calib8.analyze.doctor.finding import Finding, Severity
 from calib8.analyze.doctor.recipes import Recipe, resampled, usual_recipes
 from calib8.engine import EngineOptions, Executor
+from calib8.engine.memory import settle
 from calib8.lowering import Model
 from calib8.measure.collect import PIECE_BYTES
 
@@ -191,6 +192,7 @@ class _Trial:
         self._evidence, self._blob = evidence, blob
         steps = steps_for(model, evidence, PIECE_BYTES)
         self._executor = Executor(steps, evidence.values, EngineOptions(threads=threads), share=True)
+        settle(steps)
 
     def rows(self, way: _Way, count: int) -> Doubles:
         """(samples, numbers)"""
