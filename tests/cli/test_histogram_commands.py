@@ -56,21 +56,35 @@ def test_merged_exact_counts_over_own_maxima_are_said_to_be_missing(folder, caps
 
 
 def test_the_same_files_as_without_histograms(folder, capsys):
+    as_it_is = ("--method", "mse", "--repair", "none")
     for name in ("plain", "kept", "again", "later"):
         (folder / name).mkdir()
-    assert calibrated("--output", "plain", "--method", "mse", "--repair", "none") == 0
+    assert calibrated("--output", "plain", *as_it_is) == 0
     expected = capsys.readouterr().out
-    assert calibrated("--output", "kept", "--method", "mse", "--histograms", "x.hist") == 0
+    assert calibrated("--output", "kept", *as_it_is, "--histograms", "x.hist") == 0
     assert capsys.readouterr().out.replace("kept/", "plain/") == expected
-    assert calibrated("--output", "again", "--method", "mse", "--histograms", "x.hist") == 0
+    assert calibrated("--output", "again", *as_it_is, "--histograms", "x.hist") == 0
     shutil.rmtree("digits/calibration_lmdb")
     assert main(["thresholds", "x.hist", "digits", "digits", "--method", "mse", "--output", "later"]) == 0
-    made = [
-        {p.name: p.read_bytes() for p in (folder / n).glob("*_int8.caffemodel")}
-        | {p.name: p.read_bytes() for p in (folder / n).glob("*_calibration_table*")}
-        for n in ("plain", "kept", "again", "later")
-    ]
+    made = [files_in(folder / name) for name in ("plain", "kept", "again", "later")]
     assert len(made[0]) >= 4 and made[0] == made[1] == made[2] == made[3]
+
+
+def files_in(folder):
+    paths = [*folder.glob("*_int8.caffemodel"), *folder.glob("*_calibration_table*")]
+    return {path.name: path.read_bytes() for path in paths}
+
+
+@pytest.mark.parametrize("options", [(), ("--method", "percentile"), ("--method", "kl")])
+def test_kept_histograms_are_repaired_as_others_are(folder, capsys, options):
+    """The default is the default wherever it is counted: the same files, the same words."""
+    for name in ("plain", "kept"):
+        (folder / name).mkdir()
+    assert calibrated("--output", "plain", *options) == 0
+    expected = capsys.readouterr().out
+    assert calibrated("--output", "kept", *options, "--histograms", "x.hist") == 0
+    assert capsys.readouterr().out.replace("kept/", "plain/") == expected
+    assert "chosen: " in expected and files_in(folder / "kept") == files_in(folder / "plain")
 
 
 def test_the_table(folder, capsys):

@@ -167,6 +167,23 @@ def test_a_repair_by_default(network):
     assert again.repaired.lines() == repaired.repaired.lines()
 
 
+def test_a_repair_reads_only_what_it_looks_at(network, monkeypatch):
+    """Of many samples a few, evenly; where the source cannot seek, all are read, for the same result."""
+    for room in ("workflow.repairing", "repair.guard"):
+        monkeypatch.setattr(f"calib8.{room}.MOST_RUNS", 10)
+    options = CalibrateOptions(iteration=100, method="mse", without=frozenset(["equalised-channels"]))
+    histograms = needed_histograms(network, options)
+    kind, starts = type(network.samples), []
+    seek = kind.batches_from
+    monkeypatch.setattr(kind, "batches_from", lambda self, start: starts.append(start) or seek(self, start))
+    found = calibrate_again(network, histograms, options)
+    assert set(starts) == set(range(5, 100, 10)) and found.repaired.guarding == 2
+    starts.clear()
+    monkeypatch.setattr("calib8.workflow.repairing.Seekable", int)
+    assert calibrate_again(network, histograms, options).repaired.lines() == found.repaired.lines()
+    assert set(starts) == {0}
+
+
 def test_parts_of_a_repair_are_left_out(network, result):
     options = CalibrateOptions(iteration=20, method="mse", without=frozenset(["compensated-rounding", "channel-units"]))
     found = calibrate_again(network, result.histograms, options)

@@ -15,7 +15,7 @@ from calib8.workflow import (
     CalibrationResult,
     CountOptions,
     Network,
-    calibrate_from,
+    calibrate_counted,
     count_on_cluster,
     count_to_file,
     part_of,
@@ -58,6 +58,4 @@ def calibrate_kept(
         import_dask()
         files = network_files(options, network, images_of(options))
         counted = count_on_cluster(network, files, wanted, options.cluster, progress, path=options.histograms)
-    if wanted.repair != "none":
-        _log.info("histograms that are kept give thresholds; nothing is repaired")
-    return calibrate_from(network, counted, wanted), described(counted.samples)
+    return calibrate_counted(network, counted, wanted, progress), described(counted.samples)

@@ -33,5 +33,5 @@ def wanted_of(options: argparse.Namespace) -> CalibrateOptions:
 def as_one_run(options: argparse.Namespace) -> argparse.Namespace:
     """The options of a run that counts nothing into files and gives the same bytes, for the record."""
     wanted = calibrate_options(options)
-    method = None if options.original else wanted.one_method
-    return argparse.Namespace(**{**vars(options), "method": method, "repair": "none", "without": []})
+    method = options.method if options.original or wanted.repair != "none" else wanted.one_method
+    return argparse.Namespace(**{**vars(options), "method": method})

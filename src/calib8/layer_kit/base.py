@@ -230,7 +230,7 @@ class Op(ABC):
         """Give the weights with which x / bottom becomes y / top, where the layer makes y of x.
 
         Args:
-            call: of a layer whose `channel_flow` is WEIGHTED.
+            call: of a layer whose `channel_flow` is WEIGHTED, or TAKEN.
             bottom, top: units of the channels, (C) each; None for ones.
         """
         raise AssertionError(f"{type(self).__name__} has no weights that take up units")

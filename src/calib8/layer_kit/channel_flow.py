@@ -29,12 +29,14 @@ class ChannelFlow(Enum):
         CARRIED: a channel of a top has the factor of that channel of every bottom, which all need the same one.
         JOINED: the channels of the top are those of the bottoms, one bottom behind the other.
         WEIGHTED: weights take them up on both sides (`Op.blobs_in_units`).
+        TAKEN: weights take those of the bottom up, and the tops have none.
     """
 
     MIXED = 0
     CARRIED = 1
     JOINED = 2
     WEIGHTED = 3
+    TAKEN = 4
 
 
 def divided(blobs: Sequence[Array], top: Units | None) -> tuple[Array, ...]:

@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from calib8.arithmetic import batch_norm_affine, dead_channels
 from calib8.errors import QuantizationError
-from calib8.graph import Phase, Shape
+from calib8.graph import Array, Phase, Shape
 from calib8.layer_kit.base import Call, ChannelAffine, LiveBlob, Op, QuantizeCall, RandomNumbers, Weights, register
 from calib8.layer_kit.batch_statistics import normalized, statistics_of_batch, unbiased
+from calib8.layer_kit.channel_flow import ChannelFlow, Units
 from calib8.layer_kit.codes import affine_codes
 from calib8.layer_kit.fields import Fields, Group, RefusedError
 from calib8.layer_kit.form import IntegerForm, Integers, expect
@@ -146,6 +147,19 @@ class BatchNorm(Op):
         if self.scale_bias:
             return blobs[3].reshape(-1).astype(np.float64), blobs[4].reshape(-1).astype(np.float64)
         return np.ones(blobs[0].size), np.zeros(blobs[0].size)
+
+    def channel_flow(self, call: Call) -> ChannelFlow:
+        plain = self.kind == "onnx" and self.eps_before_sqrt and len(call.bottom_shapes[0]) > 1
+        return ChannelFlow.TAKEN if plain and (self.scale_bias or call.blobs[2].all()) else ChannelFlow.MIXED
+
+    def blobs_in_units(self, call: Call, bottom: Units | None, top: Units | None) -> tuple[Array, ...]:
+        """Divide the mean by the units, and the variance with its eps by their squares."""
+        if bottom is None:
+            return call.blobs
+        mean, variance = self.statistics(call.blobs)
+        factor = 1.0 if self.scale_bias else float(call.blobs[2].reshape(-1)[0])
+        moved = mean / bottom * factor, np.maximum((variance + self.eps) / bottom**2 - self.eps, 0) * factor
+        return (*(blob.astype(np.float32).reshape(call.blobs[0].shape) for blob in moved), *call.blobs[2:])
 
     def join_net(self, numbers: RandomNumbers, blobs: Sequence[LiveBlob]) -> None:
         self._live = blobs

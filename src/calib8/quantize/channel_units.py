@@ -5,7 +5,7 @@ up for it: those that write it carry 1/u in their weights, those that read it u.
 
 - before a BatchNorm: a convolution's top that only a BatchNorm reads. `repair.channel_units` chooses them; the integers
   of the BatchNorm tell them.
-- of carried channels: values between layers with weights, through all that hands factors on (`ChannelFlow`).
+- of carried channels: other values between layers with weights, through all that hands factors on (`ChannelFlow`).
   `repair.equalised_channels` chooses them; only the record of a run tells them.
 """
 
@@ -105,8 +105,13 @@ def _follows(pair: AffinePair, tx: float, ty: float) -> bool:
 
 
 def is_before_batch_norm(model: Model, value: str) -> bool:
-    """Tell whether units of a value are of the kind that a BatchNorm's factor takes up."""
-    return any(isinstance(model.op_of[reader.name], BatchNorm) for reader in model.net.consumers[value])
+    """Tell whether a value is a convolution's top that only a BatchNorm reads."""
+    readers = model.net.consumers[value]
+    return (
+        len(readers) == 1
+        and isinstance(model.op_of[readers[0].name], BatchNorm)
+        and model.op_of[model.net.producer[value].name].takes_channel_units
+    )
 
 
 def blobs_in_units(model: Model, layer: Layer, units: Mapping[str, Array]) -> tuple[NDArray[np.float32], ...]:
@@ -115,13 +120,13 @@ def blobs_in_units(model: Model, layer: Layer, units: Mapping[str, Array]) -> tu
     Units before a BatchNorm are left to those who quantise the two layers.
     """
     op, call = model.op_of[layer.name], model.call(layer)
-    if not layer.blobs or op.channel_flow(call) is not ChannelFlow.WEIGHTED:
+    if not layer.blobs or op.channel_flow(call) not in (ChannelFlow.WEIGHTED, ChannelFlow.TAKEN):
         return layer.blobs
-    bottom, top = units.get(layer.bottoms[0]), units.get(layer.tops[0])
-    if isinstance(model.op_of[model.net.producer[layer.bottoms[0]].name], BatchNorm):
-        bottom = None  # the two are one step: its units are those of this layer's top
-    if is_before_batch_norm(model, layer.tops[0]):
-        top = None
+    bottom, top = (None if is_before_batch_norm(model, v) else units.get(v) for v in (layer.bottoms[0], layer.tops[0]))
+    if isinstance(op, BatchNorm):
+        top = None  # the two are one step with its Scale, whose top's units it has
+    elif isinstance(model.op_of[model.net.producer[layer.bottoms[0]].name], BatchNorm):
+        bottom = None
     return layer.blobs if bottom is None and top is None else op.blobs_in_units(call, bottom, top)
 
 

@@ -23,28 +23,25 @@ def kept_per_sample(channels: int, samples: int) -> int:
     return -(-kept // samples)
 
 
-class ChannelValues:
-    """|x| of every channel, from some places of each sample, and the largest of all.
+class ChannelMaxima:
+    """The largest |x| of every channel; neither NaN nor infinities count."""
 
-    Args:
-        per_sample: how many places.
-    """
-
-    def __init__(self, per_sample: int) -> None:
-        self._per_sample = per_sample
-        self._parts: list[NDArray[np.float32]] = []
+    def __init__(self) -> None:
         self._largest: NDArray[np.float32] | None = None
 
     def add(self, values: NDArray[Any]) -> None:
         """Take in a value of one sample, (N, C, ...)."""
-        images = values.reshape(*values.shape[:2], -1)
+        self._take(values.reshape(*values.shape[:2], -1))
+
+    def _take(self, images: NDArray[Any]) -> NDArray[Any]:
+        """Take in (N, C, n), and give it with 0 for what does not count."""
         largest = np.maximum(images.max(axis=2), -images.min(axis=2))
-        if not np.isfinite(largest).all():  # neither NaN nor infinities count
+        if not np.isfinite(largest).all():
             images = np.nan_to_num(images, posinf=0.0, neginf=0.0)
             largest = np.abs(images).max(axis=2)
-        self._largest = largest.max(axis=0) if self._largest is None else np.maximum(self._largest, largest.max(axis=0))
-        image, place = np.divmod(evenly(len(images) * images.shape[2], self._per_sample), images.shape[2])
-        self._parts.append(np.abs(images[image, :, place]).T)
+        mine = largest.max(axis=0)
+        self._largest = mine if self._largest is None else np.maximum(self._largest, mine)
+        return images
 
     @property
     def largest(self) -> Array:
@@ -52,6 +49,25 @@ class ChannelValues:
         if self._largest is None:
             raise AssertionError("nothing was observed")
         return self._largest.astype(np.float64)
+
+
+class ChannelValues(ChannelMaxima):
+    """|x| of every channel, from some places of each sample, and the largest of all.
+
+    Args:
+        per_sample: how many places.
+    """
+
+    def __init__(self, per_sample: int) -> None:
+        super().__init__()
+        self._per_sample = per_sample
+        self._parts: list[NDArray[np.float32]] = []
+
+    def add(self, values: NDArray[Any]) -> None:
+        """Take in a value of one sample, (N, C, ...)."""
+        images = self._take(values.reshape(*values.shape[:2], -1))
+        image, place = np.divmod(evenly(len(images) * images.shape[2], self._per_sample), images.shape[2])
+        self._parts.append(np.abs(images[image, :, place]).T)
 
     def sizes(self) -> NDArray[np.float32]:
         """Give what was kept, sorted, (C, n): the order of samples does not count."""

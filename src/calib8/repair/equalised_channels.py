@@ -5,10 +5,11 @@ On this chip all channels of a value share one threshold: where the largest chan
 W[c] / u[c] and b[c] / u[c], those that read it W[:, c] * u[c], and ReLU, poolings, sums and Concat in between hand it
 on (`ChannelFlow`). In FP32 nothing changes.
 
-Channels that have to share their unit - a sum's bottoms and its top - are a class. A class's range, relative to that of
-the largest channel, is r; its unit is r^a. With a = 1 every channel would have the range that its values need; but
-small units give the weights that read the channel fewer steps, and those that write it more than they have. So a = 1/2,
-as Nagel et al. balance the ranges of the weights of two layers; the guard says whether it is better with than without.
+Channels that have to share their unit - a sum's bottoms and its top - are a class. A class's largest value, relative to
+that of the largest channel, is r; its unit is r^a. With a = 1 every channel would have the range that its values need;
+but small units give the weights that read the channel fewer steps, and those that write it more than they have. So
+a = 1/2, as Nagel et al. balance the ranges of the weights of two layers; the guard says whether it is better with than
+without.
 
 The thresholds follow from the distributions of values in their units, by the methods that find all others. Counts have
 to be of all values: what a twentieth of them says of a tail cost SqueezeNet 0.5 dB.
@@ -35,8 +36,8 @@ from calib8.layers import Op
 from calib8.lowering import Model
 from calib8.measure.histogram import BlobHistogram, Histogram
 from calib8.quantize import QuantPlan, fold_groups
-from calib8.quantize.channel_units import in_channel_units
-from calib8.repair.channel_values import ChannelValues, kept_per_sample
+from calib8.quantize.channel_units import in_channel_units, is_before_batch_norm
+from calib8.repair.channel_values import ChannelMaxima
 
 Array = NDArray[np.float64]
 Classes = NDArray[np.intp]
@@ -78,6 +79,7 @@ class _Joined:
     """Channels of all values, put together into classes."""
 
     def __init__(self, model: Model) -> None:
+        self._model = model
         sizes = {v: shape[1] for v, shape in model.shapes.items() if len(shape) > 1}
         ends = np.cumsum(list(sizes.values()), dtype=np.intp)
         self._places = {v: np.arange(end - size, end) for (v, size), end in zip(sizes.items(), ends, strict=True)}
@@ -92,8 +94,11 @@ class _Joined:
     def take(self, layer: Layer, op: Op, flow: ChannelFlow) -> None:
         """Join channels of a layer's bottoms and tops, or fix them."""
         values = (*layer.bottoms, *layer.tops)
+        if flow is ChannelFlow.TAKEN and not is_before_batch_norm(self._model, layer.bottoms[0]):
+            values = layer.tops
+            flow = ChannelFlow.MIXED
         unshaped = any(v not in self._places for v in values)
-        if flow is ChannelFlow.MIXED or unshaped or layer.name in self._shared:
+        if flow in (ChannelFlow.MIXED, ChannelFlow.TAKEN) or unshaped or layer.name in self._shared:
             self._fixed += values
         elif flow is ChannelFlow.CARRIED:
             for value in values[1:]:
@@ -134,21 +139,19 @@ class EqualisedChannels:
 
     Args:
         model, plan: the network, and the plan whose groups of values share a threshold.
-        samples: how many there will be.
 
     Attributes:
         counters: of the first pass, by value.
     """
 
-    def __init__(self, model: Model, plan: QuantPlan, samples: int) -> None:
+    def __init__(self, model: Model, plan: QuantPlan) -> None:
         self._model, self._classes = model, channel_classes(model, plan)
         self._members = {
             g.measured(as_written=False): g.members for g in fold_groups(model, plan.enable_concat_quantize)
         }
         measured = [v for v in self._members if v in self._classes.of]
-        channels = sum(model.shapes[v][1] for v in measured)
         self._units: dict[str, Array] = {}
-        self.counters = {v: ChannelValues(kept_per_sample(channels, samples)) for v in measured}
+        self.counters = {v: ChannelMaxima() for v in measured}
 
     def second_counters(self) -> dict[str, InUnits]:
         """Choose the units, and make the counters of the second pass, by value; those that were always 0 have none."""
@@ -168,17 +171,18 @@ class EqualisedChannels:
         return InChannelUnits(in_channel_units(self._model, self._units), _with_batch_norms(self._model, self._units))
 
     def _chosen(self) -> dict[str, Array]:
-        """Choose every class's unit, from the largest range that its channels need, relative to all that it meets.
+        """Choose every class's unit, from the largest value of its channels, relative to all that it meets.
 
         They are at most 1, by value, (C).
         """
-        ranges = {v: counter.ranges() for v, counter in self.counters.items()}
         needed = np.zeros(self._classes.count)
         largest = np.zeros(self._classes.count)  # of all channels that a class meets in a value, directly or not
-        for value, own in ranges.items():
+        for value, counter in self.counters.items():
+            own = counter.largest
             free = self._classes.of[value] >= 0
             np.maximum.at(needed, self._classes.of[value][free], own[free])
-        meetings = [(own[own >= 0], ranges[v].max()) for v, own in self._classes.of.items() if v in ranges]
+        of = self._classes.of
+        meetings = [(of[v][of[v] >= 0], counter.largest.max()) for v, counter in self.counters.items()]
         while True:
             before = largest.copy()
             for classes, top in meetings:

@@ -36,7 +36,8 @@ from calib8.repair.rounded_values import rounded_inputs, with_rounded_values
 Array = NDArray[Any]
 
 _KEPT = 1 << 16  # elements of an output and sample that are compared
-_MOST_RUNS = 320  # that a repair looks at: what it keeps of them, and its time, do not grow with the samples
+MOST_RUNS = 320
+"""Runs that a repair looks at: what it keeps of them, and its time, do not grow with the samples."""
 _SHAPES_OPEN = 4
 
 
@@ -69,7 +70,7 @@ def split(batches: Batches, images: int, per_run: int = 1, every: int = 5) -> Sp
         images: how many there are.
         per_run: how many go through the network together; a part of a run that is left over at the end is left out.
     """
-    taken = {int(index): place for place, index in enumerate(evenly(images // per_run, _MOST_RUNS))}
+    taken = {int(index): place for place, index in enumerate(evenly(images // per_run, MOST_RUNS))}
     runs = len(taken)
     every = min(every, max(runs, 2))  # a single run is solved on, and nothing is held out
 

@@ -273,7 +273,7 @@ class _Work:
             plan: of the network as it is.
             sets: thresholds are found in the distributions of channels in units as each of them finds its own.
         """
-        choice = EqualisedChannels(self._network.model, plan, self._samples.solving)
+        choice = EqualisedChannels(self._network.model, plan)
         if not (self.does(EQUALISED) and choice.counters):
             return plan
         self._observe(choice.counters)

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from calib8.workflow.histograms import (
         CountOptions,
         Part,
+        calibrate_counted,
         calibrate_from,
         count_histograms,
         count_to_file,
@@ -122,6 +123,7 @@ __all__ = [
     "Workers",
     "calibrate",
     "calibrate_again",
+    "calibrate_counted",
     "calibrate_from",
     "change_thresholds",
     "check",
@@ -172,7 +174,7 @@ __getattr__ = lazily(
         "diagnosing": "DiagnoseOptions Diagnosis diagnose quick_check",
         "evaluating": "EvaluateOptions Evaluation evaluate",
         "histograms": (
-            "CountOptions Part calibrate_from count_histograms count_to_file merge_histograms "
+            "CountOptions Part calibrate_counted calibrate_from count_histograms count_to_file merge_histograms "
             "open_calibrated part_of write_histograms"
         ),
         "images": "Images",

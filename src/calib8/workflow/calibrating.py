@@ -112,6 +112,11 @@ class CalibrateOptions(MeasureOptions):
         """The method, where there can be only one: where nothing is repaired."""
         return self.method or DEFAULT_METHOD
 
+    def measured(self) -> CalibrateOptions:
+        """Return the same with the method that says what is measured, where several are tried."""
+        usual = DEFAULT_METHOD if self.repair == "none" else REPAIR_METHODS[0]
+        return replace(self, method=self.method or usual)
+
     def as_original(self) -> CalibrateOptions:
         """Return these options with the original tool's method, and nothing that it does not do."""
         return replace(self, method=ORIGINAL_METHOD, threshold=ThresholdOptions(), repair="none")
@@ -167,8 +172,7 @@ def calibrate_again(
     Raises:
         DataError, UserLayerError, QuantizationError, OptionError: as `calibrate`.
     """
-    usual = DEFAULT_METHOD if options.repair == "none" else REPAIR_METHODS[0]
-    measured = replace(options, method=options.method or usual)
+    measured = options.measured()
     histograms = needed_histograms(network, measured, known, progress)
     if options.repair != "none":
         found = _repaired(network, histograms, options, observed_by(network, measured), progress)

@@ -31,7 +31,7 @@ from calib8.errors import DataError, OptionError
 from calib8.lowering import Model
 from calib8.measure.collect import CollectOptions, Passes
 from calib8.measure.counters import Counter
-from calib8.measure.histogram import AdaptiveHistogram, Histogram
+from calib8.measure.histogram import AdaptiveHistogram, BlobHistogram, Histogram
 from calib8.measure.histogram_file import Group, HistogramSet, Identity, States, measured_values, read_histograms
 from calib8.measure.thresholds import method_named
 from calib8.onnx_in import open_inputs
@@ -42,6 +42,7 @@ from calib8.reading import exists, read_file
 from calib8.workflow.calibrating import (
     CalibrateOptions,
     CalibrationResult,
+    calibrate_again,
     check_values,
     choose_thresholds,
     observed_by,
@@ -232,20 +233,41 @@ def merge_histograms(sets: Mapping[str, HistogramSet]) -> HistogramSet:
 
 
 def calibrate_from(network: Network, histograms: HistogramSet, options: CalibrateOptions) -> CalibrationResult:
-    """Find thresholds in kept histograms, and quantise; the network is not run.
+    """Find thresholds in kept histograms, and quantise; the network is not run, so nothing is repaired.
 
     Raises:
         DataError: they are of another network.
         OptionError: they lack what the method needs.
         QuantizationError: as `calibrate`.
     """
+    found = _of_network(network, histograms, options)
+    return choose_thresholds(network, found, replace(options, iteration=int(histograms.samples.size)))
+
+
+def calibrate_counted(
+    network: Network, histograms: HistogramSet, options: CalibrateOptions, progress: ProgressCallback = quiet
+) -> CalibrationResult:
+    """Calibrate as `calibrate` does, and to the same bytes, with histograms of the same samples that are counted.
+
+    The repair runs the network over samples, here, wherever they were counted.
+
+    Raises:
+        DataError: they are of another network, or the samples cannot be used.
+        OptionError, UserLayerError, QuantizationError: as `calibrate`.
+    """
+    found = _of_network(network, histograms, options.measured())
+    return calibrate_again(network, found, replace(options, iteration=int(histograms.samples.size)), progress)
+
+
+def _of_network(network: Network, histograms: HistogramSet, options: CalibrateOptions) -> Mapping[str, BlobHistogram]:
+    """The histograms that the options' method needs, with a warning for what looks odd."""
     problems = histograms.identity.differences(replace(identity_of(network, options), **_not_of_a_network(histograms)))
     if problems:
         raise DataError(f"{network.model.net.source}: the histograms are of another network", problems)
     exact = options.two_pass or method_named(options.one_method).like_the_original
     found = histograms.histograms(observed_by(network, options), exact=exact)
     check_values(network, found)
-    return choose_thresholds(network, found, replace(options, iteration=int(histograms.samples.size)))
+    return found
 
 
 def open_calibrated(

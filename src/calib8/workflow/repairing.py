@@ -8,10 +8,13 @@ from typing import Any
 
 from calib8.choices import REPAIR_METHODS
 from calib8.data import takes
+from calib8.data.faces import Seekable
+from calib8.layer_kit.window_product import evenly
 from calib8.measure.histogram import BlobHistogram
 from calib8.measure.thresholds import ThresholdOptions, find_threshold
 from calib8.quantize import QuantPlan, make_plan
 from calib8.repair import Repaired, RepairOptions, Split, ThresholdSets, repair, split
+from calib8.repair.guard import MOST_RUNS
 from calib8.workflow.network import Network
 from calib8.workflow.progress import Progress, ProgressCallback, quiet
 from calib8.workflow.samples import images_per_run
@@ -69,9 +72,18 @@ def repaired_plan(
 
 
 def _split(network: Network, images: int) -> Split:
-    per_run = images_per_run(network.of_one_sample)
+    """Split the samples that a repair looks at; of many, those that it does not look at are not read."""
+    per_run, source = images_per_run(network.of_one_sample), network.samples
+    runs = images // per_run
+    chosen = evenly(runs, MOST_RUNS).tolist()
 
     def batches() -> Iterator[Mapping[str, Any]]:
-        return takes(network.samples, images)
+        return takes(source, images)
 
-    return split(batches, images, per_run)
+    def some() -> Iterator[Mapping[str, Any]]:
+        for run in chosen:
+            yield from takes(source, (run + 1) * per_run, run * per_run)
+
+    if len(chosen) == runs or not isinstance(source, Seekable):
+        return split(batches, images, per_run)
+    return split(some, len(chosen) * per_run, per_run)

@@ -15,7 +15,7 @@ def add_histogram_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--histograms", metavar="FILE", type=Path,
         help="keep what is counted in this file, for `calib8 thresholds` and `calib8 merge`; go on with what it "
-        "has, or where an interrupted run was. Nothing is repaired, and without --method it is kl",
+        "has, or where an interrupted run was",
     )  # fmt: skip
     group.add_argument(
         "--shard", metavar="I/N", type=_shard,
