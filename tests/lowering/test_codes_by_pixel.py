@@ -139,3 +139,48 @@ def test_what_no_output_needs_is_not_in_the_graph(random_model):
     model = random_model(images(1, 4, 6, 6) + conv("c", "x") + relu("r", "c") + layer("Pooling", "p", "r", WINDOW))
     types = node_types(model, plan_of(model), Codes("p"))
     assert types.count("Clip") == 1
+
+
+def depthwise(name: str, bottom: str) -> str:
+    return layer(
+        "DepthwiseConvolution", name, bottom, "convolution_param { num_output: 12 group: 12 kernel_size: 3 pad: 1 }"
+    )
+
+
+def test_channel_by_channel_kernels_take_sixteen_at_once(random_model, run_int8):
+    """12 channels become 16 from the convolution in front to the one behind, through all that lies between."""
+    text = images(1, 4, 8, 8) + conv("c", "x", 12) + layer("BatchNorm", "n", "c") + relu("r", "n") + depthwise("d", "r")
+    model = random_model(text + layer("BatchNorm", "m", "d") + relu("s", "m") + conv("e", "s", 16))
+    plan, x = plan_of(model), np.random.default_rng(6).integers(-128, 128, (1, 4, 8, 8))
+    expected = {"c": convolved(model, "c", x)}
+    expected["n"] = normalised(model, "n", expected["c"])
+    expected["r"] = oracle.relu(expected["n"])
+    constants = oracle.weights_of(*model.net.layer_by_name["d"].blobs, 4.0, 4.0)
+    window = {"stride": (1, 1), "pad": (1, 1), "pad_end": (1, 1), "dilation": (1, 1), "group": 12}
+    expected["d"] = oracle.convolution(expected["r"], constants, **window)
+    expected["m"] = normalised(model, "m", expected["d"])
+    expected["s"] = oracle.relu(expected["m"])
+    expected["e"] = convolved(model, "e", expected["s"])
+    for names in (["e"], ["d"], list(expected)):
+        found = run_int8(model, plan, {"x": x}, [*map(Codes, names)])
+        assert all(np.array_equal(found[Codes(name)], expected[name]) for name in names)
+    (step,) = lower_int8(model, IntegerSetup(frozenset(plan.forms), plan.forms, plan.thresholds), ["e"])
+    groups = [a.i for node in step.onnx.graph.node for a in node.attribute if a.name == "group"]
+    assert groups == [1, 256, 16, 256, 1]
+    assert "Slice" not in node_types(model, plan, Codes("e"))
+
+
+def normalised(model, name: str, x: np.ndarray) -> np.ndarray:
+    mean, variance, _ = model.net.layer_by_name[name].blobs
+    s, b, rs = oracle.batch_norm_of(mean, variance, 1e-5, np.ones(mean.size), np.zeros(mean.size), 4.0, 4.0)
+    return oracle.affine(x, (s.reshape(-1), b, rs), 1)
+
+
+def test_channels_that_come_from_elsewhere_are_taken_as_they_are(random_model, run_int8):
+    """Nothing in the graph could make more of them."""
+    model = random_model(images(1, 12, 5, 5) + layer("ReLU", "r", "x") + depthwise("d", "r"))
+    plan, x = plan_of(model), np.random.default_rng(7).integers(-128, 128, (1, 12, 5, 5))
+    constants = oracle.weights_of(*model.net.layer_by_name["d"].blobs, 4.0, 4.0)
+    window = {"stride": (1, 1), "pad": (1, 1), "pad_end": (1, 1), "dilation": (1, 1), "group": 12}
+    found = run_int8(model, plan, {"x": x}, [Codes("d")])[Codes("d")]
+    assert np.array_equal(found, oracle.convolution(oracle.relu(x), constants, **window))

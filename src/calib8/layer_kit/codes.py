@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -110,16 +110,42 @@ def weighted_sum(
         exact = is_exact_in_float32(accumulator_bound(weights, offsets))
         return (_float_conv if exact else _float_convs)(g, codes, weights, offsets, rshift, geometry)
     if geometry.group == 1 and codes in g.wider:
-        codes, weights = g.wider[codes], _with_inputs(weights, PIXEL_CHANNELS)
+        codes, channels = g.wider[codes]
+        weights = _more(weights, channels, 1)
     elif geometry.group == 1 and weights.shape[1] < PIXEL_CHANNELS and math.prod(weights.shape[2:]) > 1:
         if len(weights) <= _FEW_OUTPUTS and is_exact_in_float32(accumulator_bound(weights, offsets)):
             return _float_conv(g, codes, weights, offsets, rshift, geometry)
         codes, weights = _with_more_channels(g, codes, weights)
     if rshift <= MAX_QLINEAR_RSHIFT and math.prod(weights.shape[1:]) <= _INT32_PRODUCTS:
-        return _qlinear_conv(g, codes, weights, offsets, rshift, geometry)
+        if geometry.group == len(weights) > 1 == weights.shape[1]:
+            return _channel_by_channel(g, codes, weights, offsets, rshift, geometry)
+        y = _qlinear_conv(g, codes, weights, offsets, rshift, geometry)
+        if geometry.group == 1:
+            g.ways[y] = lambda outputs: _qlinear_conv(
+                g, codes, _more(weights, outputs), _more(offsets, outputs), rshift, geometry
+            )
+        return y
     if is_exact_in_float32(accumulator_bound(weights, offsets)):
         return _float_conv(g, codes, weights, offsets, rshift, geometry)
     return _integer_conv(g, codes, weights, offsets, rshift, geometry)
+
+
+def _channel_by_channel(
+    g: OnnxBuilder,
+    codes: str,
+    weights: NDArray[np.int8],
+    bias: NDArray[np.int64],
+    rshift: int,
+    geometry: ConvGeometry,
+) -> str:
+    """A convolution with one input for each output, over more channels where that is faster and they can be had."""
+    channels = len(weights)
+    even = -(-channels // _EVEN_CHANNELS) * _EVEN_CHANNELS
+    wide = g.widened(codes, even) if even > channels else None
+    if wide is None:
+        return _qlinear_conv(g, codes, weights, bias, rshift, geometry)
+    own = replace(geometry, group=even)
+    return g.narrowed(_qlinear_conv(g, wide, _more(weights, even), _more(bias, even), rshift, own), even, channels)
 
 
 def _with_more_channels(g: OnnxBuilder, codes: str, weights: NDArray[np.int8]) -> tuple[str, NDArray[np.int8]]:
@@ -127,12 +153,12 @@ def _with_more_channels(g: OnnxBuilder, codes: str, weights: NDArray[np.int8]) -
     axes = weights.ndim
     missing = PIXEL_CHANNELS - weights.shape[1]
     pads = [missing if i == axes + 1 else 0 for i in range(2 * axes)]  # behind axis 1
-    return g.node("Pad", codes, g.ints(*pads), g.constant(np.uint8(ZERO))), _with_inputs(weights, PIXEL_CHANNELS)
+    return g.node("Pad", codes, g.ints(*pads), g.constant(np.uint8(ZERO))), _more(weights, PIXEL_CHANNELS, 1)
 
 
-def _with_inputs(weights: NDArray[np.int8], count: int) -> NDArray[np.int8]:
-    """Weights with zeros for inputs that are not theirs."""
-    return np.pad(weights, [(0, count - n if axis == 1 else 0) for axis, n in enumerate(weights.shape)])
+def _more(values: NDArray[Any], count: int, along: int = 0) -> NDArray[Any]:
+    """Values with zeros behind them: for outputs, or inputs, of which nobody knows."""
+    return np.pad(values, [(0, count - n if axis == along else 0) for axis, n in enumerate(values.shape)])
 
 
 def comes_by_pixel(shape: Sequence[int], *, integer_kernels: bool) -> bool:
@@ -142,7 +168,7 @@ def comes_by_pixel(shape: Sequence[int], *, integer_kernels: bool) -> bool:
 
 def entering_codes(g: OnnxBuilder, pixels: str, channels: int) -> str:
     """Give what comes into the graph as (N, H, W, 4) as codes (N, C, H, W), and as wider ones for who can take them."""
-    return g.narrowed(g.node("Transpose", pixels, perm=_PLANES), channels)
+    return g.narrowed(g.node("Transpose", pixels, perm=_PLANES), PIXEL_CHANNELS, channels)
 
 
 def affine_codes(
@@ -159,7 +185,8 @@ def affine_codes(
     """
     per_channel = len(shape) == 4 and scale.shape == (shape[1], 1, 1)
     if g.integer_kernels and per_channel and rshift <= MAX_QLINEAR_RSHIFT:
-        return _channels_times(g, codes, scale.reshape(-1), shift, rshift, shape)
+        offsets = np.zeros(shape[1], np.int64) if shift is None else np.asarray(shift, np.int64).reshape(-1)
+        return _channels_times(g, codes, scale.reshape(-1).astype(np.int8), offsets, rshift, shape)
     values = _times(g, codes, np.ldexp(scale.astype(np.float32), -rshift))
     if shift is not None:
         values = g.node("Add", values, g.constant(np.ldexp(shift.astype(np.float32), -rshift)))
@@ -167,23 +194,51 @@ def affine_codes(
 
 
 def _channels_times(
-    g: OnnxBuilder, codes: str, scale: Array, shift: Array | None, rshift: int, shape: Sequence[int]
+    g: OnnxBuilder,
+    codes: str,
+    scale: NDArray[np.int8],
+    shift: NDArray[np.int64],
+    rshift: int,
+    shape: Sequence[int],
 ) -> str:
     """`affine_codes` with a number for each channel of images.
 
     Where there are few channels, neighbouring pixels count as further ones, which costs nothing: in memory one pixel
     lies behind the other.
     """
+
+    def over(count: int) -> str | None:
+        wide = g.widened(codes, count)
+        if wide is None:
+            return None
+        return _affine_pixels(g, wide, _more(scale, count), _more(shift, count), rshift, (shape[0], count, *shape[2:]))
+
+    if codes in g.wider:
+        (_, has), wide = g.wider[codes], over(g.wider[codes][1])
+        assert wide is not None
+        return g.narrowed(wide, has, shape[1])
+    y = _affine_pixels(g, codes, scale, shift, rshift, shape)
+    g.ways[y] = over
+    return y
+
+
+def _affine_pixels(
+    g: OnnxBuilder,
+    codes: str,
+    scale: NDArray[np.int8],
+    offsets: NDArray[np.int64],
+    rshift: int,
+    shape: Sequence[int],
+) -> str:
     together = _pixels_together(shape[1], math.prod(shape[2:]))
-    offsets = np.zeros(shape[1], np.int64) if shift is None else np.asarray(shift, np.int64).reshape(-1)
-    weights = np.tile(np.asarray(scale, np.int8), together).reshape(-1, 1, 1, 1)
+    weights = np.tile(scale, together).reshape(-1, 1, 1, 1)
     point = ConvGeometry((1, 1), (0, 0, 0, 0), (1, 1), len(weights))
     if together == 1:
-        return weighted_sum(g, codes, weights, offsets, rshift, point)
+        return _qlinear_conv(g, codes, weights, offsets, rshift, point)
     images, channels, height, width = shape
     folded = g.ints(images, height * width // together, 1, len(weights))
     x = g.node("Transpose", g.node("Reshape", g.node("Transpose", codes, perm=_PIXELS), folded), perm=_PLANES)
-    y = weighted_sum(g, x, weights, np.tile(offsets, together), rshift, point)
+    y = _qlinear_conv(g, x, weights, np.tile(offsets, together), rshift, point)
     unfolded = g.ints(images, height, width, channels)
     return g.node("Transpose", g.node("Reshape", g.node("Transpose", y, perm=_PIXELS), unfolded), perm=_PLANES)
 
@@ -364,6 +419,20 @@ def two_sided(g: OnnxBuilder, codes: str, positive: tuple[int, int], negative: t
 
 def rectified(g: OnnxBuilder, codes: str) -> str:
     """Compute `max(code, 0)`."""
+
+    def over(count: int) -> str | None:
+        wide = g.widened(codes, count)
+        return None if wide is None else _rectify(g, wide)
+
+    y = _rectify(g, codes)
+    if codes in g.wider:
+        g.wider[y] = _rectify(g, g.wider[codes][0]), g.wider[codes][1]
+    else:
+        g.ways[y] = over
+    return y
+
+
+def _rectify(g: OnnxBuilder, codes: str) -> str:
     return g.node("Clip", codes, g.constant(np.uint8(ZERO)))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,8 @@ class OnnxBuilder:
         accumulator_bits: of the sums of an Eltwise: the chip's 16, which saturate after every term, or 32.
 
     Attributes:
-        wider: names of values that are there with more channels, too, by the name of the value (`narrowed`).
+        wider: of values that are there with more channels, too: name and channels, by the value's name (`narrowed`).
+        ways: how to make a value with more channels, where nobody has asked for it yet; None where that cannot be.
     """
 
     def __init__(self, *, integer_kernels: bool = True, accumulator_bits: int = 16) -> None:
@@ -40,7 +41,8 @@ class OnnxBuilder:
         self._inputs: list[ValueInfoProto] = []
         self._next = 0
         self._givers: dict[str, NodeProto] = {}
-        self.wider: dict[str, str] = {}
+        self.wider: dict[str, tuple[str, int]] = {}
+        self.ways: dict[str, Callable[[int], str | None]] = {}
 
     def input(self, shape: Sequence[int], dtype: DTypeLike = np.float32) -> str:
         """Declare a graph input; return its name."""
@@ -60,11 +62,18 @@ class OnnxBuilder:
         self._givers.update(dict.fromkeys(names, self._nodes[-1]))
         return names
 
-    def narrowed(self, wide: str, channels: int) -> str:
-        """Take the first channels (axis 1) of a value; who can do with all of them finds it in `wider`."""
+    def narrowed(self, wide: str, has: int, channels: int) -> str:
+        """Take the first channels (axis 1) of a value that has more; who can do with all finds it in `wider`."""
         narrow = self.node("Slice", wide, self.ints(0), self.ints(channels), self.ints(1))
-        self.wider[narrow] = wide
+        self.wider[narrow] = wide, has
         return narrow
+
+    def widened(self, name: str, channels: int) -> str | None:
+        """Return a value with so many channels, what is in the further ones being nobody's business; None for none."""
+        if name not in self.wider and (wide := self.ways.get(name, _no_way)(channels)) is not None:
+            self.wider[name] = wide, channels
+        wide, has = self.wider.get(name, (None, 0))
+        return wide if has == channels else None
 
     def giver(self, name: str) -> NodeProto | None:
         """Return the node that makes a value; None for an input or a constant."""
@@ -135,6 +144,10 @@ class OnnxBuilder:
                 nodes.append(node)
                 read.update(node.input)
         return nodes[::-1], read
+
+
+def _no_way(channels: int) -> None:
+    return None
 
 
 def _external(name: str, array: Array) -> TensorProto:
