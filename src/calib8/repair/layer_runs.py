@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 
 from calib8.arithmetic import INT8_LEVELS
 from calib8.engine import EngineOptions, Executor
-from calib8.layer_kit.codes import without_nan
 from calib8.layers import OnnxBuilder
 from calib8.lowering import Model
 from calib8.lowering.cuts import needed_layers
 from calib8.lowering.shapes import Pair
 from calib8.lowering.steps import HostStep, Port, Step, close_graph
 from calib8.quantize import QuantPlan
-from calib8.repair.rounded_values import is_rounded, rounded_inputs
+from calib8.repair.rounded_values import is_rounded, rounded_inputs, rounding_nodes
 
 Array = NDArray[Any]
 Live = dict[str, Array]
@@ -150,21 +149,10 @@ def _step(model: Model, plan: QuantPlan, pair: Pair) -> tuple[Step, tuple[str, .
     rounds = layer.tops if is_rounded(model, plan, layer.name) else ()
     for at, value in enumerate(rounds):
         ports.append(Port(_scale_of(value), g.input(()), ()))
-        tops[at] = _rounded(g, tops[at], ports[-1].name, plan.channel_units.get(value), len(model.shapes[value]))
+        tops[at] = rounding_nodes(g, tops[at], ports[-1].name, plan.channel_units.get(value), len(model.shapes[value]))
     outputs = [Port(v, name, model.shapes[v]) for v, name in zip(layer.tops, tops, strict=True)]
     return close_graph(g, ports, outputs, (layer.name,)), tuple(rounds)
 
 
 def _never(shapes: Mapping[str, Any]) -> tuple[Step, ...]:
     raise AssertionError("one layer has nothing behind it")
-
-
-def _rounded(g: OnnxBuilder, x: str, scale: str, units: NDArray[np.float64] | None, rank: int) -> str:
-    x = without_nan(g, x)
-    zero = g.constant(np.int8(0))
-    if units is None:
-        return g.node("DequantizeLinear", g.node("QuantizeLinear", x, scale, zero), scale, zero)
-    along = units.reshape(1, -1, *(1,) * (rank - 2))
-    inverse, direct = (g.constant(u.astype(np.float32)) for u in (1 / along, along))
-    codes = g.node("QuantizeLinear", g.node("Mul", x, inverse), scale, zero)
-    return g.node("Mul", g.node("DequantizeLinear", codes, scale, zero), direct)

@@ -113,7 +113,7 @@ def runs_of_samples(sets: int, samples: Split, options: RepairOptions) -> int:
     judged = 1 + sets + (sets if sets > 1 else 0) + 1 + solving
     passes = solving
     if EQUALISED not in options.without:
-        judged, passes = judged + sets + 1, passes + 2
+        judged, passes = judged + sets + (sets == 1), passes + 2
     if options.level == "thorough":
         if OUTPUT_NOISE not in options.without:
             judged, passes = judged + 1 + solving + 2, passes + solving
@@ -169,7 +169,7 @@ def repair(
     sets = sets if work.does("thresholds") else sets.first()
     start, floor = _started(work, sets)
     plain = len(work.stages)
-    start = work.equalised(start, sets)
+    start = work.equalised(start, sets, floor)
     units = _passed_on(work, WholeMultipliers.name, start)
     if options.level == "thorough":
         _thorough(work, start, units, [stage.plan.thresholds for stage in work.stages[:plain]])
@@ -266,12 +266,13 @@ class _Work:
         """Run the pass that observes nothing."""
         return kind(self.does("exact-pools"), self.does("whole-sums")).apply(self._network.model, plan, {})
 
-    def equalised(self, plan: QuantPlan, sets: ThresholdSets) -> QuantPlan:
+    def equalised(self, plan: QuantPlan, sets: ThresholdSets, floor: Mapping[str, float]) -> QuantPlan:
         """Give channels units of their own, if that is better; what solves then goes on with the network in them.
 
         Args:
             plan: of the network as it is.
             sets: thresholds are found in the distributions of channels in units as each of them finds its own.
+            floor: what those sets lose that were measured.
         """
         choice = EqualisedChannels(self._network.model, plan)
         if not (self.does(EQUALISED) and choice.counters):
@@ -279,7 +280,7 @@ class _Work:
         self._observe(choice.counters)
         counted = choice.second_counters()
         self._observe(counted)
-        plain, best, least = self._network, plan, self.floor(plan)
+        plain, best, least = self._network, plan, min(floor.values()) if floor else self.floor(plan)
         found = choice.network()
         for name in sets.names:
             thresholds = {**plan.thresholds, **choice.thresholds(counted, partial(sets.threshold_of, name))}

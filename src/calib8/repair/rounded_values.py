@@ -13,7 +13,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.layer_kit.codes import dequantize_node, quantize_node, without_nan
+from calib8.arithmetic import INT8_LEVELS
+from calib8.layer_kit.codes import without_nan
 from calib8.layers import Call, OnnxBuilder, Op
 from calib8.lowering import Model
 from calib8.quantize import QuantPlan
@@ -26,13 +27,13 @@ def with_rounded_values(model: Model, plan: QuantPlan) -> Model:
     two are one step, and neither are the tops of layers that hand codes on.
     """
 
-    def rounded(name: str, op: Op, tops: Sequence[str]) -> Op:
+    def with_rounding(name: str, op: Op, tops: Sequence[str]) -> Op:
         if not is_rounded(model, plan, name):
             return op
         steps = [(plan.thresholds[top], plan.channel_units.get(top)) for top in tops]
         return cast(Op, _Rounded(op, steps))
 
-    return replace(model, ops=tuple(rounded(layer.name, op, layer.tops) for layer, op in model.pairs))
+    return replace(model, ops=tuple(with_rounding(layer.name, op, layer.tops) for layer, op in model.pairs))
 
 
 def is_rounded(model: Model, plan: QuantPlan, name: str) -> bool:
@@ -69,16 +70,24 @@ class _Rounded:
         """Lower the layer, and round its tops."""
         tops = self._op.lower(g, call)
         return [
-            _rounded(g, top, *step, rank=len(shape))
-            for top, step, shape in zip(tops, self._steps, call.top_shapes, strict=True)
+            rounding_nodes(g, top, g.scalar(threshold / INT8_LEVELS), units, len(shape))
+            for top, (threshold, units), shape in zip(tops, self._steps, call.top_shapes, strict=True)
         ]
 
 
-def _rounded(g: OnnxBuilder, x: str, threshold: float, units: NDArray[np.float64] | None, rank: int) -> str:
+def rounding_nodes(g: OnnxBuilder, x: str, scale: str, units: NDArray[np.float64] | None, rank: int) -> str:
+    """Round real values as codes are, NaN to 0; exact but for what lies within float32's error of a tie.
+
+    Args:
+        scale: the ONNX name of threshold / 128.
+        units: of channels, (C); None for ones.
+        rank: of the value.
+    """
     x = without_nan(g, x)
+    zero = g.constant(np.int8(0))
     if units is None:
-        return dequantize_node(g, quantize_node(g, x, threshold), threshold)
+        return g.node("DequantizeLinear", g.node("QuantizeLinear", x, scale, zero), scale, zero)
     along = units.reshape(1, -1, *(1,) * (rank - 2))
     inverse, direct = (g.constant(u.astype(np.float32)) for u in (1 / along, along))
-    codes = quantize_node(g, g.node("Mul", x, inverse), threshold)
-    return g.node("Mul", dequantize_node(g, codes, threshold), direct)
+    codes = g.node("QuantizeLinear", g.node("Mul", x, inverse), scale, zero)
+    return g.node("Mul", g.node("DequantizeLinear", codes, scale, zero), direct)
