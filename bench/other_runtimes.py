@@ -46,6 +46,7 @@ from calib8.layer_kit.weighted_window import WeightedWindow
 from calib8.layers.convolution import Convolution
 from calib8.layers.inner_product import InnerProduct
 from calib8.lowering import Model, fold_channel_affines
+from calib8.quantize.channel_units import in_channel_units
 
 try:
     import ncnn
@@ -186,7 +187,7 @@ def show(network: Network, methods: Sequence[str], count: int) -> None:
         model, plan = VARIANTS[method](network, samples)
         seconds = time.perf_counter() - start
         if ncnn is not None:
-            files = ncnn_export(model, plan.thresholds)
+            files = ncnn_export(in_channel_units(model, plan.channel_units), plan.thresholds)
             line(f"ncnn, {method}", seconds, evaluation.by(ncnn_runs(files, network, evaluation.names)))
         for zero in Zero:
             proto = qdq_export(network.name, model, plan, zero).proto

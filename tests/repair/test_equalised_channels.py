@@ -9,10 +9,11 @@ from functools import partial
 
 import numpy as np
 import pytest
+from onnxruntime import InferenceSession
 
 from calib8.engine import run_float, run_int8
 from calib8.errors import TableError
-from calib8.export import read_plan, write_calibration_files
+from calib8.export import read_plan, write_calibration_files, write_format
 from calib8.lowering.integer import IntegerSetup
 from calib8.measure.collect import CollectOptions, collect
 from calib8.measure.thresholds import find_threshold
@@ -269,3 +270,17 @@ def test_values_that_are_always_zero_have_no_unit_of_their_own(model, plan, samp
     nothing = in_channel_units(model, {})
     found, _ = equalised(nothing, plan, zeros)
     assert all(np.isfinite(u).all() and (u > 0).all() for u in found.channel_units.values())
+
+
+@pytest.mark.parametrize("format", ["onnx", "onnx-int8", "onnx-uint8", "tensorrt"])
+def test_exports_compute_what_the_network_does(model, found, samples, tmp_path, format):
+    """Thresholds are of values in units, and so are the weights that go with them."""
+    paths = write_format(tmp_path, format, "net", model, found[0])
+    for path in (path for path in paths if path.suffix == ".onnx"):
+        session = InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+        off = size = 0.0
+        for sample in samples:
+            exact = run_float(model, sample, ["ip"])["ip"]
+            off += float(((session.run(["ip"], {"x": sample["x"]})[0] - exact) ** 2).sum())
+            size += float((exact**2).sum())
+        assert off / size < (1e-9 if "float" in path.name else 2e-3), path.name

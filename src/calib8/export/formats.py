@@ -64,7 +64,7 @@ def _qdq(zero: Zero) -> Callable[[str, Model, QuantPlan | None], Files]:
     def files(name: str, model: Model, plan: QuantPlan | None) -> Files:
         if plan is None:
             raise AssertionError("write_format lets no network through without a plan")
-        yield f"{name}_{zero.value}.onnx", qdq_export(name, _as_thresholds_mean(model, plan), plan, zero).data
+        yield f"{name}_{zero.value}.onnx", qdq_export(name, model, plan, zero).data
 
     return files
 

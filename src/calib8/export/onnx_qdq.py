@@ -36,6 +36,7 @@ from calib8.layers.pooling import Pooling
 from calib8.lowering import Model, fold_channel_affines
 from calib8.lowering.cuts import needed_layers
 from calib8.quantize import QuantPlan
+from calib8.quantize.channel_units import in_channel_units
 
 _LEVELS, _UNSIGNED_LEVELS, _OFFSET = 127, 255, 128
 _LARGEST_BIAS = 2**30
@@ -57,13 +58,13 @@ class _Codes:
 
 
 def qdq_export(name: str, model: Model, plan: QuantPlan, zero: Zero) -> OnnxExport:
-    """Write the network with weights per channel.
+    """Write the network with weights per channel; where channels count in units, with weights that take them up.
 
     Raises:
         UnsupportedError: nothing of the network can be computed without a layer that runs in Python.
         OptionError: the weights are too large for one file.
     """
-    folded = fold_channel_affines(model)
+    folded = fold_channel_affines(in_channel_units(model, plan.channel_units))
     outputs, notes = reachable_outputs(folded)
     graph = _Graph(folded, plan, zero, outputs, non_negative_values(folded))
     for layer, op in needed_layers(folded, outputs):
