@@ -9,11 +9,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from calib8.layer_kit.boxes import sums_in_order
+
 f32 = np.float32
 
 
 def sigmoid(x):
     return f32(1 / (1 + math.exp(-float(x))))
+
+
+CLASSES = st.integers(1, 4) | st.just(20)
 
 
 def softmax(logits):
@@ -95,7 +100,7 @@ def test_yolo_v3(run_layer, data):
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_yolo_v2(run_layer, data):
-    images, classes, maps = data.draw(st.integers(1, 2)), data.draw(st.integers(1, 4)), data.draw(st.integers(1, 2))
+    images, classes, maps = data.draw(st.integers(1, 2)), data.draw(CLASSES), data.draw(st.integers(1, 2))
     boxes, threshold = data.draw(st.integers(1, 5)), data.draw(st.sampled_from([0.45, 0.1]))
     least = data.draw(st.sampled_from([0.2, 0.5, 1.0]))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
@@ -152,7 +157,7 @@ def erase_weaker(found, threshold, overlap):
 @settings(max_examples=40, deadline=None)
 @given(
     images=st.integers(1, 2),
-    classes=st.integers(1, 4),
+    classes=CLASSES,
     maps=st.integers(1, 3),
     keep=st.integers(1, 12),
     threshold=st.sampled_from([0.5, 0.1]),
@@ -299,3 +304,13 @@ def test_region(run_layer, has_softmax):
 )
 def test_refused(refusal, layer_type, shape, param, part):
     assert part in refusal(layer_type, shape, param=param)
+
+
+@pytest.mark.parametrize("classes", [1, 7, 8, 20, 80])
+def test_powers_are_added_one_after_the_other(classes):
+    """numpy's own sum adds in pairs from eight numbers on, and the last bit decides ties."""
+    powers = np.random.default_rng(classes).random((50, classes)).astype(f32)
+    expected = np.zeros((50, 1), f32)
+    for column in powers.T:
+        expected += column[:, None]
+    np.testing.assert_array_equal(sums_in_order(powers), expected)

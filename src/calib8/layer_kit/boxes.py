@@ -42,6 +42,14 @@ def exp(x: Floats) -> Floats:
     return power
 
 
+def sums_in_order(powers: Floats) -> Floats:
+    """Sum the last axis, one number after the other in float32, as loops do: numpy adds in pairs from eight numbers on.
+
+    The last bit decides ties between boxes.
+    """
+    return np.add.accumulate(powers, axis=-1)[..., -1:]
+
+
 def from_centres(centres: Floats, sizes: Floats) -> Floats:
     """Compute corners (..., 4) from centres and sizes (..., 2); C++ subtracts half a size in double precision."""
     centre, half = centres.astype(np.float64), sizes.astype(np.float64) / 2

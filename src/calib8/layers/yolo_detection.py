@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from calib8.graph import Array, Shape
 from calib8.layer_kit.base import UNLIMITED, Call, Op, register
-from calib8.layer_kit.boxes import Floats, centre_jaccard, exp
+from calib8.layer_kit.boxes import Floats, centre_jaccard, exp, sums_in_order
 from calib8.layer_kit.fields import Fields, Group, RefusedError
 from calib8.layer_kit.suppression import pairwise
 from calib8.layer_kit.yolo_map import check_maps, sigmoid
@@ -96,7 +96,7 @@ def _best_class(logits: Floats) -> tuple[NDArray[np.intp], Floats]:
     lowest = logits.min(axis=1, keepdims=True)
     shifted = logits - logits.max(axis=1, keepdims=True)
     powers = exp(np.where(lowest < _BENT, shifted / lowest * _BENT, shifted))
-    probabilities = powers / powers.sum(axis=1, keepdims=True)
+    probabilities = powers / sums_in_order(powers)
     label = probabilities.argmax(axis=1)
     return label, probabilities[np.arange(len(label)), label]
 

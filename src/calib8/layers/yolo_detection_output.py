@@ -20,7 +20,7 @@ import numpy as np
 
 from calib8.graph import Array, Shape
 from calib8.layer_kit.base import Call, Op, register
-from calib8.layer_kit.boxes import Floats, exp
+from calib8.layer_kit.boxes import Floats, exp, sums_in_order
 from calib8.layer_kit.fields import Fields, RefusedError
 from calib8.layer_kit.yolo_map import check_maps, detection_rows, sigmoid
 
@@ -61,7 +61,7 @@ class YoloDetectionOutput(Op):
         cells = values.reshape(images, self.boxes, 5 + self.classes, -1).transpose(0, 3, 1, 2)
         # The largest goes first, as Caffe's softmax does it: no power overflows.
         powers = exp(cells[..., 5:] - cells[..., 5:].max(axis=-1, keepdims=True))
-        probabilities = powers / powers.sum(axis=-1, keepdims=True)
+        probabilities = powers / sums_in_order(powers)
         scores = sigmoid(cells[..., 4]) * probabilities.max(axis=-1)
         image, cell, box = np.nonzero(scores >= np.float32(self.min_score))
         codes, label = cells[image, cell, box], probabilities[image, cell, box].argmax(axis=-1)
