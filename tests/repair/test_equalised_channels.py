@@ -19,6 +19,7 @@ from calib8.measure.collect import CollectOptions, collect
 from calib8.measure.thresholds import find_threshold
 from calib8.quantize import make_plan, observed_values, replan
 from calib8.quantize.channel_units import in_channel_units
+from calib8.repair.channel_values import ChannelValues
 from calib8.repair.equalised_channels import EqualisedChannels, channel_classes
 
 NETWORK = """
@@ -237,7 +238,10 @@ def test_the_record_tells_the_units(model, found, tmp_path):
     assert not read.unexplained
 
 
-def test_without_the_record_it_is_noticed(model, plan, found, tmp_path):
+@pytest.mark.parametrize("rows", [1, 2, 256])
+def test_without_the_record_it_is_noticed(model, plan, found, tmp_path, monkeypatch, rows):
+    """Whichever part of a layer is looked at when."""
+    monkeypatch.setattr("calib8.quantize.unexplained._ROWS", rows)
     for name, one in (("with", found[0]), ("without", plan)):
         paths = write_calibration_files(tmp_path, name, model, one)
         (tmp_path / f"bmnet_{name}.calib8.json").unlink()
@@ -284,3 +288,20 @@ def test_exports_compute_what_the_network_does(model, found, samples, tmp_path, 
             off += float(((session.run(["ip"], {"x": sample["x"]})[0] - exact) ** 2).sum())
             size += float((exact**2).sum())
         assert off / size < (1e-9 if "float" in path.name else 2e-3), path.name
+
+
+def test_a_layer_in_python_may_give_no_row(model, plan, samples):
+    """A detector without a proposal: a sample without a number says nothing, and is no error."""
+    some, none = EqualisedChannels(model, plan), EqualisedChannels(model, plan)
+    values = list(some.counters)
+    for sample in samples[:2]:
+        for value, array in run_float(model, sample, values).items():
+            some.counters[value].add(array)
+            for choice in (some, none):
+                choice.counters[value].add(array[:0])
+    assert {v: c.histogram.samples for v, c in some.second_counters().items()} == dict.fromkeys(values, 0)
+    assert none.second_counters() == {}
+    assert all((units == 1).all() for units in none.network().units.values())
+    kept = ChannelValues(4)
+    kept.add(np.zeros((0, 3, 2, 2), np.float32))
+    assert not kept.seen

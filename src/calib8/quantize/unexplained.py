@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from calib8.graph import Layer
 from calib8.layer_kit.channel_flow import ChannelFlow
 from calib8.layer_kit.weighted_sum import WeightedSum
 from calib8.layer_kit.window_product import WindowProduct
@@ -16,6 +17,7 @@ from calib8.lowering import Model
 from calib8.quantize.plan import QuantPlan
 
 _FAR = 1.4  # times as large or as small as they should be; a repair changes rows by a tenth
+_ROWS = 256  # at a time
 _ENOUGH = 100.0  # of squares of steps: the noise of rounding is then a few percent of the row
 
 
@@ -31,23 +33,23 @@ def unexplained_layers(model: Model, plan: QuantPlan) -> tuple[str, ...]:
         if isinstance(op, WindowProduct)
         and isinstance(plan.forms.get(layer.name), WeightedSum)
         and op.channel_flow(model.call(layer)) is ChannelFlow.WEIGHTED
-        and _is_far(*_rows(model, plan, layer.name))
+        and _has_other_rows(model, plan, layer, op)
     )
 
 
-def _rows(model: Model, plan: QuantPlan, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Give the rows of a layer's weights, in steps: as they should be, and as they are, (O, K) each."""
-    layer, op, form = model.net.layer_by_name[name], model.op_of[name], plan.forms[name]
-    if not isinstance(op, WindowProduct) or not isinstance(form, WeightedSum):
-        raise AssertionError("only layers that are matrices are looked at")
+def _has_other_rows(model: Model, plan: QuantPlan, layer: Layer, op: WindowProduct) -> bool:
+    """Compare the rows of a layer's weights, some at a time: those of a wide layer are hundreds of MB in float64."""
+    form = plan.forms[layer.name]
+    if not isinstance(form, WeightedSum):
+        raise AssertionError("only layers with weights are looked at")
     found = op.product_matrix(form.weights)
-    wanted = op.product_matrix(layer.blobs[0]).reshape(-1, found.shape[-1]).astype(np.float64)
+    found, wanted = (m.reshape(-1, found.shape[-1]) for m in (found, op.product_matrix(layer.blobs[0])))
     tx, ty = plan.thresholds[layer.bottoms[0]], plan.thresholds[layer.tops[0]]
-    wanted *= np.ldexp(tx / ty, form.rshift)
+    steps = np.broadcast_to(np.ldexp(tx / ty, form.rshift), len(wanted))
     units = plan.channel_units.get(layer.tops[0])
-    if units is not None:
-        wanted /= units[:, None]
-    return wanted, found.reshape(wanted.shape).astype(np.float64)
+    steps = steps if units is None else steps / units
+    parts = (slice(start, start + _ROWS) for start in range(0, len(wanted), _ROWS))
+    return any(_is_far(wanted[p] * steps[p, None], found[p].astype(np.float64)) for p in parts)
 
 
 def _is_far(wanted: NDArray[np.float64], found: NDArray[np.float64]) -> bool:

@@ -141,6 +141,8 @@ def _ranges(model: Model, plan: QuantPlan, pair: AffinePair, observed: Mapping[s
     op = model.op_of[pair.convolution.name]
     if top is None or bottom is None or not isinstance(op, WindowProduct):
         raise AssertionError("observed what was asked for")
+    if not top.seen:
+        return None
     factors, live = np.abs(pair.factors), pair.factors != 0
     tx, ty = plan.thresholds[pair.convolution.bottoms[0]], plan.thresholds[pair.batch_norm.tops[0]]
     weights = op.product_matrix(pair.convolution.blobs[0])

@@ -29,9 +29,15 @@ class ChannelMaxima:
     def __init__(self) -> None:
         self._largest: NDArray[np.float32] | None = None
 
+    @property
+    def seen(self) -> bool:
+        """Whether there was a number in any sample: layers in Python may give no row."""
+        return self._largest is not None
+
     def add(self, values: NDArray[Any]) -> None:
         """Take in a value of one sample, (N, C, ...)."""
-        self._take(values.reshape(*values.shape[:2], -1))
+        if values.size:
+            self._take(values.reshape(*values.shape[:2], -1))
 
     def _take(self, images: NDArray[Any]) -> NDArray[Any]:
         """Take in (N, C, n), and give it with 0 for what does not count."""
@@ -65,6 +71,8 @@ class ChannelValues(ChannelMaxima):
 
     def add(self, values: NDArray[Any]) -> None:
         """Take in a value of one sample, (N, C, ...)."""
+        if not values.size:
+            return
         images = self._take(values.reshape(*values.shape[:2], -1))
         image, place = np.divmod(evenly(len(images) * images.shape[2], self._per_sample), images.shape[2])
         self._parts.append(np.abs(images[image, :, place]).T)

@@ -155,6 +155,7 @@ class EqualisedChannels:
 
     def second_counters(self) -> dict[str, InUnits]:
         """Choose the units, and make the counters of the second pass, by value; those that were always 0 have none."""
+        self.counters = {v: counter for v, counter in self.counters.items() if counter.seen}
         self._units = units = self._chosen()
         largest = {v: counter.largest / units[v] for v, counter in self.counters.items()}
         return {v: InUnits(units[v], float(own.max())) for v, own in largest.items() if own.any()}

@@ -298,23 +298,19 @@ class _Work:
 
     def _observe(self, counters: Mapping[str, Counter]) -> None:
         """Show counters the samples to solve on."""
-        options, before = CollectOptions(engine=EngineOptions(threads=self._options.threads)), self._done
-
-        def count(done: int) -> None:
-            self._count(before + done - self._done)
-
+        options, count = CollectOptions(engine=EngineOptions(threads=self._options.threads)), self._counting()
         collect(self._network.model, self._samples.solve, counters, options, count)
         count(self._samples.solving)
 
+    def _counting(self) -> Callable[[int], None]:
+        """Give what counts the samples of a pass, told how many are done."""
+        before = self._done
+        return lambda done: self._count(before + done - self._done)
+
     def run(self, one: PlanPass[Any], plan: QuantPlan) -> QuantPlan:
         """Run a pass over the samples to solve on."""
-        options = CollectOptions(engine=EngineOptions(threads=self._options.threads))
-        model, before = self._network.model, self._done
-
-        def count(done: int) -> None:
-            self._count(before + done - self._done)
-
-        found = run_pass(one, model, plan, self._samples.solve, options, count)
+        options, count = CollectOptions(engine=EngineOptions(threads=self._options.threads)), self._counting()
+        found = run_pass(one, self._network.model, plan, self._samples.solve, options, count)
         count(self._samples.solving)
         return found
 
