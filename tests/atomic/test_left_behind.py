@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -111,6 +112,21 @@ def test_two_commands_in_one_folder_exclude_each_other(tmp_path):
     other.join()
     with claim_folder(tmp_path), claim_folder(tmp_path):
         write(tmp_path / "a")
+
+
+def test_a_hidden_folder_that_another_run_removes_at_once_is_made_again(tmp_path, monkeypatch):
+    """Before it is locked, it looks like one that a killed run has left."""
+    gone, real = [], os.open
+
+    def opened(path, *options):
+        if Path(path).name.startswith(".calib8-") and len(gone) < 3:
+            Path(path).rmdir()
+            gone.append(path)
+        return real(path, *options)
+
+    monkeypatch.setattr("calib8.atomic.staging.os.open", opened)
+    write(tmp_path / "a")
+    assert len(set(gone)) == 3 and names(tmp_path) == ["a"]
 
 
 def test_threads_of_one_process_wait_for_each_other(tmp_path):

@@ -44,10 +44,13 @@ class Staging:
         while True:
             self.path = folder / f".calib8-{os.urandom(8).hex()}"
             self.path.mkdir()
-            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue  # another run took it for one that was left, and has removed it already
             if try_lock(self._descriptor) and os.fstat(self._descriptor).st_nlink:
                 break
-            os.close(self._descriptor)  # another run took it for one that was left, between the two lines above
+            os.close(self._descriptor)  # it is just removing it
         self.parts = self.path / "parts"
         try:
             self.parts.mkdir()
