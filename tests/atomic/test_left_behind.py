@@ -118,11 +118,11 @@ def test_a_hidden_folder_that_another_run_removes_at_once_is_made_again(tmp_path
     """Before it is locked, it looks like one that a killed run has left."""
     gone, real = [], os.open
 
-    def opened(path, *options):
+    def opened(path, *options, **more):
         if Path(path).name.startswith(".calib8-") and len(gone) < 3:
             Path(path).rmdir()
             gone.append(path)
-        return real(path, *options)
+        return real(path, *options, **more)
 
     monkeypatch.setattr("calib8.atomic.staging.os.open", opened)
     write(tmp_path / "a")
