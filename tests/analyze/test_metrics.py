@@ -18,6 +18,7 @@ from calib8.analyze.metrics import (
     code_usage,
     compare,
     compare_outputs,
+    largest_channel,
     total,
 )
 
@@ -58,6 +59,46 @@ def test_long_arrays_are_summed_whole():
     y = x.copy()
     y[[0, 70_000, 300_000]] = 3
     assert compare(x, y).error == pytest.approx(12) and compare(x, y).elements == 300_001
+
+
+@pytest.mark.parametrize("scale", [1e-6, 0.3, 0.6, 1.0, 1.9, 2.1, 1e6])
+@pytest.mark.parametrize("noise", [0.0, 1e-6, 1e-3, 0.1, 3.0])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_cosine_against_doubles(scale, noise, sign):
+    """Near, opposite, unlike, and far larger: as near as the sums of squared float32 differences can be."""
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((2, 6, 5000)).astype(np.float32)
+    y = ((sign * x + noise * rng.standard_normal(x.shape)) * scale).astype(np.float32)
+    one, other = x.astype(np.float64), y.astype(np.float64)
+    product, norms = (one * other).sum(), math.sqrt((one**2).sum() * (other**2).sum())
+    error = ((one - other) ** 2).sum()
+    found = compare(x, y)
+    assert found.cosine == pytest.approx(product / norms, abs=2.0**-24 * min(error / norms, 4.5) + 1e-12)
+    assert abs(found.cosine) <= 1
+
+
+def test_products_of_the_largest_numbers():
+    x = np.full((1, 2), 2e38, np.float32)
+    with np.errstate(all="ignore"):
+        assert compare(x, -x).cosine == pytest.approx(-1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+@pytest.mark.parametrize("shape", [(2, 3, 30, 30), (1, 255, 700), (1, 256, 700), (3, 2, 200), (4, 1000), (1, 40, 5, 5)])
+def test_the_largest_channel_is_that_of_argmax(dtype, shape):
+    """Few different values, so that nearly every position has ties, and the first one counts."""
+    array = np.random.default_rng(1).integers(0, 3, shape).astype(dtype)
+    np.testing.assert_array_equal(largest_channel(array), array.argmax(axis=1))
+    assert largest_channel(array[:, :1]) is None and largest_channel(array.reshape(-1)) is None
+
+
+def test_nan_is_the_largest():
+    array = np.random.default_rng(1).standard_normal((1, 5, 1000)).astype(np.float32)
+    array[0, 3, ::7] = math.nan
+    array[0, 1, 14] = math.nan
+    np.testing.assert_array_equal(largest_channel(array), array.argmax(axis=1))
+    array[0, 2, 5] = math.inf
+    np.testing.assert_array_equal(largest_channel(array), array.argmax(axis=1))
 
 
 def test_no_error_and_no_signal():
