@@ -23,10 +23,15 @@ from calib8.analyze.search import (
 )
 
 
-def answered(search, thresholds, loss, held_out_loss=None, damage=None, alone=None):
+def exactly(loss, bound):
+    return loss
+
+
+def answered(search, thresholds, loss, held_out_loss=None, damage=None, alone=None, said=exactly):
     """All events of a search whose losses are functions of all thresholds; and the thresholds that it ends with.
 
-    A group alone has the loss `alone(group, thresholds)`, by default one that is the same for all thresholds.
+    A group alone has the loss `alone(group, thresholds)`, by default one that is the same for all thresholds. What the
+    search is told of a loss is `said(loss, bound)`.
     """
     current, events, answer = dict(thresholds), [], None
     try:
@@ -37,7 +42,7 @@ def answered(search, thresholds, loss, held_out_loss=None, damage=None, alone=No
             if isinstance(event, Accept):
                 current.update(event.thresholds)
             elif isinstance(event, tuple):
-                answer = [_loss(one, current, loss, held_out_loss, damage, alone) for one in event]
+                answer = [said(_loss(one, current, loss, held_out_loss, damage, alone), one.bound) for one in event]
     except StopIteration:
         return events, current
 
@@ -126,6 +131,39 @@ def test_it_begins_with_the_best_method_that_the_held_out_samples_confirm():
     events, _ = answered(search, start, fooled, honest)
     accepted = [event for event in events if isinstance(event, Accept)]
     assert accepted[0].method == "good" and accepted[0].thresholds == methods["good"]
+
+
+def of_chance(random):
+    """Losses of four groups, held-out and alone, too: few different ones, so that many are just as good as others."""
+    known: dict = {}
+
+    def loss(kind):
+        return lambda c: known.setdefault((kind, tuple(sorted(c.items()))), random.randrange(12) / 4)
+
+    damage = {group: random.random() for group in "abcd"}
+    return {"loss": loss("tuned"), "held_out_loss": loss("held out"), "damage": damage,
+            "alone": lambda group, c: loss(group)(c)}  # fmt: skip
+
+
+@settings(max_examples=100)
+@given(st.randoms(use_true_random=False))
+def test_losses_that_have_reached_their_bound_need_not_be_known(random):
+    """Any number from the bound to the loss leads to the same questions and decisions."""
+    start = dict.fromkeys("abcd", 1.0)
+    methods = {name: {group: random.uniform(0.3, 3) for group in start} for name in "mno"}
+    candidates = {group: tuple(found[group] for found in methods.values()) for group in start}
+    losses, bounds = of_chance(random), set()
+
+    def at_least(loss, bound):
+        bounds.add(bound)
+        return loss if loss < bound else random.choice([bound, loss, (bound + loss) / 2])
+
+    for make in (
+        lambda: candidate_search(candidates, start, SearchOptions(worthwhile=0.0), methods),
+        lambda: original_search([(group, group) for group in start], start),
+    ):
+        assert answered(make(), start, **losses, said=at_least) == answered(make(), start, **losses)
+    assert bounds - {math.inf}
 
 
 @settings(max_examples=50)

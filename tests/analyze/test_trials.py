@@ -131,6 +131,63 @@ def test_all_groups_together(digits, experiment, tmp_path):
         assert loss == naive.loss(changes, TUNED, ("prob",)), one.method
 
 
+class Counted(SquaredDifference):
+    """Counts the parts, so the runs of samples."""
+
+    def __init__(self, values):
+        super().__init__(values)
+        self.runs = 0
+
+    def part(self, reference, result):
+        self.runs += 1
+        return super().part(reference, result)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_a_loss_that_has_reached_its_bound_needs_no_more_samples(digits, threads):
+    experiment = Experiment(digits.model, digits.samples[:5], ["prob"], ExperimentOptions(threads=threads))
+    judge = Counted(["prob"])
+    trials = Trials(experiment, digits.plan, judge, range(5))
+    group = "ip"
+    thresholds = [trials.thresholds[group] * factor for factor in (0.1, 0.95, 1.05, 8.0)]
+    exact = trials.losses([Trial(group, threshold) for threshold in thresholds])
+    assert judge.runs == 20
+    bound = sorted(exact)[1]
+    found = trials.losses([Trial(group, threshold, bound=bound) for threshold in thresholds])
+    assert [a == b for a, b in zip(found, exact, strict=True)].count(False) >= 2
+    for said, loss in zip(found, exact, strict=True):
+        assert said == loss if loss < bound else bound <= said <= loss
+    if threads == 1:
+        assert 20 < judge.runs < 20 + 15
+    one = Experiment(digits.model, digits.samples[:5], ["prob"], ExperimentOptions(threads=1))
+    alone = Trials(one, digits.plan, SquaredDifference(["prob"]), range(5))
+    alone.losses([Trial(group, threshold) for threshold in thresholds])
+    assert found == alone.losses([Trial(group, threshold, bound=bound) for threshold in thresholds])
+
+
+def test_the_sample_that_says_most_is_the_first(digits):
+    experiment = Experiment(digits.model, digits.samples[:5], ["prob"], ExperimentOptions(threads=1))
+    judge = Counted(["prob"])
+    trials, largest = Trials(experiment, digits.plan, judge, range(5)), Trial("ip", None)
+    parts = trials.parts([largest], range(5))[0]
+    loss, judge.runs = trials.losses([largest])[0], 0
+    assert trials.losses([Trial("ip", None, bound=max(parts) / 5)]) == [max(parts) / 5] and judge.runs == 1
+    assert trials.losses([Trial("ip", None, bound=math.nextafter(loss, math.inf))]) == [loss]
+
+
+def test_a_quality_that_may_rise_is_never_given_up(digits, experiment):
+    """The drop of one sample says nothing of that of all."""
+    seen = []
+
+    def quality(reference, result, labels):
+        seen.append(len(result["prob"]))
+        return float(result["prob"].max())
+
+    trials = Trials(experiment, digits.plan, QualityDrop("q", quality, ["prob"]), TUNED)
+    exact = trials.losses([Trial("ip", None)])
+    assert trials.losses([Trial("ip", None, bound=-9.0)]) == exact and set(seen) == {3}
+
+
 def test_a_threshold_that_cannot_be_expressed_is_an_infinite_loss(digits, experiment):
     trials = make_trials(digits, experiment)
     (group,) = [g for g, t in trials.touched.items() if "ip" in t.group.members]

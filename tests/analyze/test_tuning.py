@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 
 from calib8.analyze.candidates import candidates_of, method_thresholds, original_targets
@@ -105,6 +108,47 @@ def test_killed_and_begun_again(digits, experiment, tmp_path, trial):
         found = run_search(search, trials, journal)
     assert facts(found) == expected
     assert again[0] == expected[4] - asked[0]  # nothing is computed twice
+
+
+def unbounded(trials):
+    """The same trials, which know all losses."""
+    answer = trials.losses
+    trials.losses = lambda questions: answer(
+        [one if math.isinf(one.bound) else replace(one, bound=math.inf) for one in questions]
+    )
+    return trials
+
+
+class Counted(SquaredDifference):
+    runs = 0
+
+    def part(self, reference, result):
+        self.runs += 1
+        return super().part(reference, result)
+
+
+def test_bounds_change_nothing_but_the_runs(digits, experiment, tmp_path):
+    judges = [Counted(["prob"]), Counted(["prob"])]
+    trials, search = begin(digits, experiment, judges[0])
+    found = run_search(search, trials)
+    trials, search = begin(digits, experiment, judges[1])
+    with Journal(tmp_path / "p", "d") as journal:
+        exact = run_search(search, unbounded(trials), journal)
+    assert facts(found) == facts(exact) and judges[0].runs < 0.95 * judges[1].runs
+    targets = original_targets(trials)
+    by_the_original = []
+    for change in (lambda trials: trials, unbounded):
+        trials = change(begin(digits, experiment)[0])
+        by_the_original.append(run_search(original_search(targets, trials.thresholds), trials))
+    assert facts(by_the_original[0]) == facts(by_the_original[1])
+    assert by_the_original[0].differences == by_the_original[1].differences
+
+    lines = (tmp_path / "p").read_bytes().splitlines(keepends=True)  # of a search without bounds, half-way
+    (tmp_path / "p").write_bytes(b"".join(lines[: len(lines) // 2]))
+    trials, search = begin(digits, experiment)
+    with Journal(tmp_path / "p", "d") as journal:
+        assert journal.recorded == len(lines) // 2 - 1
+        assert facts(run_search(search, trials, journal)) == facts(exact)
 
 
 def test_a_finished_search_is_answered_by_its_record(digits, experiment, tmp_path):

@@ -82,6 +82,33 @@ def test_errors_come_through(count):
         assert crew.each(work, range(3)) == [0, 1, 2]
 
 
+def test_the_first_item_s_error_is_the_one_that_comes():
+    """Whichever comes earlier."""
+
+    def work(lane, item):
+        time.sleep(0.02 if item == 1 else 0)
+        if item:
+            raise ValueError(f"item {item}")
+
+    with Crew(3) as crew, pytest.raises(ValueError, match="item 1"):
+        crew.each(work, range(9))
+
+
+def test_a_long_item_holds_up_no_other_one():
+    done, others = [], threading.Event()
+
+    def work(lane, item):
+        if item == 0:
+            assert others.wait(10)
+        done.append(item)
+        if len(done) == 7:
+            others.set()
+
+    with Crew(2) as crew:
+        crew.each(work, range(8))
+    assert done == [1, 2, 3, 4, 5, 6, 7, 0]
+
+
 def test_one_thread_is_the_caller_s():
     with Crew(1) as crew:
         assert crew.each(lambda lane, item: threading.get_ident(), [0, 1]) == [threading.get_ident()] * 2

@@ -1,8 +1,9 @@
 """The record of a search: every loss that it asked for, in a file that grows by a line each.
 
 A search decides the same on the same losses. So a search that was killed is begun again and given the recorded losses
-until they are used up; what is lost is the trial that was running. A last line that was not written to its end does not
-count, and a record of another search (other weights, samples, thresholds or options) is replaced.
+until they are used up; what is lost is the trial that was running. A loss that has reached its question's bound is
+there as far as it was known. A last line that was not written to its end does not count, and a record of another search
+(other weights, samples, thresholds or options) is replaced.
 """
 
 from __future__ import annotations

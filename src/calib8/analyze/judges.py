@@ -60,10 +60,10 @@ class Judge(ABC):
 
 
 class MeanJudge(Judge):
-    """The mean of what the samples contribute."""
+    """The mean of what the samples contribute, numbers of at least 0: more of them never make a loss smaller."""
 
     def loss(self, samples: Sequence[int], parts: Sequence[float]) -> float:
-        """Take the mean; parts are numbers."""
+        """Take the mean; with the parts of some of the samples only, what the loss is at least."""
         return math.fsum(parts) / len(samples)
 
 

@@ -5,6 +5,10 @@ case, and is sent a loss for each: less is better, infinite is a threshold that 
 also yields what it has decided (`Accept`) and where it is (`Step`). Losses are those of the thresholds accepted so far
 with one of them changed. The same losses lead to the same decisions.
 
+Most trials are no better than what there is, and by how much decides nothing. So a question may have a bound: where the
+loss is not below it, any number from the bound to the loss is an answer, and leads to the same decisions. `trials`
+knows where a loss has reached its bound from a few of the samples.
+
 A group of values with one threshold (`quantize.FoldGroup`) goes by the name of its observed value.
 """
 
@@ -13,7 +17,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import ClassVar, Protocol
 
@@ -49,10 +53,12 @@ class Question(ABC):
         held_out: on the samples that are held out, instead of those that are tuned on.
         target: the layer that is tuned, for the original's search; None for the network as a whole.
         single: whether the network runs with few layers in INT8, so that a measure of quality would hardly ever move.
+        bound: a loss of at least this need not be known: any number from the bound to the loss will do.
     """
 
     held_out: bool = False
     target: str | None = None
+    bound: float = math.inf
     single: ClassVar[bool] = False
 
     @property
@@ -84,8 +90,9 @@ class Question(ABC):
         return step
 
     def described(self) -> dict[str, object]:
-        """Describe it as a journal has it; a method's thresholds follow from what the journal belongs to."""
-        return {"kind": type(self).__name__, **{key: v for key, v in vars(self).items() if key != "thresholds"}}
+        """Describe it as a journal has it: a method's thresholds and the bound follow from what else is in it."""
+        described = {key: value for key, value in vars(self).items() if key not in ("thresholds", "bound")}
+        return {"kind": type(self).__name__, **described}
 
 
 @dataclass(frozen=True)
@@ -97,12 +104,14 @@ class Trial(Question):
         threshold: in real units; None for the one that is accepted.
         held_out: as in `Question`.
         target: layers up to it run in INT8; None for all.
+        bound: as in `Question`.
     """
 
     group: str
     threshold: float | None
     held_out: bool = False
     target: str | None = None
+    bound: float = field(default=math.inf, compare=False)
 
     @property
     def place(self) -> str:
@@ -153,12 +162,14 @@ class Alone(Question):
         group: whose threshold.
         threshold: in real units.
         thresholds: by group, of the others; groups that are not in it have the accepted ones.
+        bound: as in `Question`.
     """
 
     single = True
     group: str
     threshold: float
     thresholds: Thresholds
+    bound: float = field(default=math.inf, compare=False)
 
     @property
     def place(self) -> str:
@@ -187,12 +198,13 @@ class Together(Question):
     Attributes:
         method: where they come from: a threshold method, or `LOCAL`.
         thresholds: by group; groups that are not in it stay as they are.
-        held_out: as in `Question`.
+        held_out, bound: as in `Question`.
     """
 
     method: str
     thresholds: Thresholds
     held_out: bool = False
+    bound: float = field(default=math.inf, compare=False)
 
     @property
     def place(self) -> None:
@@ -277,7 +289,7 @@ def tune_one(layer: str, group: str, threshold: float, before: float) -> Generat
         misses, n = 0, 0  # always from the threshold at the beginning, wherever the best one is
         while misses < PATIENCE:
             candidates = [threshold * factor**i for i in range(n + 1, n + 1 + PATIENCE - misses)]
-            losses = yield tuple(Trial(group, candidate, target=layer) for candidate in candidates)
+            losses = yield tuple(Trial(group, candidate, target=layer, bound=least) for candidate in candidates)
             for candidate, loss in zip(candidates, losses, strict=True):
                 misses += 1
                 if loss < least:
@@ -372,7 +384,7 @@ class _CandidateWalk:
         """Take one method for all groups, where that is better than what there is."""
         if not methods or not self.order:
             return
-        losses = yield tuple(Together(name, thresholds) for name, thresholds in methods.items())
+        losses = yield tuple(Together(name, found, bound=self.loss) for name, found in methods.items())
         # Another method moves everything at once: only the best few are worth asking those held out.
         ranked = sorted(zip(losses, methods, strict=True), key=lambda judged: judged[0])
         for loss, name in ranked[:_MOST_CHECKS]:
@@ -396,13 +408,10 @@ class _CandidateWalk:
             for group in self.order:
                 yield self._step(group)
                 new = [*(self._candidates[group] if sweep == 0 else ()), *(improved[group] * f for f in factors)]
-                # What there is comes first, and so stays where another one is only as good.
-                candidates = [improved[group], *_distinct(new, [improved[group]])]
-                losses = yield tuple(Alone(group, candidate, dict(improved)) for candidate in candidates)
-                improved[group] = candidates[losses.index(min(losses))]
+                improved[group] = yield from _best_alone(group, improved, _distinct(new, [improved[group]]))
             changed = {group: t for group, t in improved.items() if t != self._current[group]}
             if changed:
-                (loss,) = yield (Together(LOCAL, changed),)
+                (loss,) = yield (Together(LOCAL, changed, bound=self.loss),)
                 if loss < self.loss:
                     yield from self._accepted(changed, loss, Together(LOCAL, changed, held_out=True), LOCAL)
 
@@ -425,7 +434,7 @@ class _CandidateWalk:
         """All that are not as good as tried already."""
         new = _distinct(candidates, tried)
         if new:
-            losses = yield tuple(Trial(group, candidate) for candidate in new)
+            losses = yield tuple(Trial(group, candidate, bound=self.loss) for candidate in new)
             tried.update(zip(new, losses, strict=True))
 
     def _accepted(
@@ -434,7 +443,8 @@ class _CandidateWalk:
         """Whether the samples that are held out agree; asks for `check` to know."""
         held_out = None
         if self._held_out is not None:
-            (held_out,) = yield (check,)
+            # One that is only as good is accepted, so the bound is the next number.
+            (held_out,) = yield (replace(check, bound=math.nextafter(self._held_out, math.inf)),)
             if held_out > self._held_out:
                 return False
         yield Accept(thresholds, self.loss, loss, self._held_out, held_out, method=method)
@@ -445,6 +455,19 @@ class _CandidateWalk:
     def _step(self, group: str) -> Step:
         self._done += 1
         return Step(self._done - 1, self.steps, group)
+
+
+def _best_alone(group: str, thresholds: Thresholds, candidates: Sequence[float]) -> Generator[Event, Losses, float]:
+    """Find the best threshold of a group alone; what there is stays where another one is only as good."""
+    best = thresholds[group]
+    asked = Alone(group, best, dict(thresholds))
+    (least,) = yield (asked,)
+    if candidates:
+        losses = yield tuple(replace(asked, threshold=candidate, bound=least) for candidate in candidates)
+        for candidate, loss in zip(candidates, losses, strict=True):
+            if loss < least:
+                best, least = candidate, loss
+    return best
 
 
 def _distinct(candidates: Iterable[float], tried: Collection[float]) -> list[float]:

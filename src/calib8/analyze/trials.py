@@ -1,10 +1,16 @@
-"""Answers what a search asks: which layers a threshold touches, what is quantised anew, from where the network runs."""
+"""Answers what a search asks: which layers a threshold touches, what is quantised anew, from where the network runs.
+
+A loss that is a mean of parts, none of them negative, has reached a question's bound as soon as the first samples say
+so: the others are not run. First are those that said most against the last trial that had to be known. What is answered
+is the mean at the first sample that reaches the bound, whatever other threads have run by then.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from calib8.analyze.bench import Bench, Job, Parts, Runner
@@ -89,6 +95,7 @@ class Trials:
         self._runner, self._accepted = runner, tuple[Thresholds, ...]()
         self._target: str | None = None
         self._references: dict[int, Outputs] = {}
+        self._hardest_first: dict[tuple[bool, bool], Sequence[int]] = {}
         self.plan = plan
         self.touched = touched_of(experiment.model, plan, frozenset(experiment.needed))
         self._units = units_of(experiment.model, plan, experiment.needed)
@@ -109,18 +116,43 @@ class Trials:
         All are of the same kind, with the same group, target and kind of samples.
         """
         chosen = self._held_out if asked[0].held_out else self._tuned
-        if self._runner is None:
-            found = self.parts(asked, chosen)
-        else:
-            found = self._runner.parts(Answers(tuple(asked), self._accepted), chosen)
         judge = self._judge_of(asked[0])
+        if self._runner is not None:
+            found = self._runner.parts(Answers(tuple(asked), self._accepted), chosen)
+        elif isinstance(judge, MeanJudge):
+            return self._bounded(asked, chosen, judge)
+        else:
+            found = self.parts(asked, chosen)
         return [math.inf if parts is None else judge.loss(chosen, parts) for parts in found]
 
     def parts(self, asked: Sequence[Question], samples: Sequence[int]) -> Parts[Any]:
         """Run the trials here: by question what its judge says of each sample, None for an impossible threshold."""
-        variants = self.experiment.each(lambda lane, one: self._variant(one), asked)
+        variants = self._variants(asked)
         found = iter(self._run([variant for variant in variants if variant is not None], asked[0], samples))
         return [None if variant is None else next(found) for variant in variants]
+
+    def _bounded(self, asked: Sequence[Question], chosen: Sequence[int], judge: MeanJudge) -> list[float]:
+        """Run each trial until its bound is reached."""
+        kind = asked[0].held_out, asked[0].single
+        order = self._hardest_first.get(kind, chosen)
+        variants = self._variants(asked)
+        tallies = [_Tally(judge, order, one.bound) for one in asked]
+        running = [(variant, tally) for variant, tally in zip(variants, tallies, strict=True) if variant is not None]
+        run = self._ready_to_run(asked[0], order)
+
+        def part(lane: Lane, item: tuple[int, tuple[Variant, _Tally]]) -> None:
+            place, (variant, tally) = item
+            if not tally.has_reached:
+                tally.parts[place] = run(lane, order[place], variant)
+
+        self.experiment.each(part, [(place, one) for place in range(len(order)) for one in running])
+        for one, tally in zip(asked, tallies, strict=True):
+            if math.isinf(one.bound) and tally.known:
+                self._hardest_first[kind] = tally.hardest_first()
+        return [math.inf if variant is None else tally.loss() for variant, tally in zip(variants, tallies, strict=True)]
+
+    def _variants(self, asked: Sequence[Question]) -> list[Variant | None]:
+        return self.experiment.each(lambda lane, one: self._variant(one), asked)
 
     def _variant(self, asked: Question) -> Variant | None:
         layers = asked.layers(self)
@@ -162,20 +194,24 @@ class Trials:
         return replan(self.experiment.model, self.plan, changes, layers) if changes else self.plan
 
     def _run(self, variants: Sequence[Variant], asked: Question, samples: Sequence[int]) -> list[list[Any]]:
+        run = self._ready_to_run(asked, samples)
+        items = [(sample, variant) for sample in samples for variant in variants]
+        parts = self.experiment.each(lambda lane, item: run(lane, *item), items)
+        # Items go sample by sample, so the parts of one variant lie as far apart as there are variants.
+        return [parts[i :: len(variants)] for i in range(len(variants))]
+
+    def _ready_to_run(self, asked: Question, samples: Sequence[int]) -> Callable[[Lane, int, Variant], Any]:
+        """Return what runs one sample for a question like this one, and says what its judge says of it."""
         touched = None if asked.place is None else self.touched[asked.place]
         keep, split = ([], []) if touched is None else ([touched.start], [touched.stop])
         judge, references = self._judge_of(asked), self._references_of(asked, samples)
         names = judge.values
 
-        def part(lane: Lane, item: tuple[int, Variant]) -> Any:
-            sample, variant = item
+        def run(lane: Lane, sample: int, variant: Variant) -> Any:
             outputs = lane.run(sample, variant, names, keep, split)
             return judge.part(references[sample], outputs)
 
-        items = [(sample, variant) for sample in samples for variant in variants]
-        parts = self.experiment.each(part, items)
-        # Items go sample by sample, so the parts of one variant lie as far apart as there are variants.
-        return [parts[i :: len(variants)] for i in range(len(variants))]
+        return run
 
     def _at_its_top(self, asked: Question) -> str | None:
         return asked.target if self._at_layer else None
@@ -201,6 +237,38 @@ class Trials:
         found = self.experiment.each(lambda lane, i: lasting(lane.run(i, self.experiment.fp32, tops, [start])), missing)
         self._references.update(zip(missing, found, strict=True))
         return self._references
+
+
+class _Tally:
+    """What the samples say of one trial, in the order in which they are begun.
+
+    Attributes:
+        parts: by place in this order; None for one that was not run, or not yet.
+    """
+
+    def __init__(self, judge: MeanJudge, samples: Sequence[int], bound: float) -> None:
+        self._judge, self._samples, self._bound = judge, samples, bound
+        self.parts: list[float | None] = [None] * len(samples)
+
+    @property
+    def known(self) -> list[float]:
+        """The parts of the first samples, as far as there is none missing."""
+        return [part for part in takewhile(lambda part: part is not None, self.parts) if part is not None]
+
+    @property
+    def has_reached(self) -> bool:
+        """Whether the loss is known not to be below the bound."""
+        return self._judge.loss(self._samples, self.known) >= self._bound
+
+    def loss(self) -> float:
+        """Compute the loss or, once the bound is reached, what it is at least."""
+        known = self.known
+        least = (self._judge.loss(self._samples, known[:count]) for count in range(1, len(known)))
+        return next((loss for loss in least if loss >= self._bound), self._judge.loss(self._samples, known))
+
+    def hardest_first(self) -> list[int]:
+        """Sort the samples by their parts, the largest first."""
+        return [sample for _, sample in sorted(zip(self.known, self._samples, strict=True), key=lambda pair: -pair[0])]
 
 
 @dataclass(frozen=True)

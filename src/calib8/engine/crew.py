@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from types import TracebackType
-from typing import TypeVar
+from typing import TypeVar, cast
 
 Item = TypeVar("Item")
 T = TypeVar("T")
@@ -62,18 +62,31 @@ class Crew:
             yield running.popleft().result()
 
     def each(self, work: Work[Item, T], items: Sequence[Item]) -> list[T]:
-        """Do `work` for every item, many of them in one go: for work that takes no longer than handing it over.
+        """Do `work` for every item, without handing each of them over: for work that takes no longer than that.
 
         Returns:
             The results in the order of the items.
+
+        Raises:
+            Calib8Error: what the work raised for the first item, in their order, for which it raised anything.
         """
-        shares = min(self.count, len(items))
+        done: list[T | None] = [None] * len(items)
+        raised: dict[int, BaseException] = {}
+        places = iter(range(len(items)))  # shared: each thread takes the next one when it is free
 
-        def share(lane: int, first: int) -> list[T]:
-            return [work(lane, item) for item in items[first::shares]]
+        def some(lane: int, _: int) -> None:
+            for place in places:
+                if raised:
+                    return
+                try:
+                    done[place] = work(lane, items[place])
+                except BaseException as why:  # noqa: BLE001 - raised again below
+                    raised[place] = why
 
-        done = list(self.stream(share, range(shares)))
-        return [done[i % shares][i // shares] for i in range(len(items))]
+        list(self.stream(some, range(min(self.count, len(items)))))
+        if raised:
+            raise raised[min(raised)]
+        return cast("list[T]", done)
 
     def _in_free_lane(self, work: Work[Item, T], item: Item) -> T:
         lane = self._free.get()
