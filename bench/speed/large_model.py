@@ -1,6 +1,9 @@
-"""A VGG-16 with random weights (528 MB): time to load, peak memory of loading and of a calibration.
+"""A VGG-16 with random weights (528 MB): time and peak memory of loading, of counting, and of a calibration.
 
-python bench/speed/large_model.py [FOLDER]    (the folder keeps the 528 MB for the next time)
+    python bench/speed/large_model.py [FOLDER [IMAGES]]
+
+FOLDER keeps the 528 MB for the next time. IMAGES, a folder, take the place of random numbers as samples. Of a
+calibration with its defaults every part has a row; that needs Linux, which can forget a peak.
 """
 
 from __future__ import annotations
@@ -106,6 +109,61 @@ print(json.dumps({"seconds": time.perf_counter() - start, "peak": peak()}))
 """
 
 
+_CALIBRATED = """
+import json, sys, time
+from pathlib import Path
+import numpy as np
+from calib8.data import Preprocess
+from calib8.repair import pipeline
+from calib8.workflow import Arrays, CalibrateOptions, Images, calibrate, open_network
+folder, images = Path(sys.argv[1]), sys.argv[2]
+found, parts = {}, ["load, and histograms of 10 images"]
+def peak():
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+def close():
+    seconds, most = found.get(parts[-1], (0, 0))
+    found[parts[-1]] = seconds + time.process_time() - close.since, max(most, peak())
+    Path("/proc/self/clear_refs").write_text("5")
+    close.since = time.process_time()
+close.since = 0
+def as_part(owner, method, name_of):
+    own = getattr(owner, method)
+    def timed(*given):
+        close()
+        parts.append(name_of(*given))
+        try:
+            return own(*given)
+        finally:
+            close()
+            parts.pop()
+            if len(parts) == 1:
+                parts[0] = "the rest"
+    setattr(owner, method, timed)
+as_part(pipeline.Guard, "__init__", lambda *_: "FP32 of held-out samples")
+as_part(pipeline._Work, "stage", lambda *_: "measure plans in INT8")
+as_part(pipeline._Work, "floor", lambda *_: "measure thresholds")
+as_part(pipeline._Work, "equalised", lambda *_: "equalised channels")
+as_part(pipeline._Work, "run", lambda _, one, *__: one.name)
+if images:
+    samples = Images(images, preprocess=Preprocess(mean=(104, 117, 123)))
+else:
+    values = np.random.default_rng(0).normal(0, 60, (10, 3, 224, 224)).astype(np.float32)
+    np.save(folder / "data.npy", values)
+    samples = Arrays(folder / "data.npy")
+network = open_network(folder / "deploy.prototxt", folder / "custom.caffemodel", samples)
+calibrate(network, CalibrateOptions())
+close()
+print(json.dumps(found))
+"""
+
+
+def calibrated(folder: Path, images: str) -> dict[str, list[float]]:
+    """Calibrate in a process of its own: seconds of processor time and peak of every part, by its name."""
+    command = [sys.executable, "-c", _CALIBRATED, str(folder), images]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
 def measure(folder: Path, images: int, mode: str) -> dict[str, float]:
     """Run in a process of its own."""
     command = [sys.executable, "-c", _MEASURED, str(folder), str(images), mode]
@@ -129,6 +187,13 @@ def main() -> None:
     ):
         found = measure(folder, images, mode)
         print(f"{what:<44}{found['seconds']:>9.1f}{found['peak']:>9.0f}{found['peak'] / size:>19.2f}")
+    if not Path("/proc/self/clear_refs").exists():
+        return
+    print("\ncalibrate with its defaults (processor time)")
+    parts = calibrated(folder, sys.argv[2] if len(sys.argv) > 2 else "")
+    parts["together"] = [sum(seconds for seconds, _ in parts.values()), max(peak for _, peak in parts.values())]
+    for name, (seconds, peak) in parts.items():
+        print(f"  {name:<42}{seconds:>9.1f}{peak:>9.0f}{peak / size:>19.2f}")
 
 
 if __name__ == "__main__":

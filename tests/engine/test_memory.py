@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import re
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,41 @@ def test_passes_leave_no_weights_of_the_file_in_memory(weights):
     found = collect_histograms(model, lambda: batches, ["ip"], options, lambda done: seen.append(resident("own.")))
     assert len(seen) == 3 and max(seen) < 100
     assert found["ip"].maximum == pytest.approx(np.abs(values.sum(axis=1)).max(), rel=1e-4)
+
+
+@pytest.mark.parametrize("repack", [False, True])
+def test_matrices_that_are_lent_are_read_where_they_lie(repack):
+    """Repacked they are copied all the same, as the kernels want them."""
+    text = NET.replace("512", "2048").replace("1024", "4096")
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal((4096, 2048), np.float32), rng.standard_normal(4096, np.float32)]  # 32 MB
+    model = build_model(parse_prototxt(text), {"ip": arrays})
+    x, outputs, taken = rng.standard_normal((1, 2048), np.float32), [], []
+    for lend in (False, True):
+        memory.empty_arena()
+        before = anonymous()
+        engine = EngineOptions(threads=1, lend_weights=lend, repack_weights=repack)
+        executor = Executor(lower_float(model, ["ip"]), ["ip"], engine)
+        memory.trim()
+        taken.append(anonymous() - before)
+        for _ in range(2):
+            executor.run({"x": x}, lambda name, array: outputs.append(array.copy()))
+        del executor
+    assert all(np.array_equal(output, outputs[0]) for output in outputs)
+    assert taken[0] > 30_000 and (taken[1] > 30_000 if repack else taken[1] < 8_000)
+
+
+def test_what_is_lent_lives_as_long_as_the_session():
+    text = NET.replace("512", "2048").replace("1024", "4096")
+    x, engine = np.ones((1, 2048), np.float32), EngineOptions(threads=1, lend_weights=True)
+    steps = lower_float(build_model(parse_prototxt(text), {"ip": [np.ones((4096, 2048)), np.zeros(4096)]}), ["ip"])
+    gone = weakref.ref(max(steps[0].weights.values(), key=np.size))
+    executor = Executor(steps, ["ip"], engine)
+    del steps
+    executor.run({"x": x}, lambda name, array: np.testing.assert_array_equal(array, np.full((1, 4096), 2048.0)))
+    assert gone() is not None
+    del executor
+    assert gone() is None
 
 
 def test_what_the_arena_kept_is_freed():

@@ -46,12 +46,15 @@ class EngineOptions:
         gpu: number of the GPU to compute on, None for the CPU; what `use_gpu` has set where nothing is given.
         repack_weights: repack float weights in every graph, not only beside integer layers. An InnerProduct in FP32
             then has the same last bits whatever graph it is in.
+        lend_weights: read large matrices where they lie, a file it may be, instead of a copy. Nobody may change them
+            as long as the network is open.
     """
 
     threads: int | None = None
     release_blobs: bool = False
     gpu: int | None = field(default_factory=gpu_in_use)
     repack_weights: bool = False
+    lend_weights: bool = False
 
     def __post_init__(self) -> None:
         if self.threads is not None and not 1 <= self.threads <= MAX_THREADS:

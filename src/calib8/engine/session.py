@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary
+
 import numpy as np
 import onnxruntime as ort
 
@@ -19,10 +22,15 @@ _CODE_NODES = ("QuantizeLinear", "DequantizeLinear")
 # Puts a Pad into the pooling behind it, which onnxruntime up to 1.24 then refuses where the pad exceeds the window.
 _BROKEN_FUSIONS = ["Pad_Fusion"]
 _SILENT = 4  # what goes wrong in a run is raised
+_LARGE = 1 << 20  # elements of a matrix that is not copied
+
+
+_LENT: WeakKeyDictionary[ort.InferenceSession, Sequence[object]] = WeakKeyDictionary()
+"""What sessions read and do not own: it has to live as long as they do."""
 
 
 def open_session(step: OnnxStep, options: EngineOptions, *, alone: bool = True) -> ort.InferenceSession:
-    """Open an InferenceSession over a step's graph. Its weights are handed over where they lie.
+    """Open an InferenceSession over a step's graph. It copies the weights, but for those that it is lent.
 
     Args:
         alone: whether its threads may wait for work by spinning: with several sessions that run in turn, those of one
@@ -51,17 +59,40 @@ def open_session(step: OnnxStep, options: EngineOptions, *, alone: bool = True) 
         settings.add_session_config_entry("session.disable_prepacking", "1")
     if has_integers and int8_products_saturate():
         settings.add_session_config_entry("session.x64quantprecision", "1")
-    values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(a)) for a in step.weights.values()]
-    settings.add_external_initializers(list(step.weights), values)
+    arrays = {name: np.ascontiguousarray(array) for name, array in step.weights.items()}
+    values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+    settings.add_external_initializers(list(values), list(values.values()))
     without = _INEXACT_FUSIONS + _BROKEN_FUSIONS
     if options.gpu is None:
-        return ort.InferenceSession(
+        lent = {name: values[name] for name in _large_matrices(step)} if options.lend_weights else {}
+        for name, value in lent.items():
+            settings.add_initializer(name, value)
+        session = ort.InferenceSession(
             step.onnx.SerializeToString(), settings, providers=["CPUExecutionProvider"], disabled_optimizers=without
         )
+        _LENT[session] = [(value, arrays[name]) for name, value in lent.items()]
+        return session
     check_device(options)
     if any(node.op_type in _CODE_NODES for node in step.onnx.graph.node):
         check_sums(options.gpu)
     return gpu_session(step.onnx, settings, options.gpu, without)
+
+
+def _large_matrices(step: OnnxStep) -> list[str]:
+    """Name the weights that can be lent to a session: large matrices that only products over float32 read.
+
+    The graph's optimisation puts new weights in the place of others, of convolutions above all, sometimes under the
+    same name; what was lent would then still be read. It leaves those of a Gemm alone.
+    """
+    readers: dict[str, set[str]] = {}
+    for node in step.onnx.graph.node:
+        for place, name in enumerate(node.input):
+            readers.setdefault(name, set()).add(f"{node.op_type} {place}")
+    return [
+        name
+        for name, array in step.weights.items()
+        if array.size >= _LARGE and array.dtype == np.float32 and readers.get(name) == {"Gemm 1"}
+    ]
 
 
 def check_device(options: EngineOptions) -> None:

@@ -7,7 +7,7 @@ a blob by its Caffe name therefore gets what Caffe would show after a forward pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -44,7 +44,7 @@ class Layer:
     bottom_blobs: tuple[str, ...]
     top_blobs: tuple[str, ...]
     param: caffe_pb2.LayerParameter
-    blobs: tuple[NDArray[np.float32], ...] = ()
+    blobs: Sequence[NDArray[np.float32]] = ()
     place: Place = NOWHERE
 
 

@@ -54,7 +54,7 @@ class Call:
     bottoms: tuple[str, ...]
     bottom_shapes: tuple[Shape, ...]
     top_shapes: tuple[Shape, ...]
-    blobs: tuple[Array, ...] = ()
+    blobs: Sequence[Array] = ()
 
 
 @dataclass(frozen=True)

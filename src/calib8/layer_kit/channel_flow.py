@@ -45,3 +45,17 @@ def divided(blobs: Sequence[Array], top: Units | None) -> tuple[Array, ...]:
         return tuple(blobs)
     units = top.astype(np.float32)
     return tuple(blob / units.reshape(-1, *(1,) * (blob.ndim - 1)) for blob in blobs)
+
+
+def scaled(weights: Array, bottom: Array | None, top: Units | None) -> Array:
+    """Multiply weights by numbers, and divide them by the units of a top, (O); one array of their size is made at most.
+
+    Args:
+        weights: their first axis is that of the outputs.
+        bottom: float32, repeated over the weights as numpy does it; None for ones.
+    """
+    if bottom is None or top is None:
+        return divided((weights if bottom is None else weights * bottom,), top)[0]
+    found = weights * bottom
+    found /= top.astype(np.float32).reshape(-1, *(1,) * (found.ndim - 1))
+    return found

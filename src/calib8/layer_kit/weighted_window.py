@@ -101,7 +101,7 @@ class WeightedWindow(Op):
         """Divide weights and bias, for a top whose channels have units of their own, by the unit of each channel."""
         unit = q.top_units[0] if q.top_units else None
         if unit is None:
-            return q.call.blobs
+            return tuple(q.call.blobs)
         return tuple(b / unit.reshape(-1, *(1,) * (b.ndim - 1)) for b in q.call.blobs)
 
     @abstractmethod

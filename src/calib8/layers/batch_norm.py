@@ -155,7 +155,7 @@ class BatchNorm(Op):
     def blobs_in_units(self, call: Call, bottom: Units | None, top: Units | None) -> tuple[Array, ...]:
         """Divide the mean by the units, and the variance with its eps by their squares."""
         if bottom is None:
-            return call.blobs
+            return tuple(call.blobs)
         mean, variance = self.statistics(call.blobs)
         factor = 1.0 if self.scale_bias else float(call.blobs[2].reshape(-1)[0])
         moved = mean / bottom * factor, np.maximum((variance + self.eps) / bottom**2 - self.eps, 0) * factor

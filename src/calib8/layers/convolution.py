@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from calib8.graph import Array, Shape
 from calib8.layer_kit.base import Call, count, register
-from calib8.layer_kit.channel_flow import ChannelFlow, Units, divided
+from calib8.layer_kit.channel_flow import ChannelFlow, Units, divided, scaled
 from calib8.layer_kit.codes import ConvGeometry, weighted_sum
 from calib8.layer_kit.form import IntegerForm, expect
 from calib8.layer_kit.onnx_builder import OnnxBuilder
@@ -88,11 +88,12 @@ class Convolution(WeightedWindow, WindowProduct):
 
     def blobs_in_units(self, call: Call, bottom: Units | None, top: Units | None) -> tuple[Array, ...]:
         weights, *bias = call.blobs
+        columns = None
         if bottom is not None:
             _, groups = self.outputs_and_groups(bottom.size)
             columns = np.repeat(bottom.astype(np.float32).reshape(groups, -1), len(weights) // groups, axis=0)
-            weights = weights * columns.reshape(*columns.shape, *(1,) * (weights.ndim - 2))
-        return divided((weights, *bias), top)
+            columns = columns.reshape(*columns.shape, *(1,) * (weights.ndim - 2))
+        return (scaled(weights, columns, top), *divided(bias, top))
 
     def multiply_adds(self, call: Call) -> int:
         per_output = count(self.blob_shapes(call.bottom_shapes)[0][1:])

@@ -14,7 +14,7 @@ import numpy as np
 
 from calib8.graph import Array, Shape
 from calib8.layer_kit.base import Call, ChannelAffine, Op, QuantizeCall, Weights, canonical_axis, count, register
-from calib8.layer_kit.channel_flow import ChannelFlow, Units, divided
+from calib8.layer_kit.channel_flow import ChannelFlow, Units, divided, scaled
 from calib8.layer_kit.codes import ConvGeometry, weighted_sum
 from calib8.layer_kit.fields import Fields, RefusedError
 from calib8.layer_kit.form import IntegerForm, expect
@@ -107,10 +107,9 @@ class InnerProduct(Op, WindowProduct):
     def blobs_in_units(self, call: Call, bottom: Units | None, top: Units | None) -> tuple[Array, ...]:
         weights, *bias = call.blobs
         rows = weights.T if self.transpose else weights
-        if bottom is not None:
-            rows = rows * np.repeat(bottom.astype(np.float32), rows.shape[1] // bottom.size)
-        rows, *bias = divided((rows, *bias), top)
-        return (rows.T if self.transpose else rows, *bias)
+        columns = None if bottom is None else np.repeat(bottom.astype(np.float32), rows.shape[1] // bottom.size)
+        rows = scaled(rows, columns, top)
+        return (rows.T if self.transpose else rows, *divided(bias, top))
 
     def multiply_adds(self, call: Call) -> int:
         rows, columns = self.matrix(call.bottom_shapes[0])

@@ -135,6 +135,7 @@ def close_graph(
         taken.add(name)
         own.append(replace(port, name=name))
     onnx, weights = g.model([(port.name, port.dtype) for port in own])
+    g.ways.clear()  # they know the builder, and would keep all weights until the garbage collector comes
     return OnnxStep(onnx, weights, tuple(inputs), tuple(own), layers, value_bytes)
 
 

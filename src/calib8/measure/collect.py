@@ -61,8 +61,9 @@ class CollectOptions:
 
     @property
     def engine_of_worker(self) -> EngineOptions:
-        """The threads that are left for each of them."""
-        return replace(self.engine, threads=max(1, self.engine.thread_count // self.workers))
+        """The threads that are left for each of them; weights are read where they lie."""
+        threads = max(1, self.engine.thread_count // self.workers)
+        return replace(self.engine, threads=threads, lend_weights=True)
 
 
 def collect_histograms(

@@ -11,13 +11,15 @@ up for it: those that write it carry 1/u in their weights, those that read it u.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from calib8.arithmetic import quantize_weight, weight_rshift
+from calib8.engine.memory import forget
 from calib8.errors import QuantizationError
 from calib8.graph import Layer
 from calib8.layer_kit.channel_flow import ChannelFlow
@@ -28,6 +30,8 @@ from calib8.layers.batch_norm import AffineChannels, BatchNorm
 from calib8.lowering import Model
 
 Array = NDArray[np.float64]
+
+_LARGE = 1 << 20  # elements of weights that are not kept twice
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +118,7 @@ def is_before_batch_norm(model: Model, value: str) -> bool:
     )
 
 
-def blobs_in_units(model: Model, layer: Layer, units: Mapping[str, Array]) -> tuple[NDArray[np.float32], ...]:
+def blobs_in_units(model: Model, layer: Layer, units: Mapping[str, Array]) -> Sequence[NDArray[np.float32]]:
     """Give a layer's weights for bottoms and tops whose carried channels have units.
 
     Units before a BatchNorm are left to those who quantise the two layers.
@@ -130,7 +134,46 @@ def blobs_in_units(model: Model, layer: Layer, units: Mapping[str, Array]) -> tu
     return layer.blobs if bottom is None and top is None else op.blobs_in_units(call, bottom, top)
 
 
+class BlobsInUnits(Sequence[NDArray[np.float32]]):
+    """A layer's weights for channels in units: large ones are made whenever they are read, and not kept.
+
+    A network with them beside the one that it is made of so takes no second copy of all weights.
+
+    Args:
+        model, layer, units: see `blobs_in_units`.
+    """
+
+    def __init__(self, model: Model, layer: Layer, units: Mapping[str, Array]) -> None:
+        self._made_of = model, layer, units
+        self._small: dict[int, NDArray[np.float32]] = {}
+
+    def __len__(self) -> int:
+        return len(self._made_of[1].blobs)
+
+    @overload
+    def __getitem__(self, index: int) -> NDArray[np.float32]: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[NDArray[np.float32], ...]: ...
+    def __getitem__(self, index: int | slice) -> NDArray[np.float32] | tuple[NDArray[np.float32], ...]:
+        kept = self._small.get(index) if isinstance(index, int) else None
+        return self._made()[index] if kept is None else kept
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        return iter(self._made())
+
+    def _made(self) -> tuple[NDArray[np.float32], ...]:
+        made = tuple(blobs_in_units(*self._made_of))
+        forget(self._made_of[1].blobs)
+        self._small = {index: blob for index, blob in enumerate(made) if blob.size < _LARGE}
+        return made
+
+
 def in_channel_units(model: Model, units: Mapping[str, Array]) -> Model:
     """Give the network whose carried channels count in these units: the same outputs in FP32, from other weights."""
-    layers = tuple(replace(layer, blobs=blobs_in_units(model, layer, units)) for layer in model.net.layers)
+
+    def blobs(layer: Layer) -> Sequence[NDArray[np.float32]]:
+        is_large = any(blob.size >= _LARGE for blob in layer.blobs)
+        return (BlobsInUnits if is_large else blobs_in_units)(model, layer, units)
+
+    layers = tuple(replace(layer, blobs=blobs(layer)) for layer in model.net.layers)
     return replace(model, net=replace(model.net, layers=layers))

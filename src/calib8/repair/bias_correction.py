@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.engine import run_layer
+from calib8.engine import EngineOptions, run_layer
+from calib8.engine.memory import forget
 from calib8.graph import Layer
 from calib8.layer_kit.weighted_sum import Refinement, WeightedSum
 from calib8.lowering import Model
@@ -99,16 +100,28 @@ def weight_error(
         mean: E[x], (1, ...), one image of the layer's bottom.
     """
     tx, ty = plan.thresholds[layer.bottoms[0]], plan.thresholds[layer.tops[0]]
-    weights, bias = layer.blobs
-    difference = np.empty_like(weights)
-    for row, integers in enumerate(form.weights):  # float64 of all weights of a wide layer would be twice their size
-        difference[row] = np.ldexp(integers.astype(np.float64) * (ty / tx), -form.rshift) - weights[row]
-    error = run_layer(model, layer, [mean], (difference, np.zeros_like(bias)))[0]
+    bias, lent = layer.blobs[1], EngineOptions(lend_weights=True)
+    difference = _difference(layer.blobs[0], form, ty / tx)
+    error = run_layer(model, layer, [mean], (difference, np.zeros_like(bias)), lent)[0]
     # Which output an element of the top belongs to is the layer's business: a bias of 0, 1, 2 .. alone tells.
+    difference.fill(0)
     numbers = np.arange(bias.size, dtype=np.float32).reshape(bias.shape)
-    outputs = run_layer(model, layer, [mean], (np.zeros_like(weights), numbers))[0].astype(np.int64).reshape(-1)
+    outputs = run_layer(model, layer, [mean], (difference, numbers), lent)[0].astype(np.int64).reshape(-1)
     sums = np.bincount(outputs, weights=error.reshape(-1).astype(np.float64), minlength=bias.size)
     return sums / np.bincount(outputs, minlength=bias.size)
+
+
+def _difference(weights: NDArray[np.float32], form: WeightedSum, step: float) -> NDArray[np.float32]:
+    """Compute V - W, row by row: float64 of all weights of a wide layer would be twice their size.
+
+    Args:
+        step: of the integers, at a right shift of 0.
+    """
+    difference = np.empty_like(weights)
+    for row, integers in enumerate(form.weights):
+        difference[row] = np.ldexp(integers.astype(np.float64) * step, -form.rshift) - weights[row]
+    forget([weights])
+    return difference
 
 
 def _weighted_sum(plan: QuantPlan, layer: Layer) -> WeightedSum | None:

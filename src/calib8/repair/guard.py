@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from calib8.arithmetic import dequantize, quantize
 from calib8.engine import Crew, EngineOptions, Executor, ExecutorCache
+from calib8.engine.memory import empty_arena, forget, settle
 from calib8.graph import Shape
 from calib8.layer_kit.window_product import evenly
 from calib8.layers.softmax import Softmax
@@ -39,6 +40,7 @@ _KEPT = 1 << 16  # elements of an output and sample that are compared
 MOST_RUNS = 320
 """Runs that a repair looks at: what it keeps of them, and its time, do not grow with the samples."""
 _SHAPES_OPEN = 4
+_LARGE_BYTES = 64 << 20  # weights from which on it is worth its time to give memory back behind each plan
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,9 @@ class Guard:
         self._measure, self._boxes = OutputNoise(model), box_values(model)
         self._values = (*self._measure.values, *self._boxes)
         self._threads = EngineOptions(threads=threads).thread_count
-        self._engine = EngineOptions(threads=1, repack_weights=True)  # the same last bits in FP32 and in INT8
+        # Repacked: the same last bits in FP32 and in INT8.
+        self._engine = EngineOptions(threads=1, repack_weights=True, lend_weights=True)
+        self._large = sum(blob.nbytes for layer in model.net.layers for blob in layer.blobs) >= _LARGE_BYTES
         self._references = self._outputs(lambda model: lower_float(model, self._values))
         self._signals = self._measure.signals(self._references)
 
@@ -219,6 +223,8 @@ class Guard:
     ) -> list[dict[str, Array]]:
         """Run all samples; of every judged value what is compared, in the order of the samples."""
         executors: ExecutorCache[Executor] = ExecutorCache(_SHAPES_OPEN)
+        if self._large:
+            forget(blob for layer in self._model.net.layers for blob in layer.blobs)
 
         def work(lane: int, batch: Mapping[str, Array]) -> dict[str, Array]:
             found: dict[str, Array] = {}
@@ -230,14 +236,22 @@ class Guard:
             return found
 
         with Crew(self._threads) as crew:
-            return list(crew.stream(work, self._batches()))
+            found = list(crew.stream(work, self._batches()))
+        executors.clear()
+        if self._large:
+            empty_arena()
+        return found
 
     def _executor(self, lowered: Callable[[Model], Sequence[Step]], shapes: Mapping[str, Shape]) -> Executor:
         """Make the executor for inputs of these shapes, which a Python layer may have given its own."""
         model = self._model
         if any(model.shapes[value] != shape for value, shape in shapes.items()):
             model = model.reshaped({model.net.blob_of[value]: shape for value, shape in shapes.items()})
-        return Executor(lowered(model), self._values, self._engine)
+        steps = lowered(model)
+        executor = Executor(steps, self._values, self._engine)
+        if self._large:
+            settle(steps)
+        return executor
 
     def _seen(self, value: str, array: Array) -> Array:
         return np.array(array) if value in self._boxes else self._measure.seen(value, array)

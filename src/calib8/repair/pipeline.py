@@ -18,6 +18,7 @@ from typing import Any
 
 from calib8.engine import EngineOptions
 from calib8.errors import QuantizationError
+from calib8.layer_kit.form import SameCodes
 from calib8.lowering import Model
 from calib8.measure.collect import CollectOptions, collect
 from calib8.measure.counters import Counter
@@ -167,9 +168,9 @@ def repair(
     """
     work = _Work(model, samples, options, progress, runs_of_samples(len(sets.names), samples, options))
     sets = sets if work.does("thresholds") else sets.first()
-    start, floor = _started(work, sets)
+    chosen, floor = _started(work, sets)
     plain = len(work.stages)
-    start = work.equalised(start, sets, floor)
+    start = work.equalised(chosen, sets, floor).make()
     units = _passed_on(work, WholeMultipliers.name, start)
     if options.level == "thorough":
         _thorough(work, start, units, [stage.plan.thresholds for stage in work.stages[:plain]])
@@ -177,12 +178,25 @@ def repair(
     return Repaired(best, stages[:plain], stages[plain:], floor, samples.guarding, work.judges_boxes, work.in_units)
 
 
-def _started(work: _Work, sets: ThresholdSets) -> tuple[QuantPlan, dict[str, float]]:
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """A plan that may be the one to repair.
+
+    Attributes:
+        plan: of a large network without the integers of its layers: only whether a layer has some.
+        make: makes it with them.
+    """
+
+    plan: QuantPlan
+    make: Callable[[], QuantPlan]
+
+
+def _started(work: _Work, sets: ThresholdSets) -> tuple[_Candidate, dict[str, float]]:
     """Measure sets of thresholds; the plan to repair, and what each of several loses with float weights.
 
     One plan after the other: those of a large network do not fit into memory together.
     """
-    chosen: QuantPlan | None = None
+    chosen: _Candidate | None = None
     floor: dict[str, float] = {}
     for name in sets.names:
         try:
@@ -192,16 +206,22 @@ def _started(work: _Work, sets: ThresholdSets) -> tuple[QuantPlan, dict[str, flo
                 raise
             continue
         work.stage(name, plan)
-        start = work.passed(WholeMultipliers, plan)
+        found = work.candidate(work.passed(WholeMultipliers, plan), partial(_begun, work, sets, name))
+        del plan  # where it is not kept, it has to be gone before the next one is made
         if len(sets.names) > 1:
-            noise, before = work.floor(start), min(floor.values(), default=math.inf)
+            noise, before = work.floor(found.plan), min(floor.values(), default=math.inf)
             floor[name] = noise
-            chosen = start if chosen is None or noise < before else chosen
+            chosen = found if chosen is None or noise < before else chosen
         else:
-            chosen = start
+            chosen = found
     if chosen is None:
         raise AssertionError("there is a first set of thresholds")
     return chosen, floor if len(floor) > 1 else {}
+
+
+def _begun(work: _Work, sets: ThresholdSets, name: str) -> QuantPlan:
+    """Make the plan again that a repair begins with, of a set of thresholds that was measured."""
+    return work.passed(WholeMultipliers, work.measured(name) or sets.plan_of(name))
 
 
 def _passed_on(work: _Work, name: str, plan: QuantPlan) -> QuantPlan:
@@ -266,34 +286,38 @@ class _Work:
         """Run the pass that observes nothing."""
         return kind(self.does("exact-pools"), self.does("whole-sums")).apply(self._network.model, plan, {})
 
-    def equalised(self, plan: QuantPlan, sets: ThresholdSets, floor: Mapping[str, float]) -> QuantPlan:
+    def equalised(self, begun: _Candidate, sets: ThresholdSets, floor: Mapping[str, float]) -> _Candidate:
         """Give channels units of their own, if that is better; what solves then goes on with the network in them.
 
         Args:
-            plan: of the network as it is.
+            begun: of the network as it is.
             sets: thresholds are found in the distributions of channels in units as each of them finds its own.
             floor: what those sets lose that were measured.
         """
+        plan = begun.plan
         choice = EqualisedChannels(self._network.model, plan)
         if not (self.does(EQUALISED) and choice.counters):
-            return plan
+            return begun
         self._observe(choice.counters)
         counted = choice.second_counters()
         self._observe(counted)
-        plain, best, least = self._network, plan, min(floor.values()) if floor else self.floor(plan)
-        found = choice.network()
-        for name in sets.names:
+        plain, best, least = self._network, begun, min(floor.values()) if floor else self.floor(plan)
+        found = self._network = choice.network()
+
+        def made(name: str) -> QuantPlan:
             thresholds = {**plan.thresholds, **choice.thresholds(counted, partial(sets.threshold_of, name))}
-            self._network = found
+            return self.passed(WholeMultipliers, make_plan(found.model, thresholds, plan.enable_concat_quantize))
+
+        for name in sets.names:
             try:
-                other = self.passed(WholeMultipliers, make_plan(found.model, thresholds, plan.enable_concat_quantize))
+                other = self.candidate(made(name), partial(made, name))
             except QuantizationError:
                 continue
-            noise = self.floor(other)
-            if noise < least * (WORTH_IT if best is plan else 1):
+            noise = self.floor(other.plan)
+            if noise < least * (WORTH_IT if best is begun else 1):
                 best, least = other, noise
-        self._network = plain if best is plan else found
-        self.in_units = {} if best is plan else {v: counter.histogram for v, counter in counted.items()}
+        self._network = plain if best is begun else found
+        self.in_units = {} if best is begun else {v: counter.histogram for v, counter in counted.items()}
         return best
 
     def _observe(self, counters: Mapping[str, Counter]) -> None:
@@ -345,6 +369,17 @@ class _Work:
         noise = self._guard.noise_of_values(self._network.real(plan))
         self._count(self._samples.guarding)
         return noise
+
+    def measured(self, name: str) -> QuantPlan | None:
+        """Give the plan of a stage, where it still has its integers."""
+        return next((stage.plan for stage in self.stages if stage.name == name and stage.plan.forms), None)
+
+    def candidate(self, plan: QuantPlan, make: Callable[[], QuantPlan]) -> _Candidate:
+        """Keep a plan until it is known whether it is the best; of a large network how it is made again."""
+        if not self._large:
+            return _Candidate(plan, lambda: plan)
+        has_integers = {name: None if form is None else SameCodes() for name, form in plan.forms.items()}
+        return _Candidate(replace(plan, forms=has_integers), make)
 
     def _count(self, samples: int) -> None:
         self._done += samples
