@@ -71,6 +71,23 @@ def test_images_that_go_together_stay_together():
     assert (parts.solving, parts.guarding) == (10, 2)
 
 
+def test_runs_that_can_be_read_alone():
+    """The same runs, and no others are read."""
+    read = []
+
+    def only(runs):
+        read.append(list(runs))
+        return ({"n": np.arange(2 * run, 2 * run + 2)} for run in runs)
+
+    apart = split(lambda: iter(()), 13, per_run=2, only=only)
+    together = split(lambda: iter([{"n": np.arange(0, 5)}, {"n": np.arange(5, 13)}]), 13, per_run=2)
+    for part in ("guard", "solve"):
+        found, expected = ([run["n"].tolist() for run in getattr(one, part)()] for one in (apart, together))
+        assert found == expected
+    assert read == [[4], [0, 1, 2, 3, 5]]
+    assert (apart.solving, apart.guarding) == (together.solving, together.guarding)
+
+
 def test_samples_of_other_shapes(model, plan, samples, random_model):
     """As Python layers may give them: judged as by a network of their own shape."""
     rng = np.random.default_rng(9)

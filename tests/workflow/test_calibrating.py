@@ -184,6 +184,39 @@ def test_a_repair_reads_only_what_it_looks_at(network, monkeypatch):
     assert set(starts) == {0}
 
 
+class OneByOne:
+    """A source of single samples, which says where it was begun to be read, and how many it gave."""
+
+    def __init__(self, source):
+        self.shapes = {top: (1, *shape[1:]) for top, shape in source.shapes.items()}
+        self.size, self.batch_size, self.notes, self.starts, self.given = source.size, 1, (), [], 0
+        self._samples = [
+            {t: a[i : i + 1] for t, a in b.items()} for b in source.batches() for i in range(len(b["data"]))
+        ]
+
+    def batches(self):
+        return self.batches_from(0)
+
+    def batches_from(self, start):
+        self.starts.append(start)
+        for sample in self._samples[start:]:
+            self.given += 1
+            yield dict(sample)
+
+
+def test_a_measurement_reads_only_the_samples_that_are_held_out(network):
+    options = CalibrateOptions(iteration=20, method="mse", without=frozenset(["equalised-channels", "thresholds"]))
+    single = dataclasses.replace(network, source=OneByOne(network.samples))
+    histograms, source = needed_histograms(single, options), single.samples
+    source.starts.clear()
+    source.given = 0
+    found = calibrate_again(single, histograms, options)
+    assert source.given == len(source.starts) and source.starts[:4] == [4, 9, 14, 19]
+    assert found.repaired.lines() == calibrate_again(network, histograms, options).repaired.lines()
+    times = {number: source.starts.count(number) for number in range(20)}
+    assert {times.pop(number) for number in (4, 9, 14, 19)} == {times[0] + 4} and set(times.values()) == {2}
+
+
 def test_parts_of_a_repair_are_left_out(network, result):
     options = CalibrateOptions(iteration=20, method="mse", without=frozenset(["compensated-rounding", "channel-units"]))
     found = calibrate_again(network, result.histograms, options)

@@ -41,6 +41,8 @@ MOST_RUNS = 320
 """Runs that a repair looks at: what it keeps of them, and its time, do not grow with the samples."""
 _SHAPES_OPEN = 4
 _LARGE_BYTES = 64 << 20  # weights from which on it is worth its time to give memory back behind each plan
+RunsOnly = Callable[[Sequence[int]], Iterator[Mapping[str, Array]]]
+"""Gives the batches of the runs of these numbers, which go up, and of no others."""
 
 
 @dataclass(frozen=True)
@@ -65,24 +67,28 @@ class Split:
         return self.solving // self.per_run
 
 
-def split(batches: Batches, images: int, per_run: int = 1, every: int = 5) -> Split:
+def split(batches: Batches, images: int, per_run: int = 1, every: int = 5, only: RunsOnly | None = None) -> Split:
     """Hold every fifth run out, and at least one of two. Of more than 320 runs, so many are taken, evenly.
 
     Args:
         images: how many there are.
         per_run: how many go through the network together; a part of a run that is left over at the end is left out.
+        only: where runs can be read without the others; None reads `batches`, and leaves out what is not wanted.
     """
-    taken = {int(index): place for place, index in enumerate(evenly(images // per_run, MOST_RUNS))}
-    runs = len(taken)
-    every = min(every, max(runs, 2))  # a single run is solved on, and nothing is held out
+    taken = evenly(images // per_run, MOST_RUNS).tolist()
+    every = min(every, max(len(taken), 2))  # a single run is solved on, and nothing is held out
+    guard = taken[every - 1 :: every]
+    solve = [run for run in taken if run not in set(guard)]
 
-    def part(held_out: bool) -> Iterator[Mapping[str, Array]]:
-        for index, run in enumerate(_runs(batches(), per_run)):
-            if index in taken and (taken[index] % every == every - 1) == held_out:
-                yield run
+    def of(runs: Sequence[int]) -> Batches:
+        return lambda: _runs(only(runs), per_run) if only is not None else _picked(_runs(batches(), per_run), runs)
 
-    guarding = runs // every
-    return Split(lambda: part(False), lambda: part(True), (runs - guarding) * per_run, guarding * per_run, per_run)
+    return Split(of(solve), of(guard), len(solve) * per_run, len(guard) * per_run, per_run)
+
+
+def _picked(runs: Iterator[Mapping[str, Array]], numbers: Sequence[int]) -> Iterator[Mapping[str, Array]]:
+    wanted = set(numbers)
+    return (run for number, run in enumerate(runs) if number in wanted)
 
 
 def _runs(batches: Iterator[Mapping[str, Array]], per_run: int) -> Iterator[Mapping[str, Array]]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from calib8.choices import REPAIR_METHODS
 from calib8.data import takes
 from calib8.data.faces import Seekable
-from calib8.layer_kit.window_product import evenly
 from calib8.measure.histogram import BlobHistogram
 from calib8.measure.thresholds import ThresholdOptions, find_threshold
 from calib8.quantize import QuantPlan, make_plan
@@ -72,18 +71,16 @@ def repaired_plan(
 
 
 def _split(network: Network, images: int) -> Split:
-    """Split the samples that a repair looks at; of many, those that it does not look at are not read."""
+    """Split the samples that a repair looks at; those that it does not look at are not read, where that is possible."""
     per_run, source = images_per_run(network.of_one_sample), network.samples
-    runs = images // per_run
-    chosen = evenly(runs, MOST_RUNS).tolist()
 
     def batches() -> Iterator[Mapping[str, Any]]:
         return takes(source, images)
 
-    def some() -> Iterator[Mapping[str, Any]]:
-        for run in chosen:
+    def only(runs: Sequence[int]) -> Iterator[Mapping[str, Any]]:
+        for run in runs:
             yield from takes(source, (run + 1) * per_run, run * per_run)
 
-    if len(chosen) == runs or not isinstance(source, Seekable):
-        return split(batches, images, per_run)
-    return split(some, len(chosen) * per_run, per_run)
+    # A source that gives large batches would read one of them for every run, again and again.
+    seeks = isinstance(source, Seekable) and (source.batch_size <= per_run or images // per_run > MOST_RUNS)
+    return split(batches, images, per_run, only=only if seeks else None)
