@@ -248,7 +248,8 @@ class _Measurement:
         own = Reference(lane.run(sample, experiment.fp32, [unit.top], keep=[unit.stop])[unit.top].copy())
         parts: dict[str, _Part] = {}
         usage = CodeUsage()
-        for mode in MODES:
+        # Each sample begins with another mode: threads that need the same graph wait until one of them has opened it.
+        for mode in (*MODES[sample % len(MODES) :], *MODES[: sample % len(MODES)]):
             top: Reading = unit.top if mode == "without" else Codes(unit.top)
             names = tuple(dict.fromkeys([top, *experiment.outputs]))
             values = lane.run(sample, self._variants[mode], names, self._kept(mode), self._cuts)
