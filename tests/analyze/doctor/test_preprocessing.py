@@ -82,6 +82,13 @@ def test_the_misfit_is_its_formula(trained):
     assert found == pytest.approx(math.exp(sum(logs) / 2), rel=1e-3)
 
 
+@pytest.mark.parametrize("samples", [2, 3, 7])
+def test_the_same_by_any_number_of_threads(trained, samples):
+    wrong = Recipe((0.0,) * 3, (1.0,) * 3, "bgr")
+    found = [check_preprocessing(trained, images(samples, 1), "data", wrong, threads=threads) for threads in (1, 3)]
+    assert found[0] == found[1] and len(found[0].others) > 1
+
+
 def test_no_cry_of_wolf(trained):
     found = check_preprocessing(trained, images(12, 1), "data", RIGHT, threads=1)
     assert found.findings == () and found.kind == "batchnorm" and found.tried >= 10

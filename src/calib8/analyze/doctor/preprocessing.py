@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from calib8.analyze.doctor.evidence import Doubles, Evidence, evidence_of, steps_for
 from calib8.analyze.doctor.finding import Finding, Severity
 from calib8.analyze.doctor.recipes import Recipe, resampled, usual_recipes
-from calib8.engine import EngineOptions, Executor
+from calib8.engine import Crew, EngineOptions, Executor
 from calib8.engine.memory import settle
 from calib8.lowering import Model
-from calib8.measure.collect import PIECE_BYTES
+from calib8.measure.collect import PIECE_BYTES, CollectOptions
 
 Array = NDArray[Any]
 Samples = Sequence[Mapping[str, Array]]
@@ -149,11 +149,17 @@ def check_preprocessing(
     few = []
     for index, way in enumerate(ways):
         progress(index, len(ways) + finalists)
-        few.append((trial.misfit(trial.rows(way, min(_SCREENED, len(samples)))), index))
-    best = [index for _, index in sorted(few) if index > 0][:finalists]
-    mine = trial.rows(ways[0], len(samples))
-    reference = trial.misfit(mine)
-    others = [trial.fit(ways[index], trial.rows(ways[index], len(samples)), mine, reference) for index in best]
+        few.append(trial.rows(way, range(min(_SCREENED, len(samples)))))
+    ranked = sorted((trial.misfit(np.stack(rows)), index) for index, rows in enumerate(few))
+    best = [index for _, index in ranked if index > 0][:finalists]
+
+    def whole(index: int) -> Doubles:
+        screened = few[index]
+        return np.stack([*screened, *trial.rows(ways[index], range(len(screened), len(samples)))])
+
+    mine = whole(0)
+    reference, resampled_mine = trial.misfit(mine), trial.resampled(mine)
+    others = [trial.fit(ways[index], whole(index), reference, resampled_mine) for index in best]
     others.sort(key=lambda fit: fit.misfit)
     own = Fit(given, "", reference)
     findings = _findings(own, others, evidence, advice)
@@ -167,7 +173,7 @@ def given_misfit(model: Model, samples: Samples, threads: int | None = None) -> 
         return "", 0.0
     trial = _Trial(model, evidence, "", threads)
     way = _Way("", Recipe((), (), "given"), samples.__getitem__)
-    return evidence.kind, trial.misfit(trial.rows(way, len(samples)))
+    return evidence.kind, trial.misfit(np.stack(trial.rows(way, range(len(samples)))))
 
 
 @dataclass(frozen=True)
@@ -191,39 +197,50 @@ class _Trial:
     def __init__(self, model: Model, evidence: Evidence, blob: str, threads: int | None) -> None:
         self._evidence, self._blob = evidence, blob
         steps = steps_for(model, evidence, PIECE_BYTES)
-        self._executor = Executor(steps, evidence.values, EngineOptions(threads=threads), share=True)
+        options = CollectOptions(engine=EngineOptions(threads=threads))
+        self._crew = Crew(options.workers)
+        executor = Executor(steps, evidence.values, options.engine_of_worker, share=True)
+        self._executors = [executor, *(executor.sibling() for _ in range(1, options.workers))]
         settle(steps)
 
-    def rows(self, way: _Way, count: int) -> Doubles:
-        """(samples, numbers)"""
-        return np.stack([self._row(way.sample(index)) for index in range(count)])
+    def rows(self, way: _Way, samples: Sequence[int]) -> list[Doubles]:
+        """Numbers of each of these samples."""
+        return self._crew.each(lambda lane, index: self._row(lane, way.sample(index)), samples)
 
     def misfit(self, rows: Doubles) -> float:
         """Infinite where values are."""
         found = self._evidence.misfit(rows) if np.isfinite(rows).all() else np.inf
         return float(found)
 
-    def fit(self, way: _Way, rows: Doubles, given: Doubles, reference: float) -> Fit:
-        """Against the given way, over the same samples."""
+    def resampled(self, rows: Doubles) -> list[float]:
+        """Misfits of rows that are drawn at random, the same places every time."""
+        drawn = np.random.default_rng(0).integers(0, len(rows), (_RESAMPLINGS, len(rows)))
+        return [self.misfit(rows[choice]) for choice in drawn]
+
+    def fit(self, way: _Way, rows: Doubles, reference: float, given: Sequence[float]) -> Fit:
+        """Against the given way, over the same samples.
+
+        Args:
+            reference: the given one's misfit.
+            given: its misfits of samples drawn at random.
+        """
         misfit = self.misfit(rows)
         gain = _gain(self._evidence.kind, misfit, reference)
-        random = np.random.default_rng(0)  # the same result every time
         near = gain >= 1 / _GAIN[self._evidence.kind]
-        drawn = random.integers(0, len(rows), (_RESAMPLINGS if near else 0, len(rows)))
-        better = [self.misfit(rows[choice]) < self.misfit(given[choice]) for choice in drawn]
+        better = [own < other for own, other in zip(self.resampled(rows), given, strict=True)] if near else []
         sure = float(np.mean(better)) if better else 0.0
         clearly_better = gain >= _GAIN[self._evidence.kind] and sure >= _SURE
         clearly_worse = self._evidence.kind == "batchnorm" and sure <= 1 - _SURE
         return Fit(way.recipe, way.what, misfit, gain, sure, near and not clearly_better and not clearly_worse)
 
-    def _row(self, inputs: Mapping[str, Array]) -> Doubles:
+    def _row(self, lane: int, inputs: Mapping[str, Array]) -> Doubles:
         parts: dict[str, tuple[Doubles, Doubles]] = {}
 
         def take(value: Any, array: Array) -> None:
             parts[value] = self._evidence.part(value, array)
 
         with np.errstate(over="ignore", invalid="ignore"):
-            self._executor.run(inputs, take)
+            self._executors[lane].run(inputs, take)
             return self._evidence.row(parts)
 
 
