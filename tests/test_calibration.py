@@ -152,12 +152,27 @@ def test_tune_tables_by_layer_and_by_blob(folder):
 
 def test_tune_tables_alone_takes_a_table_and_gives_its_files(folder, tmp_path):
     expected = files_of(folder, tmp_path / "first", repair="none")
-    calibration = Calibration(info_of(folder))
+    calibration = Calibration(info_of(folder), repair="none")
     rows = [line.split() for line in expected["bmnet_digits_calibration_table"].decode().splitlines()]
     calibration.tune_tables({name: float(threshold) for name, threshold, _ in rows})
     (tmp_path / "second").mkdir()
     again = {path.name: path.read_bytes() for path in calibration.export(tmp_path / "second")}
     assert again["bmnet_digits_int8.caffemodel"] == expected["bmnet_digits_int8.caffemodel"]
+
+
+def test_tune_tables_keeps_thresholds_and_repairs_integers(folder):
+    plain, repaired = (Calibration(info_of(folder), method="mse", repair=level) for level in ("none", "standard"))
+    plain.calc_tables()
+    given = {layer.name: plain.plan.thresholds[layer.tops[0]] for layer in plain.model.net.layers}
+    repaired.tune_tables(given)
+    assert repaired.plan.thresholds == plain.plan.thresholds
+    found, first = repaired.result.repaired, repaired.plan
+    assert found.best.noise < found.plain[0].noise and found.best.plan is first
+    repaired.calc_tables()
+    repaired.tune_tables(given)
+    for name, form in first.forms.items():
+        again = repaired.plan.forms[name]
+        assert form is None or all(np.array_equal(a, b) for a, b in zip(form.blobs, again.blobs, strict=True))
 
 
 def test_tune_tables_names_what_it_does_not_know(folder):

@@ -17,6 +17,7 @@ def test_every_name_has_something_behind_it_and_nothing_else_has():
 
 
 def test_rooms_take_the_names_from_there():
+    assert {*choices.MOVING_PASSES, *choices.THOROUGH_PASSES} <= set(PASSES)
     assert choices.REPAIR_PASSES is PASSES and choices.SEARCHES is SEARCHES
     assert all(RepairOptions(level=level) for level in choices.REPAIR_LEVELS)
     assert JudgeOptions().usual_samples == choices.USUAL_SAMPLES["sensitivity"]

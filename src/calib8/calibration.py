@@ -26,7 +26,7 @@ from calib8.workflow import (
     Progress,
     calibrate,
     calibrate_again,
-    change_thresholds,
+    calibrate_given,
     open_network,
 )
 
@@ -225,7 +225,9 @@ class Calibration:
         self._result = calibrate_again(self.network, self.histograms, options, self._told)
 
     def tune_tables(self, thresholds: Mapping[str, float]) -> None:
-        """Quantise with given thresholds; those that are not given stay as they were measured or given before.
+        """Quantise with given thresholds, which are not moved, and repair the integers, if there are images for it.
+
+        Thresholds that are not given stay as they were measured or given before.
 
         Args:
             thresholds: in real units, by layer name (meaning the layer's first top) or by blob name.
@@ -235,9 +237,7 @@ class Calibration:
             TableError: blobs that have no threshold yet; all of them.
             QuantizationError: as `calc_tables`.
         """
-        self._result = change_thresholds(
-            self.network, thresholds, self._result, concat_quantize=self.info.enable_concat_quantize
-        )
+        self._result = calibrate_given(self.network, thresholds, self._options, self._told, before=self._result)
 
     def export_model(self, path: str | os.PathLike[str]) -> None:
         """Write the int8 caffemodel, and the record of its run beside it.

@@ -43,6 +43,11 @@ REPAIR_PASSES: Mapping[str, str] = MappingProxyType(
 )
 """What `RepairOptions.without` can name, and what it is."""
 
+THOROUGH_PASSES = ("output-noise", "refitted-weights")
+"""Parts that `thorough` alone has."""
+MOVING_PASSES = ("thresholds", "exact-pools", "whole-sums", "equalised-channels", "channel-units", "output-noise")
+"""Parts of the repair that move thresholds, and are left out where these are given."""
+
 REPAIR_METHODS = ("mse", "kl", "kl-fine", "percentile")
 """Methods whose thresholds a repair tries, all over the same histograms: of what is quantised, behind a ReLU."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -159,13 +160,71 @@ def test_other_inputs_take_values(with_input, capsys):
     assert rows["info"] == rows["neg"] == "5"
 
 
-def test_thresholds_from_a_table(folder, tmp_path, capsys):
-    assert main(["calibrate", "digits", str(folder), "-n", "20", "--repair", "none"]) == 0
-    first = (folder / "bmnet_digits_int8.caffemodel").read_bytes()
-    table = folder / "bmnet_digits_calibration_table"
-    command = ["calibrate", "digits", str(folder), "--thresholds", str(table), "--output", str(tmp_path)]
+@pytest.fixture
+def table(folder):
+    """Thresholds of the contract's own calibration, whose files stay in the folder."""
+    command = ["calibrate", "digits", str(folder), "-n", "40", "--method", "mse", "--repair", "none", "--no-verdict"]
     assert main(command) == 0
-    assert (tmp_path / "bmnet_digits_int8.caffemodel").read_bytes() == first
+    return folder / "bmnet_digits_calibration_table"
+
+
+def thresholds_in(table):
+    return [line.split()[:2] for line in table.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("without_repair", [["--repair", "none"], ["--original"]])
+def test_thresholds_from_a_table(folder, table, tmp_path, without_repair):
+    command = ["calibrate", "digits", str(folder), "--thresholds", str(table), "--output", str(tmp_path)]
+    assert main([*command, *without_repair]) == 0
+    for name in ("int8.caffemodel", "calibration_table", "calibration_table.pb2", "calibration_table.prototxt"):
+        assert (tmp_path / f"bmnet_digits_{name}").read_bytes() == (folder / f"bmnet_digits_{name}").read_bytes()
+    assert "samples" not in json.loads((tmp_path / "bmnet_digits.calib8.json").read_text())
+
+
+def test_thresholds_from_a_table_are_kept_and_the_integers_repaired(folder, table, tmp_path, capsys):
+    capsys.readouterr()
+    command = ["calibrate", "digits", str(folder), "-n", "40", "--thresholds", str(table), "--output", str(tmp_path)]
+    assert main(command) == 0
+    out, err = capsys.readouterr()
+    assert err == "" and "2 other images than those of the calibration" in out
+    assert "thresholds stay as they are given; left out, as they move them: thresholds, exact-pools" in out
+    assert thresholds_in(tmp_path / table.name) == thresholds_in(table)
+    weights = "bmnet_digits_int8.caffemodel"
+    assert (tmp_path / weights).read_bytes() != (folder / weights).read_bytes()
+    record = json.loads((tmp_path / "bmnet_digits.calib8.json").read_text())
+    assert record["samples"]["images"] == 40 and record["thresholds"].startswith("sha256:")
+    again = tmp_path / "again"
+    again.mkdir()
+    command = ["calibrate", "digits", str(folder), "--from", str(tmp_path / "bmnet_digits.calib8.json")]
+    assert main([*command, "--output", str(again)]) == 0
+    assert (again / weights).read_bytes() == (tmp_path / weights).read_bytes()
+
+
+def test_samples_are_the_same_whoever_looks_at_some_of_them_first(with_input, tmp_path):
+    """A repair reads those to choose on before those to solve on, and nothing has read them all before."""
+    (with_input / "list.txt").write_text("".join(f"{index % 6}.png\n" for index in range(40)))
+    images = ["-n", "40", "--images", str(with_input / "list.txt"), "--scale", "0.0078", "--mean", "128"]
+    command = ["calibrate", "digits", str(with_input), *images]
+    assert main(command) == 0
+    first = json.loads((with_input / "bmnet_digits.calib8.json").read_text())
+    table = with_input / "bmnet_digits_calibration_table"
+    assert main([*command, "--thresholds", str(table), "--output", str(tmp_path)]) == 0
+    again = json.loads((tmp_path / "bmnet_digits.calib8.json").read_text())
+    assert again["samples"] == first["samples"] and again["samples"]["images"] == 40
+
+
+def test_thresholds_from_a_table_need_no_images(with_input, tmp_path, capsys):
+    """As before there was a repair: the contract's own integers, and a line that says so."""
+    command = ["calibrate", "digits", str(with_input), "--images", str(with_input / "list.txt"), "--scale", "0.01"]
+    assert main([*command, "-n", "6", "--repair", "none", "--no-verdict"]) == 0
+    first = {path.name: path.read_bytes() for path in with_input.glob("bmnet_*") if path.suffix != ".json"}
+    table = with_input / "bmnet_digits_calibration_table"
+    (with_input / "bmnet_digits.calib8.json").unlink()  # which knows the images
+    capsys.readouterr()
+    assert main(["calibrate", "digits", str(with_input), "--thresholds", str(table), "--output", str(tmp_path)]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "there are no images to repair the integers on" in line and "--images" in line
+    assert {name: (tmp_path / name).read_bytes() for name in first} == first
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def _calibration(net: Path, factor: float) -> list[str]:
     file = net.with_name(f"thresholds{factor}")
     layers = read_prototxt(net / "deploy.prototxt").net.layer
     file.write_text("".join(f"{layer.name} {factor} 0\n" for layer in layers))
-    return ["calibrate", "n", str(net), "--thresholds", str(file), "--no-verdict", "--threads", "1"]
+    return ["calibrate", "n", str(net), "--thresholds", str(file), "--repair", "none", "--no-verdict", "--threads", "1"]
 
 
 TABLES = [

@@ -279,7 +279,7 @@ def test_what_a_layer_in_place_has_made_of_quantised_input_is_not_warned_of(tmp_
     )
     net = caffe.Net(str(proto), caffe.TEST)
     net.save(str(weights))
-    calibration = Calibration({"model_name": "leaky", "in_prototxt": proto, "in_caffemodel": weights})
+    calibration = Calibration({"model_name": "leaky", "in_prototxt": proto, "in_caffemodel": weights}, repair="none")
     calibration.tune_tables({"x": 0.5, "leaky": 0.5})
     net.int8_init(str(proto), *map(str, calibration.export(tmp_path)[::2]), "")
     net.blobs["x"].data[...] = [[64, -64, 100, 3]]
@@ -370,7 +370,7 @@ def test_constants_of_the_prototxt_are_real_values(tmp_path, caplog):
     )
     net = caffe.Net(str(proto), caffe.TEST)
     net.save(str(weights))
-    calibration = Calibration({"model_name": "sum", "in_prototxt": proto, "in_caffemodel": weights})
+    calibration = Calibration({"model_name": "sum", "in_prototxt": proto, "in_caffemodel": weights}, repair="none")
     calibration.tune_tables({"x": 1.0, "c": 0.5, "sum": 1.5})
     net.int8_init(str(proto), *map(str, calibration.export(tmp_path)[::2]), "")
     net.blobs["x"].data[...] = [[[[-1, 0], [0.25, 0.5]]]]

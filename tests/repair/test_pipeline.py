@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from calib8.choices import MOVING_PASSES
 from calib8.engine import run_float
 from calib8.errors import OptionError, QuantizationError
 from calib8.quantize import make_plan, observed_values
@@ -192,6 +193,31 @@ def test_progress_counts_all_runs(model, sets_of, samples):
         progress=lambda *told: done.append(told),
     )
     assert done == sorted(done) and done[-1] == ("repairing", 5 * 24 + 11 * 6, 5 * 24 + 11 * 6)
+
+
+@pytest.mark.parametrize("level", ["standard", "thorough"])
+def test_thresholds_that_are_kept_stay(model, sets_of, plan_of, samples, level):
+    """What moves none of them is done, and counted; sets of thresholds beside the first one are not looked at."""
+    done, options = [], RepairOptions(level, keep_thresholds=True)
+    batches = split(lambda: iter(samples), IMAGES)
+    found = repair(model, sets_of(["all", "half"]), batches, options, lambda *told: done.append(told))
+    refitted = ["refitted-weights, 1", "refitted-weights, 4"] if level == "thorough" else []
+    assert [s.name for s in found.plain] == ["all"]
+    assert [s.name for s in found.stages] == ["compensated-rounding", "bias-correction", *refitted]
+    assert found.best.noise < found.plain[0].noise
+    for stage in found.stages:
+        assert stage.plan.thresholds == plan_of("all").thresholds and not stage.plan.channel_units
+    runs = [told[1:] for told in done if told[0] == "repairing"]
+    assert runs[-1][0] == runs[-1][1]
+
+
+def test_parts_that_kept_thresholds_leave_out_are_named(model, sets_of, samples):
+    options = RepairOptions(without=frozenset(["exact-pools"]), keep_thresholds=True)
+    found = repair(model, sets_of(["half"]), split(lambda: iter(samples), IMAGES), options)
+    assert found.left_out == ("thresholds", "whole-sums", "equalised-channels", "channel-units")
+    assert f"left out, as they move them: {', '.join(found.left_out)}" in "\n".join(found.lines())
+    assert RepairOptions("thorough", keep_thresholds=True).left_out == MOVING_PASSES
+    assert not RepairOptions("thorough").left_out
 
 
 def test_options_that_are_not_possible():

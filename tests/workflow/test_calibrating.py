@@ -13,10 +13,19 @@ import numpy as np
 import pytest
 
 import calib8
-from calib8 import CalibrateOptions, change_thresholds, choose_thresholds, open_network, read_calibration
+from calib8 import (
+    CalibrateOptions,
+    calibrate_given,
+    change_thresholds,
+    choose_thresholds,
+    open_network,
+    read_calibration,
+)
 from calib8.cli.main import main
+from calib8.data import SampleSource, takes
 from calib8.errors import DataError, OptionError, TableError
 from calib8.quantize import observed_values
+from calib8.repair import Guard, split
 from calib8.workflow import calibrate, calibrate_again, needed_histograms
 from calib8.workflow.calibrating import together
 
@@ -78,6 +87,68 @@ def test_changed_thresholds_leave_the_others(network, result):
     assert changed.thresholds["data"] == result.thresholds["data"] and result.plan.thresholds["pool1"] != 3.5
     with pytest.raises(TableError, match="no threshold"):
         change_thresholds(network, {"pool1": 3.5})
+
+
+def by_layer(network, plan):
+    """A plan's thresholds by the names that a table has; those of blobs mean their last writers."""
+    return {layer.name: plan.thresholds[layer.tops[0]] for layer in network.model.net.layers}
+
+
+def held_out_noise(network, plan):
+    """Of 40 samples behind the first 60."""
+    samples = list(takes(network.samples, 100, 60))
+    return Guard(network.of_one_sample, split(lambda: iter(samples), 40, every=1).guard).noise(plan)
+
+
+@pytest.mark.parametrize("method", ["kl", "mse", "max"])
+def test_given_thresholds_are_kept_and_integers_repaired(network, method):
+    plain = calibrate(network, CalibrateOptions(iteration=60, method=method, repair="none"))
+    found = calibrate_given(network, by_layer(network, plain.plan), CalibrateOptions(iteration=60))
+    assert found.plan.thresholds == plain.plan.thresholds and not found.plan.channel_units
+    assert found.repaired.best.noise <= found.repaired.plain[0].noise
+    before, after = (held_out_noise(network, one.plan) for one in (plain, found))
+    assert after < before if method == "mse" else after <= before
+
+
+def test_given_thresholds_without_a_repair_are_the_contract_s(network, result):
+    options = CalibrateOptions(repair="none")
+    found, plain = calibrate_given(network, by_layer(network, result.plan), options), result.plan
+    assert found.repaired is None and found.plan.thresholds == plain.thresholds and not found.plan.given
+    for name, own in plain.forms.items():
+        if own is not None:
+            assert all(np.array_equal(a, b) for a, b in zip(own.blobs, found.plan.forms[name].blobs, strict=True))
+
+
+def test_some_given_thresholds_leave_the_others(network, result):
+    found = calibrate_given(network, {"pool1": 3.5}, before=result, origin="by hand")
+    assert found.plan.thresholds == {**result.plan.thresholds, "pool1": 3.5} and found.origin == "by hand"
+    assert found.histograms is result.histograms and found.repaired is not None
+    with pytest.raises(TableError, match="no threshold"):
+        calibrate_given(network, {"pool1": 3.5})
+
+
+def test_without_samples_given_thresholds_are_not_repaired(network, result, caplog):
+    """None at all, one that nothing is left beside of, and some that cannot be read, of which the head says nothing."""
+
+    class Broken(SampleSource):
+        shapes, size, batch_size, notes = network.samples.shapes, 20, 1, ()
+
+        def batches(self):
+            raise DataError("the disk is gone", ["and the network, too"])
+            yield
+
+    given = by_layer(network, result.plan)
+    plain = change_thresholds(network, given).plan
+    options = CalibrateOptions(iteration=10)
+    for source, iteration, said in ((None, 10, "no data layer"), (Broken(), 10, "the disk is gone"), (..., 1, "of 1")):
+        caplog.clear()
+        other = network if source is ... else dataclasses.replace(network, source=source)
+        found = calibrate_given(other, given, dataclasses.replace(options, iteration=iteration))
+        assert found.repaired is None
+        assert len(caplog.messages) == 1 and said in caplog.text and "\n" not in caplog.messages[0]
+        for name, own in plain.forms.items():
+            other = found.plan.forms[name]
+            assert own is None or all(np.array_equal(a, b) for a, b in zip(own.blobs, other.blobs, strict=True))
 
 
 def test_progress_is_told_image_by_image(network):

@@ -29,7 +29,7 @@ from calib8.workflow import (
     CalibrationResult,
     Network,
     calibrate,
-    change_thresholds,
+    calibrate_given,
     quick_check,
     read_thresholds,
 )
@@ -83,8 +83,7 @@ def run(options: argparse.Namespace) -> int:
             samples = source.samples(options.iteration)
             _tell_findings(quick_check(network, options.threads))
         else:
-            given = read_thresholds(network, options.thresholds)
-            result = change_thresholds(network, given, concat_quantize=options.concat_quantize)
+            result, samples = _calibrate_given(network, options, progress)
         progress.clear()
         paths = write_calibration_files(
             output, options.name, network.model, result.plan, _record(options, output, samples)
@@ -100,6 +99,21 @@ def run(options: argparse.Namespace) -> int:
     if not options.no_verdict:
         _print_verdict(network, result, options)
     return 0
+
+
+def _calibrate_given(
+    network: Network, options: argparse.Namespace, progress: ProgressLines
+) -> tuple[CalibrationResult, Mapping[str, object] | None]:
+    """Calibrate with the thresholds of a table; with a description of the samples, where some were needed."""
+    given, wanted = read_thresholds(network, options.thresholds), wanted_of(options)
+    if network.source is None or wanted.repair == "none":
+        return calibrate_given(network, given, wanted, progress), None
+    read, source = hashed(network)
+    result = calibrate_given(read, given, wanted, progress)
+    if result.repaired is None:
+        return result, None
+    _tell_findings(quick_check(network, options.threads))
+    return result, source.samples(options.iteration)
 
 
 def _record(options: argparse.Namespace, output: Path, samples: Mapping[str, object] | None) -> dict[str, object]:
@@ -130,7 +144,7 @@ def _print_verdict(network: Network, result: CalibrationResult, options: argpars
         return
     from calib8.workflow import VerdictOptions, verdict  # noqa: PLC0415 - with all judges; --no-verdict needs none
 
-    calibrated = options.iteration if options.thresholds is None else 0
+    calibrated = 0 if options.thresholds is not None and result.repaired is None else options.iteration
     try:
         judged = verdict(network, result.plan, VerdictOptions(calibrated, threads=options.threads))
     except Calib8Error as why:

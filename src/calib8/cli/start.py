@@ -16,7 +16,7 @@ from calib8.workflow import (
     Network,
     ProgressCallback,
     calibrate,
-    change_thresholds,
+    calibrate_given,
     open_network,
     read_calibration,
     read_thresholds,
@@ -47,7 +47,7 @@ def open_start(options: argparse.Namespace, progress: ProgressCallback) -> tuple
 def _calibration(options: argparse.Namespace, network: Network, progress: ProgressCallback) -> CalibrationResult:
     if options.thresholds is not None:
         given, origin = read_thresholds(network, options.thresholds), str(options.thresholds)
-        return change_thresholds(network, given, concat_quantize=options.concat_quantize, origin=origin)
+        return calibrate_given(network, given, calibrate_options(options), progress, origin=origin)
     table = options.calibration_proto or options.path / f"bmnet_{options.name}_calibration_table.pb2"
     weights = options.calibration_model or options.path / f"bmnet_{options.name}_int8.caffemodel"
     asked_for = options.calibration_proto is not None or options.calibration_model is not None

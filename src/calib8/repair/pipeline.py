@@ -78,6 +78,7 @@ class Repaired:
         guarding: how many samples chose.
         with_boxes: whether noise is the mean of that of values and that of decoded boxes.
         in_units: distributions of |x|, each channel in its unit, of the values that equalised channels are of.
+        left_out: parts that would have moved thresholds, where these were given and are kept.
     """
 
     best: Stage
@@ -87,6 +88,7 @@ class Repaired:
     guarding: int
     with_boxes: bool = False
     in_units: Mapping[str, BlobHistogram] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """Say what was chosen, and what it gained."""
@@ -99,6 +101,8 @@ class Repaired:
         found += [f"  {stage.name:<36}{stage.decibels:6.1f} dB" for stage in (*self.plain, *self.stages)]
         if floors:
             found.append(f"with float weights: {floors}")
+        if self.left_out:
+            found.append(f"thresholds stay as they are given; left out, as they move them: {', '.join(self.left_out)}")
         gain = self.best.decibels - first.decibels
         return [*found, f"chosen: {self.best.name}, {gain:+.1f} dB against {first.name}"]
 
@@ -109,19 +113,24 @@ def runs_of_samples(sets: int, samples: Split, options: RepairOptions) -> int:
     Args:
         sets: how many sets of thresholds there are.
     """
-    sets = 1 if "thresholds" in options.without else sets
-    solving = sum(name not in options.without for name in _SOLVING)
-    judged = 1 + sets + (sets if sets > 1 else 0) + 1 + solving
+    sets = sets if options.does("thresholds") else 1
+    solving = sum(map(options.does, _SOLVING))
+    judged = 1 + sets + (sets if sets > 1 else 0) + _has_moved(options) + solving
     passes = solving
-    if EQUALISED not in options.without:
+    if options.does(EQUALISED):
         judged, passes = judged + sets + (sets == 1), passes + 2
     if options.level == "thorough":
-        if OUTPUT_NOISE not in options.without:
+        if options.does(OUTPUT_NOISE):
             judged, passes = judged + 1 + solving + 2, passes + solving
-        if REFITTED not in options.without:
+        if options.does(REFITTED):
             judged += len(RIDGES)
-            passes += len(RIDGES) if BiasCorrection.name not in options.without else 0
+            passes += len(RIDGES) if options.does(BiasCorrection.name) else 0
     return judged * samples.guarding + passes * samples.solving
+
+
+def _has_moved(options: RepairOptions) -> bool:
+    """Tell whether the passes may begin with another plan than one that was measured as a set of thresholds."""
+    return any(map(options.does, ("exact-pools", "whole-sums", EQUALISED)))
 
 
 def _quiet(stage: str, done: int, total: int) -> None:
@@ -171,11 +180,22 @@ def repair(
     chosen, floor = _started(work, sets)
     plain = len(work.stages)
     start = work.equalised(chosen, sets, floor).make()
-    units = _passed_on(work, WholeMultipliers.name, start)
+    if _has_moved(options):
+        work.stage(WholeMultipliers.name, start)
+    units = _passed_on(work, start)
     if options.level == "thorough":
         _thorough(work, start, units, [stage.plan.thresholds for stage in work.stages[:plain]])
     stages, best = tuple(work.stages), min(work.stages, key=lambda stage: stage.noise)
-    return Repaired(best, stages[:plain], stages[plain:], floor, samples.guarding, work.judges_boxes, work.in_units)
+    return Repaired(
+        best,
+        stages[:plain],
+        stages[plain:],
+        floor,
+        samples.guarding,
+        work.judges_boxes,
+        work.in_units,
+        options.left_out,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,14 +244,12 @@ def _begun(work: _Work, sets: ThresholdSets, name: str) -> QuantPlan:
     return work.passed(WholeMultipliers, work.measured(name) or sets.plan_of(name))
 
 
-def _passed_on(work: _Work, name: str, plan: QuantPlan) -> QuantPlan:
+def _passed_on(work: _Work, plan: QuantPlan, before: str = "") -> QuantPlan:
     """Run the passes over a plan, and measure it behind each; the plan with its channels' units is returned.
 
     Args:
-        name: of the stage to begin with; later ones that are no pass's alone have it before theirs.
+        before: stands before the names of the stages.
     """
-    before = "" if name == WholeMultipliers.name else f"{name}, "
-    work.stage(name, plan)
     units = plan
     for one in work.passes():
         plan = work.run(one, plan)
@@ -248,8 +266,9 @@ def _thorough(work: _Work, start: QuantPlan, units: QuantPlan, others: Sequence[
         others: the sets of thresholds that were measured.
     """
     if work.does(OUTPUT_NOISE):
-        searched = _passed_on(work, OUTPUT_NOISE, work.searched(start, others))
-        units = min((units, searched), key=work.floor)
+        searched = work.searched(start, others)
+        work.stage(OUTPUT_NOISE, searched)
+        units = min((units, _passed_on(work, searched, f"{OUTPUT_NOISE}, ")), key=work.floor)
     for ridge in RIDGES if work.does(REFITTED) else ():
         work.stage(f"{REFITTED}, {ridge:g}", work.refitted(units, ridge))
 
@@ -269,7 +288,7 @@ class _Work:
 
     def does(self, name: str) -> bool:
         """Tell whether a part is wanted."""
-        return name not in self._options.without
+        return self._options.does(name)
 
     @property
     def judges_boxes(self) -> bool:

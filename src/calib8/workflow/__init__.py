@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         MeasureOptions,
         calibrate,
         calibrate_again,
+        calibrate_given,
         change_thresholds,
         choose_thresholds,
         measure_histograms,
@@ -125,6 +126,7 @@ __all__ = [
     "calibrate_again",
     "calibrate_counted",
     "calibrate_from",
+    "calibrate_given",
     "change_thresholds",
     "check",
     "choose_thresholds",
@@ -163,7 +165,7 @@ __getattr__ = lazily(
     {
         "arrays": "Arrays",
         "calibrating": (
-            "CalibrateOptions CalibrationResult MeasureOptions calibrate calibrate_again "
+            "CalibrateOptions CalibrationResult MeasureOptions calibrate calibrate_again calibrate_given "
             "change_thresholds choose_thresholds measure_histograms needed_histograms read_calibration "
             "read_thresholds"
         ),

@@ -20,7 +20,7 @@ from calib8.boundary import closed, closed_class
 from calib8.choices import DEFAULT_BINS, REPAIR_METHODS
 from calib8.data import SampleSource, refuse_bad_samples, takes
 from calib8.engine import EngineOptions
-from calib8.errors import DataError, OptionError, TableError
+from calib8.errors import DataError, OptionError, TableError, UserLayerError
 from calib8.export import read_plain_table, read_plan
 from calib8.export.files import MAX_TABLE_BYTES, without_record
 from calib8.lowering import Model
@@ -316,7 +316,9 @@ def change_thresholds(
     concat_quantize: bool = False,
     origin: str = "given thresholds",
 ) -> CalibrationResult:
-    """Quantise with given thresholds; those that are not given stay as they were before.
+    """Quantise with given thresholds, by the contract's own rounding; `calibrate_given` repairs the integers, too.
+
+    Those that are not given stay as they were before.
 
     Args:
         thresholds: in real units, by layer name (meaning the layer's first top) or by blob name.
@@ -327,11 +329,75 @@ def change_thresholds(
         TableError: blobs that have no threshold yet; all of them.
         QuantizationError: as `calibrate`.
     """
+    changed = _changed(network, thresholds, before, concat_quantize, origin)
+    _tell_warnings(network, changed.plan)
+    return changed
+
+
+def _changed(
+    network: Network,
+    thresholds: Mapping[str, float],
+    before: CalibrationResult | None,
+    concat_quantize: bool,
+    origin: str,
+) -> CalibrationResult:
+    """Quantise as `change_thresholds` does, and tell nothing."""
     known = before or CalibrationResult(QuantPlan({}, {}), {})
     changed = set_thresholds(network.model, known.thresholds, thresholds, concat_quantize)
     dead = frozenset(v for v in known.dead if changed.get(v) == known.thresholds.get(v))
-    plan = plan_of(network, changed, concat_quantize, dead)
-    return replace(known, plan=plan, thresholds=changed, dead=dead, origin=origin)
+    plan = make_plan(network.model, changed, concat_quantize, dead)
+    return replace(known, plan=plan, thresholds=changed, dead=dead, origin=origin, repaired=None)
+
+
+@closed
+def calibrate_given(
+    network: Network,
+    thresholds: Mapping[str, float],
+    options: CalibrateOptions = CalibrateOptions(),
+    progress: ProgressCallback = quiet,
+    *,
+    before: CalibrationResult | None = None,
+    origin: str = "given thresholds",
+) -> CalibrationResult:
+    """Quantise with given thresholds, none of which is moved, and repair the integers.
+
+    The repair runs samples: as many as `options.iteration` says, or all where there are fewer. Where it is "none", or
+    the network has no samples that can be used, which is then logged as a warning, integers are the contract's own
+    rounding, as those of `change_thresholds`.
+
+    Args:
+        thresholds, before, origin: as `change_thresholds` takes them.
+        options: how much is repaired, and `concat_quantize`. Parts that move thresholds are left out.
+
+    Raises:
+        OptionError, TableError: as `change_thresholds`.
+        QuantizationError: as `calibrate`.
+    """
+    result = _changed(network, thresholds, before, options.concat_quantize, origin)
+    if options.repair != "none" and any(form is not None for form in result.plan.forms.values()):
+        result = _with_repaired_integers(network, result, options, progress)
+    _tell_warnings(network, result.plan)
+    return result
+
+
+def _with_repaired_integers(
+    network: Network, result: CalibrationResult, options: CalibrateOptions, progress: ProgressCallback
+) -> CalibrationResult:
+    """Repair the integers of a result; the same result where that is not possible."""
+    from calib8.workflow.repairing import repaired_integers  # noqa: PLC0415 - see `_repaired`
+
+    try:
+        images = options.at_most(network.samples).iteration
+        takes(network.samples, images)
+        refuse_bad_samples(network.samples, images)
+        found = repaired_integers(
+            network, result.thresholds, images, RepairOptions(options.repair, options.without, options.threads),
+            concat_quantize=options.concat_quantize, dead=result.dead, progress=progress,
+        )  # fmt: skip
+    except (DataError, UserLayerError) as why:
+        _log.warning("there are no images to repair the integers on: %s", str(why).partition("\n")[0])
+        return result
+    return result if found is None else replace(result, plan=found.best.plan, repaired=found)
 
 
 @closed

@@ -43,7 +43,8 @@ class HashedSource(SampleSource):
     """
 
     def __init__(self, source: SampleSource) -> None:
-        self.origin, self._digests, self._seen = source, [np.empty(0, np.uint64)], 0
+        self.origin = source
+        self._digests, self._is_known = np.zeros(0, np.uint64), np.zeros(0, bool)  # by the number of the sample
         self.shapes, self.size = source.shapes, source.size
         self.batch_size, self.notes = source.batch_size, source.notes
 
@@ -61,17 +62,23 @@ class HashedSource(SampleSource):
 
     def samples(self, images: int) -> dict[str, object]:
         """Describe the first so many samples, as far as they were read."""
-        digests = np.concatenate(self._digests)[:images]
+        digests = self._digests[:images][self._is_known[:images]]
         return {**described(digests), "in_order": digest_of_all(digests)}
 
     def _noted(self, batches: Iterator[Batch], start: int) -> Iterator[Batch]:
         for batch in batches:
-            images = len(next(iter(batch.values())))
-            if start <= self._seen < start + images:
-                self._digests.append(digests_of(batch)[self._seen - start :])
-                self._seen = start + images
-            start += images
+            stop = start + len(next(iter(batch.values())))
+            self._make_room(stop)
+            new = ~self._is_known[start:stop]
+            if new.any():
+                self._digests[start:stop][new], self._is_known[start:stop] = digests_of(batch)[new], True
+            start = stop
             yield batch
+
+    def _make_room(self, samples: int) -> None:
+        if samples > self._digests.size:
+            further = max(samples - self._digests.size, self._digests.size)
+            self._digests, self._is_known = (np.pad(one, (0, further)) for one in (self._digests, self._is_known))
 
 
 class SeekableHashedSource(HashedSource):

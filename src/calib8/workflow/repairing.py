@@ -1,9 +1,13 @@
-"""Calibration that repairs: several sets of thresholds from one run over the samples, and the plan that loses least."""
+"""Calibration that repairs: several sets of thresholds from one run over the samples, and the plan that loses least.
+
+With given thresholds only the integers are repaired.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from calib8.choices import REPAIR_METHODS
@@ -19,6 +23,7 @@ from calib8.workflow.progress import Progress, ProgressCallback, quiet
 from calib8.workflow.samples import images_per_run
 
 _log = logging.getLogger(__name__)
+_GIVEN = "given thresholds"
 
 
 def repaired_plan(
@@ -46,10 +51,6 @@ def repaired_plan(
         DataError, UserLayerError: the samples cannot be used.
     """
     model = network.of_one_sample
-    samples = _split(network, images)
-    if not samples.guarding:
-        _log.warning("%s: no sample can be held out of %d, so nothing is repaired", model.net.source, images)
-        return None
     dead = frozenset(v for v, histogram in histograms.items() if histogram.dead)
 
     def threshold_of(name: str, histogram: BlobHistogram) -> float:
@@ -60,11 +61,58 @@ def repaired_plan(
         return make_plan(model, found, concat_quantize, dead)
 
     names = [method[0]] if method else list(REPAIR_METHODS)
+    return _repaired(network, ThresholdSets(names, plan_of, threshold_of), images, options, progress)
+
+
+def repaired_integers(
+    network: Network,
+    thresholds: Mapping[str, float],
+    images: int,
+    options: RepairOptions,
+    *,
+    concat_quantize: bool = False,
+    dead: Collection[str] = (),
+    progress: ProgressCallback = quiet,
+) -> Repaired | None:
+    """Find the integers that lose least with given thresholds, none of which is moved.
+
+    Args:
+        thresholds: by value, in real units, before folding.
+        images: how many samples there are; every fifth one is held out to choose on.
+        options: parts that move thresholds are left out, whatever is said here.
+        dead: values that were 0 in all samples.
+
+    Returns:
+        None where there are too few samples to hold one out.
+
+    Raises:
+        QuantizationError, DataError, UserLayerError: as `repaired_plan`.
+    """
+
+    def plan_of(name: str) -> QuantPlan:
+        return make_plan(network.of_one_sample, thresholds, concat_quantize, dead)
+
+    def threshold_of(name: str, histogram: BlobHistogram) -> float:
+        raise AssertionError("thresholds are given, and none is looked for")
+
+    sets = ThresholdSets([_GIVEN], plan_of, threshold_of)
+    return _repaired(network, sets, images, replace(options, keep_thresholds=True), progress)
+
+
+def _repaired(
+    network: Network, sets: ThresholdSets, images: int, options: RepairOptions, progress: ProgressCallback
+) -> Repaired | None:
+    """Repair, and log what was found; None where no sample can be held out."""
+    model = network.of_one_sample
+    samples = _split(network, images)
+    if not samples.guarding:
+        _log.warning("%s: no sample can be held out of %d, so nothing is repaired", model.net.source, images)
+        return None
 
     def told(stage: str, done: int, total: int) -> None:
         progress(Progress(stage, done, total))
 
-    found = repair(model, ThresholdSets(names, plan_of, threshold_of), samples, options, told)
+    found = repair(model, sets, samples, options, told)
     for line in found.lines():
         _log.info("%s: %s", model.net.source, line)
     return found

@@ -44,7 +44,8 @@ def add_threshold_options(parser: argparse.ArgumentParser, method: str | None) -
     )
     group.add_argument(
         "--thresholds", metavar="TABLE", type=Path,
-        help="take the thresholds from a plain calibration table instead of measuring them",
+        help="take the thresholds from a plain calibration table instead of measuring them; a repair moves none of "
+        "them, and solves for the integers on the images, if there are any",
     )  # fmt: skip
 
 
