@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import gzip
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -366,7 +367,12 @@ class _Squares(Sequence[Array]):
 class _Crops:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.of = functools.cache(self._of)
+        self._of_one = functools.cache(self._of)
+        self._lock = threading.Lock()  # samples are asked for by several threads, and the executor is one
+
+    def of(self, path: Path, count: int) -> list[Array]:
+        with self._lock:
+            return self._of_one(path, count)
 
     def _of(self, path: Path, count: int) -> list[Array]:
         image, random = cv2.imread(str(path))[:, :, ::-1], np.random.default_rng(zlib.crc32(path.name.encode()))
