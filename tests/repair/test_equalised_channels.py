@@ -83,22 +83,28 @@ def plan(model, samples):
     return make_plan(model, largest_of(model, samples))
 
 
-def equalised(model, plan, samples, threads=1):
-    """The plan of the network itself, and the network in units."""
+def equalised(model, plan, samples, threads=1, way="least_noise"):
+    """The plan of the network itself, and the network in units that were chosen in this way."""
     choice = EqualisedChannels(model, plan)
     options = CollectOptions(engine=replace(CollectOptions().engine, threads=threads))
     collect(model, lambda: iter(samples), choice.counters, options)
-    counted = choice.second_counters()
-    collect(model, lambda: iter(samples), counted, options)
-    network = choice.network()
+    ways = choice.ways()
+    collect(model, lambda: iter(samples), ways.counters, options)
+    units = getattr(ways, way)
+    network = units.network()
     find = partial(find_threshold, method="max")
-    inside = make_plan(network.model, {**plan.thresholds, **choice.thresholds(counted, find)})
+    inside = make_plan(network.model, {**plan.thresholds, **units.thresholds(find)})
     return network.real(inside), network
 
 
+@pytest.fixture(scope="module", params=["least_noise", "by_range"])
+def way(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def found(model, plan, samples):
-    return equalised(model, plan, samples)
+def found(way, model, plan, samples):
+    return equalised(model, plan, samples, way=way)
 
 
 def setup(plan, layers):
@@ -182,17 +188,19 @@ def test_the_network_in_units_computes_the_same(model, found, samples):
             np.testing.assert_allclose(mine, exact[value], rtol=2e-5, atol=2e-5 * np.abs(exact[value]).max())
 
 
-def test_units_are_the_root_of_the_relative_range(found, samples, model):
+def test_units_by_range_are_the_root_of_the_relative_range(model, plan, samples):
     """Of channels that no sum joins to others, behind the ReLU."""
-    units = found[0].channel_units["a"]
+    units = equalised(model, plan, samples, way="by_range")[0].channel_units["a"]
     seen = np.concatenate([run_float(model, s, ["a"])["a"] for s in samples])
     sizes = np.abs(seen).max((0, 2, 3))
     assert units.max() == 1
     np.testing.assert_allclose(units, np.sqrt(np.maximum(sizes / sizes.max(), 1 / 64)), rtol=1e-6)
 
 
-def test_it_loses_less(model, plan, found, samples):
-    assert noise(model, found[0], samples, ["ip"]) < 0.5 * noise(model, plan, samples, ["ip"])
+def test_it_loses_less(model, plan, found, way, samples):
+    """Least noise counts on weights before a BatchNorm being repaired, which they are not here."""
+    most = {"by_range": 0.5, "least_noise": 0.95}[way]
+    assert noise(model, found[0], samples, ["ip"]) < most * noise(model, plan, samples, ["ip"])
     assert noise(model, found[0], samples, ["a", "s"]) < noise(model, plan, samples, ["a", "s"])
 
 
@@ -221,8 +229,8 @@ def test_other_thresholds_keep_the_units(model, found):
 
 
 @pytest.mark.parametrize(("order", "threads"), list(itertools.product([1, -1], [1, 3])))
-def test_neither_order_nor_threads_count(model, plan, found, samples, order, threads):
-    other, _ = equalised(model, plan, samples[::order], threads)
+def test_neither_order_nor_threads_count(model, plan, way, found, samples, order, threads):
+    other, _ = equalised(model, plan, samples[::order], threads, way)
     assert other.thresholds == found[0].thresholds
     assert {v: u.tolist() for v, u in other.channel_units.items()} == {
         v: u.tolist() for v, u in found[0].channel_units.items()
@@ -272,7 +280,7 @@ def test_units_of_another_network_are_refused(model, found, tmp_path, change, sa
 def test_values_that_are_always_zero_have_no_unit_of_their_own(model, plan, samples):
     zeros = [{"x": np.zeros_like(sample["x"])} for sample in samples]
     nothing = in_channel_units(model, {})
-    found, _ = equalised(nothing, plan, zeros)
+    found, _ = equalised(nothing, plan, zeros, way="by_range")
     assert all(np.isfinite(u).all() and (u > 0).all() for u in found.channel_units.values())
 
 
@@ -299,9 +307,11 @@ def test_a_layer_in_python_may_give_no_row(model, plan, samples):
             some.counters[value].add(array)
             for choice in (some, none):
                 choice.counters[value].add(array[:0])
-    assert {v: c.histogram.samples for v, c in some.second_counters().items()} == dict.fromkeys(values, 0)
-    assert none.second_counters() == {}
-    assert all((units == 1).all() for units in none.network().units.values())
+    for way in some.ways():
+        assert {v: c.histogram.samples for v, c in way.counters.items()} == dict.fromkeys(way.counters, 0)
+        assert way.counters.keys() == some.ways().counters.keys() <= set(values)
+    assert none.ways().counters == {}
+    assert all((units == 1).all() for way in none.ways() for units in way.network().units.values())
     kept = ChannelValues(4)
     kept.add(np.zeros((0, 3, 2, 2), np.float32))
     assert not kept.seen

@@ -69,7 +69,7 @@ def found(model, sets_of, samples):
 def test_every_pass_is_a_stage_and_the_best_one_is_chosen(found):
     assert [s.name for s in found.plain] == ["half", "all", "tiny"]
     assert [s.name for s in found.stages] == [
-        "whole-multipliers", "channel-units", "compensated-rounding", "bias-correction",
+        "equalised-channels, by range", "channel-units", "compensated-rounding", "bias-correction",
     ]  # fmt: skip
     assert found.best.noise == min(s.noise for s in (*found.plain, *found.stages))
     assert found.best.noise < 0.8 * min(s.noise for s in found.plain)
@@ -144,12 +144,16 @@ def test_thorough_goes_on_from_standard(found, thorough):
     """All plans of the standard repair are among those that the guard chooses from."""
     count = len(found.stages)
     assert [(s.name, s.noise) for s in thorough.stages[:count]] == [(s.name, s.noise) for s in found.stages]
-    assert [s.name for s in thorough.stages[count:]] == [
+    passes = ["channel-units", "compensated-rounding", "bias-correction"]
+    assert [s.name for s in thorough.stages[count:-6]] == [
+        name for start in ("least noise", "as it is") for name in (start, *(f"{start}, {one}" for one in passes))
+    ]
+    assert [s.name for s in thorough.stages[-6:]] == [
         "output-noise", "output-noise, channel-units", "output-noise, compensated-rounding",
         "output-noise, bias-correction", "refitted-weights, 1", "refitted-weights, 4",
     ]  # fmt: skip
     assert thorough.best.noise == min(s.noise for s in (*thorough.plain, *thorough.stages)) <= found.best.noise
-    assert thorough.stages[count].plan.thresholds != found.stages[0].plan.thresholds
+    assert thorough.stages[-6].plan.thresholds != found.stages[0].plan.thresholds
     assert thorough.stages[-1].plan.given["ip"] == "refitted-weights"
 
 
@@ -192,7 +196,7 @@ def test_progress_counts_all_runs(model, sets_of, samples):
         options=RepairOptions(),
         progress=lambda *told: done.append(told),
     )
-    assert done == sorted(done) and done[-1] == ("repairing", 5 * 24 + 11 * 6, 5 * 24 + 11 * 6)
+    assert done == sorted(done) and done[-1] == ("repairing", 5 * 24 + 13 * 6, 5 * 24 + 13 * 6)
 
 
 @pytest.mark.parametrize("level", ["standard", "thorough"])

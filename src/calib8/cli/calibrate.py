@@ -194,7 +194,7 @@ def _clipped(result: CalibrationResult, value: str) -> float | None:
     """The share of a value's numbers beyond the threshold; None where channels count in units before a BatchNorm."""
     histogram: BlobHistogram | None = result.histograms[value]
     if value in result.plan.channel_units:
-        histogram = None if result.repaired is None else result.repaired.in_units.get(value)
+        histogram = None if result.repaired is None else result.repaired.best.in_units.get(value)
     return None if histogram is None else histogram.beyond_threshold(result.plan.thresholds[value])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from threading import Lock
 from typing import Protocol
 
@@ -13,6 +14,18 @@ class Counter(Protocol):
 
     def add(self, values: Array) -> None:
         """Take in an array."""
+
+
+class InTurn:
+    """Several counters of one blob."""
+
+    def __init__(self, counters: Sequence[Counter]) -> None:
+        self._counters = tuple(counters)
+
+    def add(self, values: Array) -> None:
+        """Take in an array, each of them."""
+        for counter in self._counters:
+            counter.add(values)
 
 
 class Guarded:

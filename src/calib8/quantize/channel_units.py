@@ -66,11 +66,14 @@ def affine_pairs(model: Model, forms: Mapping[str, IntegerForm | None]) -> Itera
             continue
         norm, affine = model.op_of[readers[0].name], forms.get(readers[0].name)
         if isinstance(norm, BatchNorm) and isinstance(affine, AffineChannels):
-            yield AffinePair(layer, readers[0], _factors(model, readers[0], norm), affine)
+            yield AffinePair(layer, readers[0], batch_norm_factors(model, readers[0]), affine)
 
 
-def _factors(model: Model, batch_norm: Layer, norm: BatchNorm) -> Array:
-    scale = model.batch_norm_pairs.get(batch_norm.name)
+def batch_norm_factors(model: Model, batch_norm: Layer) -> Array:
+    """Compute what a BatchNorm, with its Scale, multiplies each channel by, (C); 0 for dead ones."""
+    norm, scale = model.op_of[batch_norm.name], model.batch_norm_pairs.get(batch_norm.name)
+    if not isinstance(norm, BatchNorm):
+        raise AssertionError("only a BatchNorm has factors")
     if scale is None:
         return norm.factors(batch_norm.blobs, None, ())
     return norm.factors(batch_norm.blobs, model.op_of[scale.name], scale.blobs)

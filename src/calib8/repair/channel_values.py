@@ -14,6 +14,7 @@ Array = NDArray[np.float64]
 
 _KEPT_BYTES = 64 << 20  # of values of all layers
 _MOST_KEPT = 4096  # values of a channel
+_OF_MOMENTS = 1024  # places of a sample
 _PARTS = np.linspace(1.0, 0.3, 29)  # of the largest value, that are tried as a channel's range
 
 
@@ -55,6 +56,29 @@ class ChannelMaxima:
         if self._largest is None:
             raise AssertionError("nothing was observed")
         return self._largest.astype(np.float64)
+
+
+class ChannelMoments(ChannelMaxima):
+    """The largest |x| of every channel, and its mean square, from some places of each sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sums: list[Array] = []
+        self._count = 0
+
+    def add(self, values: NDArray[Any]) -> None:
+        """Take in a value of one sample, (N, C, ...)."""
+        if values.size:
+            images = self._take(values.reshape(*values.shape[:2], -1))
+            some = images[:, :, evenly(images.shape[2], _OF_MOMENTS)]
+            self._sums.append(np.square(some, dtype=np.float64).sum(axis=(0, 2)))
+            self._count += len(some) * some.shape[2]
+
+    @property
+    def squares(self) -> Array:
+        """E[x^2] of every channel, (C)."""
+        # Sorted, since the order of samples does not count.
+        return np.asarray(np.sort(np.stack(self._sums), axis=0).sum(axis=0) / self._count)
 
 
 class ChannelValues(ChannelMaxima):

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,17 +34,22 @@ from calib8.graph import Layer
 from calib8.layer_kit.channel_flow import ChannelFlow
 from calib8.layers import Op
 from calib8.lowering import Model
+from calib8.measure.counters import InTurn
 from calib8.measure.histogram import BlobHistogram, Histogram
 from calib8.quantize import QuantPlan, fold_groups
 from calib8.quantize.channel_units import in_channel_units, is_before_batch_norm
-from calib8.repair.channel_values import ChannelMaxima
+from calib8.repair.channel_values import ChannelMoments
+from calib8.repair.least_noise import NoiseModel, least_noise
 
 Array = NDArray[np.float64]
 Classes = NDArray[np.intp]
 
 EQUALISED = "equalised-channels"
+LEAST_NOISE = "least noise"
 WORTH_IT = 0.95
 """How much of the noise may be left at most, for units that files then need a record for: 0.2 dB."""
+CLEARLY = 0.9
+"""How much of the noise with float weights is left, at most, where units by range are taken: 0.5 dB."""
 _EXPONENT = 0.5
 _SMALLEST = 1 / 64  # of the units of a value
 
@@ -135,55 +140,52 @@ class _Joined:
 
 
 class EqualisedChannels:
-    """Chooses units, and counts values in them; see the module's text. Samples are run twice: a pass for each.
+    """Finds units, in two ways; see the module's text. Samples are run twice, the second time to count in units.
 
     Args:
         model, plan: the network, and the plan whose groups of values share a threshold.
 
     Attributes:
-        counters: of the first pass, by value.
+        counters: of the first pass, by value; none where no channel can have a unit.
     """
 
     def __init__(self, model: Model, plan: QuantPlan) -> None:
         self._model, self._classes = model, channel_classes(model, plan)
-        self._members = {
-            g.measured(as_written=False): g.members for g in fold_groups(model, plan.enable_concat_quantize)
+        groups = fold_groups(model, plan.enable_concat_quantize)
+        self._members = {g.measured(as_written=False): g.members for g in groups}
+        self._measured = [v for v in self._members if v in self._classes.of]
+        self._noise = NoiseModel(model, plan)
+        source = {m: g.measured(as_written=False) for g in groups for m in g.members}
+        # What a group is measured by stands for its other values, but for those of a Concat, which have fewer channels.
+        self._source = {
+            v: source[v] if model.shapes[source[v]][1] == model.shapes[v][1] else v for v in self._noise.values
         }
-        measured = [v for v in self._members if v in self._classes.of]
-        self._units: dict[str, Array] = {}
-        self.counters = {v: ChannelMaxima() for v in measured}
+        watched = dict.fromkeys((*self._measured, *self._source.values())) if self._measured else ()
+        self.counters = {v: ChannelMoments() for v in watched}
 
-    def second_counters(self) -> dict[str, InUnits]:
-        """Choose the units, and make the counters of the second pass, by value; those that were always 0 have none."""
-        self.counters = {v: counter for v, counter in self.counters.items() if counter.seen}
-        self._units = units = self._chosen()
-        largest = {v: counter.largest / units[v] for v, counter in self.counters.items()}
-        return {v: InUnits(units[v], float(own.max())) for v, own in largest.items() if own.any()}
+    def ways(self) -> Ways:
+        """Choose units from what the first pass has counted."""
+        seen = {v: counter for v, counter in self.counters.items() if counter.seen}
+        by_value = {v: seen[source] for v, source in self._source.items() if source in seen}
+        largest = {v: seen[v].largest for v in self._measured if v in seen}
+        layers = list(self._noise.layers(self._classes.of, self._classes.count, by_value))
 
-    def thresholds(self, counted: Mapping[str, InUnits], find: Callable[[BlobHistogram], float]) -> dict[str, float]:
-        """Find the thresholds of all values whose channels have units, in the distributions of the second pass."""
-        found: dict[str, float] = {}
-        for value, counter in counted.items():
-            found.update(dict.fromkeys(self._members[value], find(counter.histogram)))
-        return found
+        def units(name: str, own: Array) -> Units:
+            of_values = {v: np.where(of >= 0, own[of], 1.0) for v, of in self._classes.of.items()}
+            return Units(name, self._model, of_values, largest, self._members)
 
-    def network(self) -> InChannelUnits:
-        """Give the network in the chosen units."""
-        return InChannelUnits(in_channel_units(self._model, self._units), _with_batch_norms(self._model, self._units))
+        least = least_noise(layers, self._classes.count, _SMALLEST)
+        return Ways(units(LEAST_NOISE, least), units("by range", self._by_range(largest)))
 
-    def _chosen(self) -> dict[str, Array]:
-        """Choose every class's unit, from the largest value of its channels, relative to all that it meets.
-
-        They are at most 1, by value, (C).
-        """
+    def _by_range(self, measured: Mapping[str, Array]) -> Array:
+        """Choose every class's unit by the largest value of its channels, relative to all that it meets; at most 1."""
         needed = np.zeros(self._classes.count)
         largest = np.zeros(self._classes.count)  # of all channels that a class meets in a value, directly or not
-        for value, counter in self.counters.items():
-            own = counter.largest
+        for value, own in measured.items():
             free = self._classes.of[value] >= 0
             np.maximum.at(needed, self._classes.of[value][free], own[free])
         of = self._classes.of
-        meetings = [(of[v][of[v] >= 0], counter.largest.max()) for v, counter in self.counters.items()]
+        meetings = [(of[v][of[v] >= 0], own.max()) for v, own in measured.items()]
         while True:
             before = largest.copy()
             for classes, top in meetings:
@@ -191,8 +193,60 @@ class EqualisedChannels:
             if np.array_equal(before, largest):
                 break
         relative = np.divide(needed, largest, out=np.ones_like(needed), where=needed > 0)
-        chosen = np.clip(relative, _SMALLEST, 1.0) ** _EXPONENT
-        return {v: np.where(own >= 0, chosen[own], 1.0) for v, own in self._classes.of.items()}
+        return np.asarray(np.clip(relative, _SMALLEST, 1.0) ** _EXPONENT)
+
+
+class Units:
+    """Units of all channels, and the distributions of values that are counted in them.
+
+    Args:
+        name: how they were chosen.
+        model: the network.
+        units: by value, (C).
+        largest: the largest |x| of every channel, (C), by value that stands for a group.
+        members: the values of each group.
+
+    Attributes:
+        name: as given.
+        counters: of the second pass, by value; those that were always 0 have none.
+    """
+
+    def __init__(
+        self, name: str, model: Model, units: Mapping[str, Array], largest: Mapping[str, Array],
+        members: Mapping[str, tuple[str, ...]],
+    ) -> None:  # fmt: skip
+        self.name, self._model, self._units, self._members = name, model, units, members
+        tops = {v: float((own / units[v]).max()) for v, own in largest.items()}
+        self.counters = {v: InUnits(units[v], top) for v, top in tops.items() if top > 0}
+
+    def thresholds(self, find: Callable[[BlobHistogram], float]) -> dict[str, float]:
+        """Find the thresholds of all values whose channels have units, in the distributions of the second pass."""
+        found: dict[str, float] = {}
+        for value, counter in self.counters.items():
+            found.update(dict.fromkeys(self._members[value], find(counter.histogram)))
+        return found
+
+    @property
+    def histograms(self) -> dict[str, BlobHistogram]:
+        """What the second pass has counted."""
+        return {value: counter.histogram for value, counter in self.counters.items()}
+
+    def network(self) -> InChannelUnits:
+        """Give the network in these units."""
+        return InChannelUnits(in_channel_units(self._model, self._units), _with_batch_norms(self._model, self._units))
+
+
+class Ways(NamedTuple):
+    """Units that were chosen in one way and another."""
+
+    least_noise: Units
+    by_range: Units
+
+    @property
+    def counters(self) -> dict[str, InTurn]:
+        """Those of both, for one pass."""
+        values = dict.fromkeys(v for way in self for v in way.counters)
+        return {v: InTurn([way.counters[v] for way in self if v in way.counters]) for v in values}
 
 
 class InUnits:

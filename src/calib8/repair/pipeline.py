@@ -11,7 +11,7 @@ thresholds. So the result is never worse on these samples than the plain contrac
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -27,7 +27,15 @@ from calib8.quantize import QuantPlan, make_plan, replan
 from calib8.repair.bias_correction import BiasCorrection
 from calib8.repair.channel_units import ChannelUnits
 from calib8.repair.compensated_rounding import CompensatedRounding
-from calib8.repair.equalised_channels import EQUALISED, WORTH_IT, EqualisedChannels, InChannelUnits
+from calib8.repair.equalised_channels import (
+    CLEARLY,
+    EQUALISED,
+    LEAST_NOISE,
+    WORTH_IT,
+    EqualisedChannels,
+    InChannelUnits,
+    Units,
+)
 from calib8.repair.guard import Guard, Split, decibels
 from calib8.repair.options import RepairOptions
 from calib8.repair.output_noise import OUTPUT_NOISE, search_thresholds
@@ -53,11 +61,13 @@ class Stage:
         name: of the thresholds, or of the pass that has made it.
         plan: of a network of more than 16 million weights without its integers, unless it is the best.
         noise: on the guard's samples; see `guard`.
+        in_units: distributions of |x|, each channel in its unit, of the values that equalised channels are of.
     """
 
     name: str
     plan: QuantPlan
     noise: float
+    in_units: Mapping[str, BlobHistogram] = field(default_factory=dict)
 
     @property
     def decibels(self) -> float:
@@ -77,7 +87,6 @@ class Repaired:
         floor: noise that is left with float weights, by set of thresholds.
         guarding: how many samples chose.
         with_boxes: whether noise is the mean of that of values and that of decoded boxes.
-        in_units: distributions of |x|, each channel in its unit, of the values that equalised channels are of.
         left_out: parts that would have moved thresholds, where these were given and are kept.
     """
 
@@ -87,7 +96,6 @@ class Repaired:
     floor: Mapping[str, float]
     guarding: int
     with_boxes: bool = False
-    in_units: Mapping[str, BlobHistogram] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
@@ -114,12 +122,14 @@ def runs_of_samples(sets: int, samples: Split, options: RepairOptions) -> int:
         sets: how many sets of thresholds there are.
     """
     sets = sets if options.does("thresholds") else 1
+    starts = 3 if options.does(EQUALISED) else 1
     solving = sum(map(options.does, _SOLVING))
     judged = 1 + sets + (sets if sets > 1 else 0) + _has_moved(options) + solving
     passes = solving
     if options.does(EQUALISED):
-        judged, passes = judged + sets + (sets == 1), passes + 2
+        judged, passes = judged + _floors_in_units(sets) + (sets == 1), passes + 2
     if options.level == "thorough":
+        judged, passes = judged + (starts - 1) * (1 + solving), passes + (starts - 1) * solving
         if options.does(OUTPUT_NOISE):
             judged, passes = judged + 1 + solving + 2, passes + solving
         if options.does(REFITTED):
@@ -131,6 +141,11 @@ def runs_of_samples(sets: int, samples: Split, options: RepairOptions) -> int:
 def _has_moved(options: RepairOptions) -> bool:
     """Tell whether the passes may begin with another plan than one that was measured as a set of thresholds."""
     return any(map(options.does, ("exact-pools", "whole-sums", EQUALISED)))
+
+
+def _floors_in_units(sets: int) -> int:
+    """Count the plans in units of channels that are measured with float weights, at most."""
+    return sets + min(2, sets)
 
 
 def _quiet(stage: str, done: int, total: int) -> None:
@@ -179,44 +194,54 @@ def repair(
     sets = sets if work.does("thresholds") else sets.first()
     chosen, floor = _started(work, sets)
     plain = len(work.stages)
-    start = work.equalised(chosen, sets, floor).make()
-    if _has_moved(options):
-        work.stage(WholeMultipliers.name, start)
-    units = _passed_on(work, start)
+    starts = work.starts(chosen, sets, floor)
+    units = _passed_on(work, starts[0], is_new=_has_moved(options))
     if options.level == "thorough":
+        start, units = _best_start(work, starts, units, plain)
         _thorough(work, start, units, [stage.plan.thresholds for stage in work.stages[:plain]])
     stages, best = tuple(work.stages), min(work.stages, key=lambda stage: stage.noise)
-    return Repaired(
-        best,
-        stages[:plain],
-        stages[plain:],
-        floor,
-        samples.guarding,
-        work.judges_boxes,
-        work.in_units,
-        options.left_out,
-    )
+    boxes = work.judges_boxes
+    return Repaired(best, stages[:plain], stages[plain:], floor, samples.guarding, boxes, options.left_out)
 
 
 @dataclass(frozen=True, eq=False)
-class _Candidate:
-    """A plan that may be the one to repair.
+class Counted:
+    """How channels are counted.
 
     Attributes:
-        plan: of a large network without the integers of its layers: only whether a layer has some.
-        make: makes it with them.
+        name: how their units were chosen; empty for none.
+        network: in these units.
+        in_units: as `Stage` has it.
     """
 
+    name: str
+    network: InChannelUnits
+    in_units: Mapping[str, BlobHistogram] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where passes may begin.
+
+    Attributes:
+        counted: the network.
+        plan: before the passes; of a large network without the integers of its layers: only whether a layer has some.
+        make: makes it with them.
+        noise: on the guard's samples with float weights, where it was measured.
+    """
+
+    counted: Counted
     plan: QuantPlan
     make: Callable[[], QuantPlan]
+    noise: float = math.inf
 
 
-def _started(work: _Work, sets: ThresholdSets) -> tuple[_Candidate, dict[str, float]]:
+def _started(work: _Work, sets: ThresholdSets) -> tuple[Start, dict[str, float]]:
     """Measure sets of thresholds; the plan to repair, and what each of several loses with float weights.
 
     One plan after the other: those of a large network do not fit into memory together.
     """
-    chosen: _Candidate | None = None
+    chosen: Start | None = None
     floor: dict[str, float] = {}
     for name in sets.names:
         try:
@@ -226,7 +251,7 @@ def _started(work: _Work, sets: ThresholdSets) -> tuple[_Candidate, dict[str, fl
                 raise
             continue
         work.stage(name, plan)
-        found = work.candidate(work.passed(WholeMultipliers, plan), partial(_begun, work, sets, name))
+        found = work.start(work.passed(WholeMultipliers, plan), partial(_begun, work, sets, name))
         del plan  # where it is not kept, it has to be gone before the next one is made
         if len(sets.names) > 1:
             noise, before = work.floor(found.plan), min(floor.values(), default=math.inf)
@@ -244,13 +269,20 @@ def _begun(work: _Work, sets: ThresholdSets, name: str) -> QuantPlan:
     return work.passed(WholeMultipliers, work.measured(name) or sets.plan_of(name))
 
 
-def _passed_on(work: _Work, plan: QuantPlan, before: str = "") -> QuantPlan:
-    """Run the passes over a plan, and measure it behind each; the plan with its channels' units is returned.
+def _passed_on(work: _Work, start: Start, name: str = "", *, is_new: bool = True) -> QuantPlan:
+    """Run the passes, and measure the plan behind each; that with units before BatchNorms is returned.
 
     Args:
-        before: stands before the names of the stages.
+        name: of the stage to begin with, which later ones have before theirs; empty for the first start.
+        is_new: whether the plan to begin with has not been measured as a set of thresholds.
     """
+    work.counted = start.counted
+    before, plan = f"{name}, " if name else "", start.make()
     units = plan
+    if is_new:
+        work.stage(
+            name or (f"{EQUALISED}, {start.counted.name}" if start.counted.name else WholeMultipliers.name), plan
+        )
     for one in work.passes():
         plan = work.run(one, plan)
         work.stage(f"{before}{one.name}", plan)
@@ -258,17 +290,33 @@ def _passed_on(work: _Work, plan: QuantPlan, before: str = "") -> QuantPlan:
     return units
 
 
-def _thorough(work: _Work, start: QuantPlan, units: QuantPlan, others: Sequence[Mapping[str, float]]) -> None:
+def _best_start(work: _Work, starts: Sequence[Start], units: QuantPlan, plain: int) -> tuple[Start, QuantPlan]:
+    """Run the passes from all other starts, too; the start that they bring furthest, with units before BatchNorms.
+
+    Args:
+        units: what they have made of the first one.
+        plain: how many stages there were before.
+    """
+    tried = [(min(stage.noise for stage in work.stages[plain:]), starts[0], units)]
+    for start in starts[1:]:
+        begun = len(work.stages)
+        units = _passed_on(work, start, start.counted.name or "as it is")
+        tried.append((min(stage.noise for stage in work.stages[begun:]), start, units))
+    return min(tried, key=lambda one: one[0])[1:]
+
+
+def _thorough(work: _Work, start: Start, units: QuantPlan, others: Sequence[Mapping[str, float]]) -> None:
     """Go on from the standard repair.
 
     Args:
         start, units: its plan before the passes, and that with units of channels.
         others: the sets of thresholds that were measured.
     """
+    work.counted = start.counted
     if work.does(OUTPUT_NOISE):
-        searched = work.searched(start, others)
-        work.stage(OUTPUT_NOISE, searched)
-        units = min((units, _passed_on(work, searched, f"{OUTPUT_NOISE}, ")), key=work.floor)
+        found = work.searched(start.make(), others)
+        searched = _passed_on(work, replace(start, plan=found, make=lambda: found), OUTPUT_NOISE)
+        units = min((units, searched), key=work.floor)
     for ridge in RIDGES if work.does(REFITTED) else ():
         work.stage(f"{REFITTED}, {ridge:g}", work.refitted(units, ridge))
 
@@ -278,13 +326,16 @@ class _Work:
 
     def __init__(self, model: Model, samples: Split, options: RepairOptions, progress: Told, total: int) -> None:
         self._samples, self._options, self._progress = samples, options, progress
-        self._network = InChannelUnits(model)
+        self.counted = Counted("", InChannelUnits(model))
         self.stages: list[Stage] = []
-        self.in_units: dict[str, BlobHistogram] = {}
         self._done, self._total = 0, total
         self._large = sum(blob.size for layer in model.net.layers for blob in layer.blobs) > _LARGE
         self._guard = Guard(model, samples.guard, options.threads)
         self._count(samples.guarding)
+
+    @property
+    def _model(self) -> Model:
+        return self.counted.network.model
 
     def does(self, name: str) -> bool:
         """Tell whether a part is wanted."""
@@ -303,46 +354,59 @@ class _Work:
 
     def passed(self, kind: type[WholeMultipliers], plan: QuantPlan) -> QuantPlan:
         """Run the pass that observes nothing."""
-        return kind(self.does("exact-pools"), self.does("whole-sums")).apply(self._network.model, plan, {})
+        return kind(self.does("exact-pools"), self.does("whole-sums")).apply(self._model, plan, {})
 
-    def equalised(self, begun: _Candidate, sets: ThresholdSets, floor: Mapping[str, float]) -> _Candidate:
-        """Give channels units of their own, if that is better; what solves then goes on with the network in them.
+    def starts(self, as_it_is: Start, sets: ThresholdSets, floor: Mapping[str, float]) -> list[Start]:
+        """Find where passes can begin, the best first: in units of channels, chosen in one way or another, or as it is.
 
         Args:
-            begun: of the network as it is.
+            as_it_is: the network without units.
             sets: thresholds are found in the distributions of channels in units as each of them finds its own.
             floor: what those sets lose that were measured.
         """
-        plan = begun.plan
-        choice = EqualisedChannels(self._network.model, plan)
-        if not (self.does(EQUALISED) and choice.counters):
-            return begun
+        choice = EqualisedChannels(self._model, as_it_is.plan) if self.does(EQUALISED) else None
+        if choice is None or not choice.counters:
+            return [as_it_is]
         self._observe(choice.counters)
-        counted = choice.second_counters()
-        self._observe(counted)
-        plain, best, least = self._network, begun, min(floor.values()) if floor else self.floor(plan)
-        found = self._network = choice.network()
+        ways, measured = choice.ways(), _floors_in_units(len(sets.names))
+        self._observe(ways.counters)
+        as_it_is = replace(as_it_is, noise=min(floor.values()) if floor else self.floor(as_it_is.plan))
+        found = self._in_units(ways.least_noise, as_it_is, sets, sets.names)
+        # Most of what one way has shown holds for the other one.
+        noise = {name: start.noise for name, start in found.items()}
+        likely = dict.fromkeys(min(of, key=of.__getitem__) for of in (floor, noise) if of) or sets.names[:1]
+        others = self._in_units(ways.by_range, as_it_is, sets, likely)
+        self._count((measured - len(sets.names) - len(likely)) * self._samples.guarding)
+        best = [min(one.values(), key=lambda start: start.noise) for one in (found, others) if one]
+        # What weights lose is not in these figures, and the first way is the one that sees to them.
+        best.sort(key=lambda start: start.noise * (CLEARLY if start.counted.name == LEAST_NOISE else 1))
+        worth_it = [start for start in best if start.noise < as_it_is.noise * WORTH_IT]
+        return [*worth_it, as_it_is, *(start for start in best if start not in worth_it)]
+
+    def _in_units(self, units: Units, as_it_is: Start, sets: ThresholdSets, names: Iterable[str]) -> dict[str, Start]:
+        """Measure these sets of thresholds with channels in units, as far as the contract can express them."""
+        found: dict[str, Start] = {}
+        before, self.counted = as_it_is.plan, Counted(units.name, units.network(), units.histograms)
 
         def made(name: str) -> QuantPlan:
-            thresholds = {**plan.thresholds, **choice.thresholds(counted, partial(sets.threshold_of, name))}
-            return self.passed(WholeMultipliers, make_plan(found.model, thresholds, plan.enable_concat_quantize))
+            thresholds = {**before.thresholds, **units.thresholds(partial(sets.threshold_of, name))}
+            plan = make_plan(self._model, thresholds, before.enable_concat_quantize)
+            return self.passed(WholeMultipliers, plan)
 
-        for name in sets.names:
+        for name in names:
             try:
-                other = self.candidate(made(name), partial(made, name))
+                start = self.start(made(name), partial(made, name))
             except QuantizationError:
+                self._count(self._samples.guarding)
                 continue
-            noise = self.floor(other.plan)
-            if noise < least * (WORTH_IT if best is begun else 1):
-                best, least = other, noise
-        self._network = plain if best is begun else found
-        self.in_units = {} if best is begun else {v: counter.histogram for v, counter in counted.items()}
-        return best
+            found[name] = replace(start, noise=self.floor(start.plan))
+        self.counted = as_it_is.counted
+        return found
 
     def _observe(self, counters: Mapping[str, Counter]) -> None:
         """Show counters the samples to solve on."""
         options, count = CollectOptions(engine=EngineOptions(threads=self._options.threads)), self._counting()
-        collect(self._network.model, self._samples.solve, counters, options, count)
+        collect(self._model, self._samples.solve, counters, options, count)
         count(self._samples.solving)
 
     def _counting(self) -> Callable[[int], None]:
@@ -353,39 +417,39 @@ class _Work:
     def run(self, one: PlanPass[Any], plan: QuantPlan) -> QuantPlan:
         """Run a pass over the samples to solve on."""
         options, count = CollectOptions(engine=EngineOptions(threads=self._options.threads)), self._counting()
-        found = run_pass(one, self._network.model, plan, self._samples.solve, options, count)
+        found = run_pass(one, self._model, plan, self._samples.solve, options, count)
         count(self._samples.solving)
         return found
 
     def searched(self, plan: QuantPlan, others: Sequence[Mapping[str, float]]) -> QuantPlan:
         """Search thresholds by the noise at the outputs."""
         found = search_thresholds(
-            self._network.model, plan, others, self._samples.solve, self._samples.solving_runs, self._options.threads,
+            self._model, plan, others, self._samples.solve, self._samples.solving_runs, self._options.threads,
             lambda done, total: self._progress("searching thresholds", done, total),
         )  # fmt: skip
-        return self.passed(WholeMultipliers, replan(self._network.model, plan, found.changes))
+        return self.passed(WholeMultipliers, replan(self._model, plan, found.changes))
 
     def refitted(self, plan: QuantPlan, ridge: float) -> QuantPlan:
         """Refit weights, and see to the mean errors of what is left."""
         found = refit_weights(
-            self._network.model, plan, ridge, self._samples.solve, self._samples.solving_runs, self._options.threads,
+            self._model, plan, ridge, self._samples.solve, self._samples.solving_runs, self._options.threads,
             lambda done, total: self._progress(f"refitting weights, {ridge:g}", done, total),
         )  # fmt: skip
         return self.run(BiasCorrection(), found) if self.does(BiasCorrection.name) else found
 
     def stage(self, name: str, plan: QuantPlan) -> None:
         """Measure a plan."""
-        plan = self._network.real(plan)
+        plan = self.counted.network.real(plan)
         noise = self._guard.noise(plan)
         self._count(self._samples.guarding)
-        self.stages.append(Stage(name, plan, noise))
+        self.stages.append(Stage(name, plan, noise, self.counted.in_units))
         if self._large:
             best = min(self.stages, key=lambda stage: stage.noise)
             self.stages = [s if s is best else replace(s, plan=replace(s.plan, forms={})) for s in self.stages]
 
     def floor(self, plan: QuantPlan) -> float:
         """Measure its thresholds."""
-        noise = self._guard.noise_of_values(self._network.real(plan))
+        noise = self._guard.noise_of_values(self.counted.network.real(plan))
         self._count(self._samples.guarding)
         return noise
 
@@ -393,12 +457,12 @@ class _Work:
         """Give the plan of a stage, where it still has its integers."""
         return next((stage.plan for stage in self.stages if stage.name == name and stage.plan.forms), None)
 
-    def candidate(self, plan: QuantPlan, make: Callable[[], QuantPlan]) -> _Candidate:
-        """Keep a plan until it is known whether it is the best; of a large network how it is made again."""
+    def start(self, plan: QuantPlan, make: Callable[[], QuantPlan]) -> Start:
+        """Keep a plan of the network that is gone on with; of a large one how it is made again."""
         if not self._large:
-            return _Candidate(plan, lambda: plan)
+            return Start(self.counted, plan, lambda: plan)
         has_integers = {name: None if form is None else SameCodes() for name, form in plan.forms.items()}
-        return _Candidate(replace(plan, forms=has_integers), make)
+        return Start(self.counted, replace(plan, forms=has_integers), make)
 
     def _count(self, samples: int) -> None:
         self._done += samples
