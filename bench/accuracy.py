@@ -2,8 +2,9 @@
 
 MODELS and IMAGES are the folders that real_models.py describes. For every network and every way to quantise it:
 quality (top-1, mAP50, or F1 to FP32's boxes), its change from FP32, agreement with FP32, SNR (see evaluation.py), the
-floor of its thresholds (activations INT8, weights float), seconds of the calibration. In brackets 95 % intervals over
-the evaluation samples (bootstrap, FP32 and INT8 on the same draws); figures of several calibration sets are averaged,
+floor of its thresholds and units (activations INT8, weights float) and, where channels have units, the floor of one
+scale a blob, with the best of the plain thresholds; seconds of the calibration. In brackets 95 % intervals over the
+evaluation samples (bootstrap, FP32 and INT8 on the same draws); figures of several calibration sets are averaged,
 and the spread of the SNR between the sets is said. Calibration and evaluation never share a sample. Of equal largest
 probabilities the first class is taken, as users' argmax does; "ties" counts the samples that have them.
 
@@ -17,7 +18,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from evaluation import Evaluation, Result
@@ -31,14 +32,31 @@ from calib8.lowering import Model
 from calib8.quantize import QuantPlan
 
 Array = np.ndarray
-Variant = Callable[[Network, Sequence[Array]], tuple[Model, QuantPlan]]
-"""From a network and calibration samples to a plan, and the model that it belongs to."""
+
+
+class Quantised(NamedTuple):
+    """What a variant makes of a network.
+
+    Attributes:
+        model: that the plan belongs to.
+        plan: the integers.
+        one_scale: a plan with one scale for all channels of a blob, with the thresholds of which a repair has measured
+            the least noise; None where `plan` is one.
+    """
+
+    model: Model
+    plan: QuantPlan
+    one_scale: QuantPlan | None
+
+
+Variant = Callable[[Network, Sequence[Array]], Quantised]
+"""From a network and calibration samples."""
 
 
 def calibrated(*, bins: int = DEFAULT_BINS, **options: Any) -> Variant:
     """What `Calibration` makes of these options."""
 
-    def variant(network: Network, samples: Sequence[Array]) -> tuple[Model, QuantPlan]:
+    def variant(network: Network, samples: Sequence[Array]) -> Quantised:
         calibration = Calibration(
             {
                 "model_name": network.name,
@@ -51,7 +69,12 @@ def calibrated(*, bins: int = DEFAULT_BINS, **options: Any) -> Variant:
             **options,
         )
         calibration.calc_tables()
-        return calibration.model, calibration.plan
+        found = calibration.result.repaired
+        one_scale = None
+        if found is not None and calibration.plan.channel_units:
+            best = min(found.floor, key=found.floor.__getitem__)
+            one_scale = next(stage.plan for stage in found.plain if stage.name == best)
+        return Quantised(calibration.model, calibration.plan, one_scale)
 
     return variant
 
@@ -74,22 +97,24 @@ def show(network: Network, variants: Sequence[str], draws: int, count: int) -> N
     n, task = evaluation.samples, network.task
     print(f"\n{network.name}: {n} samples; FP32 {task.measure} {estimate(evaluation.fp32.quality, n).text('.3f')}")
     for name in variants:
-        results: list[tuple[Result, Result]] = []
+        results: list[tuple[Result, Result, Result]] = []
         seconds = []
         try:
             for draw in range(draws):
                 samples = list(network.calibration(draw, min(count, len(network.pool))))
                 start = time.perf_counter()
-                model, plan = VARIANTS[name](network, samples)
+                found = VARIANTS[name](network, samples)
                 seconds.append(time.perf_counter() - start)
-                results.append((evaluation.of(plan, model), evaluation.floor(plan, model)))
+                own = evaluation.floor(found.plan, found.model)
+                one_scale = own if found.one_scale is None else evaluation.floor(found.one_scale, found.model)
+                results.append((evaluation.of(found.plan, found.model), own, one_scale))
         except QuantizationError as why:
             print(f"  {name:<18}cannot be expressed: {why.problems[0] if why.problems else why}", flush=True)
             continue
         print(f"  {name:<18}" + line(evaluation, results, np.mean(seconds)), flush=True)
 
 
-def line(evaluation: Evaluation, results: Sequence[tuple[Result, Result]], seconds: float) -> str:
+def line(evaluation: Evaluation, results: Sequence[tuple[Result, Result, Result]], seconds: float) -> str:
     """The mean over calibration sets, with intervals over samples."""
     n, task = evaluation.samples, evaluation.network.task
 
@@ -104,6 +129,7 @@ def line(evaluation: Evaluation, results: Sequence[tuple[Result, Result]], secon
         f"{task.agreement} {text(lambda r: r.agreement, '.3f')}",
         f"SNR {text(lambda r: r.snr, '.1f')} dB, sets {min(each):.1f} to {max(each):.1f}",
         f"floor {text(lambda r: r.snr, '.1f', 1)} dB, {task.agreement} {text(lambda r: r.agreement, '.3f', 1)}",
+        f"of one scale a blob {text(lambda r: r.snr, '.1f', 2)} dB",
         f"{seconds:.1f} s",
     ]
     ties = [pair[0].ties for pair in results]

@@ -184,7 +184,7 @@ def show(network: Network, methods: Sequence[str], count: int) -> None:
 
     for method in methods:
         start = time.perf_counter()
-        model, plan = VARIANTS[method](network, samples)
+        model, plan, _ = VARIANTS[method](network, samples)
         seconds = time.perf_counter() - start
         if ncnn is not None:
             files = ncnn_export(in_channel_units(model, plan.channel_units), plan.thresholds)
