@@ -98,12 +98,13 @@ def test_matrices_that_are_lent_are_read_where_they_lie(repack):
     assert taken[0] > 30_000 and (taken[1] > 30_000 if repack else taken[1] < 8_000)
 
 
-def test_what_is_lent_lives_as_long_as_the_session():
+@pytest.mark.parametrize("repack", [False, True])
+def test_what_is_lent_lives_as_long_as_the_session(repack):
     text = NET.replace("512", "2048").replace("1024", "4096")
-    x, engine = np.ones((1, 2048), np.float32), EngineOptions(threads=1, lend_weights=True)
+    x, engine = np.ones((1, 2048), np.float32), EngineOptions(threads=1, lend_weights=True, repack_weights=repack)
     steps = lower_float(build_model(parse_prototxt(text), {"ip": [np.ones((4096, 2048)), np.zeros(4096)]}), ["ip"])
     gone = weakref.ref(max(steps[0].weights.values(), key=np.size))
-    executor = Executor(steps, ["ip"], engine)
+    executor = Executor(steps, ["ip"], engine).sibling()
     del steps
     executor.run({"x": x}, lambda name, array: np.testing.assert_array_equal(array, np.full((1, 4096), 2048.0)))
     assert gone() is not None

@@ -13,7 +13,7 @@ from calib8.engine.entrance import enter
 from calib8.engine.gpu import device_failure
 from calib8.engine.layout import laid_out
 from calib8.engine.options import EngineOptions
-from calib8.engine.session import open_session
+from calib8.engine.session import bound_weights, open_session
 from calib8.errors import Calib8Error, DataError, UnsupportedError
 from calib8.graph import Array, Shape
 from calib8.lowering.readings import Reading, value_of
@@ -135,6 +135,7 @@ class _OnnxRunner:
         self._step = step
         self._gpu, self._release = options.gpu, options.release_blobs
         try:
+            self._lent = {name: np.ascontiguousarray(x) for name, x in bound_weights(step, options).items()}
             self._session = open_session(step, options, alone=alone)
         except Calib8Error:
             raise
@@ -149,6 +150,8 @@ class _OnnxRunner:
 
     def _set_up(self) -> None:
         self._binding = self._session.io_binding()
+        for name, array in self._lent.items():
+            self._binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         self._bound: dict[str, Array] = {}  # by name in the graph; bound memory must stay alive
         self._buffers: dict[Reading, Array] = {}
 
