@@ -16,16 +16,16 @@ FP32, which calib8 computes.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
-import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from toolchain import NAME, Toolchain, ToolchainError
 
 from calib8.cli.images import images_of
 from calib8.cli.main import build_parser
@@ -37,7 +37,6 @@ from calib8.lowering import build_model
 from calib8.proto.caffemodel import read_caffemodel
 from calib8.proto.text import read_prototxt
 
-NAME = "net"
 OUR_TABLE, OUR_QTABLE = f"{NAME}_cali_table", f"{NAME}_qtable"
 INSERTED = re.compile(r".*_reshape$")
 RUN_BMODEL = """
@@ -50,21 +49,6 @@ samples = np.load(inputs)
 rows = [next(iter(model_inference({name: x[None]}, model, dump_all=False).values())).reshape(-1) for x in samples[name]]
 np.save(output, np.stack(rows))
 """
-
-
-class Toolchain:
-    """Runs the vendor's commands in a folder; what they print goes to a log there."""
-
-    def __init__(self, environment: Path, folder: Path) -> None:
-        self._environment, self._folder = environment.resolve(), folder
-        self._log = folder / "toolchain.log"
-
-    def run(self, *command: object) -> None:
-        script = f"source {shlex.quote(str(self._environment))} && {shlex.join(map(str, command))}"
-        with self._log.open("ab") as log:
-            done = subprocess.run(["bash", "-c", script], cwd=self._folder, stdout=log, stderr=log, check=False)
-        if done.returncode:
-            sys.exit(f"{command[0]} failed; see {self._log}")
 
 
 def samples_of(source: ImagesSource, count: int) -> np.ndarray:
@@ -188,12 +172,13 @@ def work(own: argparse.Namespace, calibrate: argparse.Namespace, arguments: list
 def main() -> None:
     arguments = sys.argv[1:]
     own, calibrate, rest = options_of(arguments)
-    if own.keep is not None:
-        own.keep.mkdir(parents=True)
-        work(own, calibrate, rest, own.keep)
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        work(own, calibrate, rest, Path(scratch))
+    with contextlib.ExitStack() as stack:
+        folder = own.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=own.keep is None)
+        try:
+            work(own, calibrate, rest, folder)
+        except ToolchainError as why:
+            sys.exit(str(why))
 
 
 if __name__ == "__main__":

@@ -82,6 +82,11 @@ class Evaluation:
         return self._measured(lower_float(with_rounded_values(model, plan), self._names), prepared)
 
     @property
+    def measured_on(self) -> tuple[str, ...]:
+        """The values that signal and noise are measured on."""
+        return self._raw
+
+    @property
     def names(self) -> tuple[str, ...]:
         """The values that a runtime has to give."""
         return self._names
