@@ -145,10 +145,10 @@ def work(own: argparse.Namespace, calibrate: argparse.Namespace, arguments: list
     images = images_of(calibrate)
     if images is None:
         sys.exit("--images is missing: the images to calibrate with")
-    source = images.source_for(prototxt)
+    source = images.placed_in(prototxt)[1]
     (blob,) = source.shapes
     calibrated = samples_of(source, calibrate.iteration)
-    samples = samples_of(replace(images, images=own.evaluation).source_for(prototxt), own.count)
+    samples = samples_of(replace(images, images=own.evaluation).placed_in(prototxt)[1], own.count)
     np.savez(folder / "evaluation.npz", **{blob: samples})
     labels = np.array([image.label for image in find_images(own.evaluation, "evaluation")][: len(samples)])
 
