@@ -77,7 +77,13 @@ def ncnn_runs(files: NcnnFiles, network: Network, names: Sequence[str]) -> Calla
         extractor = net.create_extractor()
         extractor.set_light_mode(False)  # else a blob that was read is gone
         extractor.input(network.blob, ncnn.Mat(np.ascontiguousarray(sample[0])).clone())
-        return {name: np.array(extractor.extract(name)[1])[None] for name in names}
+        return {name: as_in_caffe(name, extractor.extract(name)[1]) for name in names}
+
+    def as_in_caffe(name: str, mat: Any) -> Array:
+        array = np.zeros(0, np.float32) if mat.empty() else np.array(mat)  # numpy crashes on an empty one
+        if network.model.net.producer[name].type != "DetectionOutput":
+            return array[None]
+        return np.pad(array.reshape(-1, 6), ((0, 0), (1, 0)))[None, None]  # the image's number, which ncnn leaves out
 
     return run
 
