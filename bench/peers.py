@@ -53,33 +53,21 @@ class Subject:
         files = ncnn2table(self.network.model, self.network, self.samples)
         return self.evaluation.by(ncnn_runs(files, self.network, self.evaluation.names))
 
-    def tpu_mlir(self, environment: Path, chip: str, folder: Path) -> Iterator[tuple[str, Callable[[], Result]]]:
-        """What is run there, by name, FP32 first."""
-        tools = Toolchain(environment, folder)
-        name = f"tpu-mlir {tools.version}"
-        theirs = TpuMlir(tools, self.network, self.samples, self.evaluation.names)
-        inputs = self.network.evaluation
-        yield f"{name}, FP32", lambda: self.evaluation.by(theirs.float_outputs(inputs))
-        yield f"{name}, {chip} kl", lambda: self.evaluation.by(theirs.int8_outputs(inputs, chip))
-
 
 def show(subject: Subject, variants: Sequence[str], environment: Path | None, chip: str) -> None:
     """The table of one network."""
     evaluation = subject.evaluation
-    n, task = evaluation.samples, evaluation.network.task
-    print(f"\n{subject.network.name}: {n} samples; FP32 {task.measure} {text(evaluation.fp32.quality, n, '.3f')}")
+    n, measure = evaluation.samples, evaluation.network.task.measure
+    fp32 = estimate(evaluation.fp32.quality, n).text(".3f")
+    print(f"\n{subject.network.name}: {n} samples; FP32 {measure} {fp32}")
     print(f"  SNR of {', '.join(evaluation.measured_on)}", flush=True)
     ours = [(name, row(f"calib8, {name}", evaluation, lambda name=name: subject.ours(name))) for name in variants]
     peers = list(_peers(subject, environment, chip))
     for our_name, our in ours:
         for name, peer in peers:
-            if our is not None and peer is not None and not name.endswith("FP32"):
-                changes = (
-                    f"{task.measure} {text(difference(our.quality, peer.quality), n, '+.3f')}",
-                    f"{task.agreement} {text(difference(our.agreement, peer.agreement), n, '+.3f')}",
-                    f"SNR {text(difference(our.snr, peer.snr), n, '+.1f')} dB",
-                )
-                print(f"  {our_name} above {name}: {'; '.join(changes)}", flush=True)
+            if our is not None and peer is not None:
+                above = [difference(a, b) for a, b in zip(_figures(our), _figures(peer), strict=True)]
+                print(f"  {our_name} above {name}: {told(evaluation, above, '+')}", flush=True)
 
 
 def _peers(subject: Subject, environment: Path | None, chip: str) -> Iterator[tuple[str, Result | None]]:
@@ -93,32 +81,44 @@ def _peers(subject: Subject, environment: Path | None, chip: str) -> Iterator[tu
         return
     with tempfile.TemporaryDirectory() as folder:
         try:
-            for name, run in subject.tpu_mlir(environment, chip, Path(folder)):
-                yield name, row(name, subject.evaluation, run)
+            yield _tpu_mlir(subject, environment, chip, Path(folder))
         except ToolchainError as why:
             print(f"  tpu-mlir: {why}", flush=True)
 
 
+def _tpu_mlir(subject: Subject, environment: Path, chip: str, folder: Path) -> tuple[str, Result | None]:
+    evaluation, inputs = subject.evaluation, subject.network.evaluation
+    tools = Toolchain(environment, folder)
+    theirs = TpuMlir(tools, subject.network, subject.samples, evaluation.names)
+    row(f"tpu-mlir {tools.version}, FP32", evaluation, lambda: evaluation.by(theirs.float_outputs(inputs)))
+    name = f"tpu-mlir {tools.version}, {chip} kl"
+    return name, row(name, evaluation, lambda: evaluation.by(theirs.int8_outputs(inputs, chip)))
+
+
 def row(name: str, evaluation: Evaluation, run: Callable[[], Result]) -> Result | None:
     """Print what a tool's integers are worth, or why it has none; None in that case."""
-    n, task = evaluation.samples, evaluation.network.task
     try:
         result = run()
     except (Calib8Error, ToolchainError) as why:
         print(f"  {name:<34}{str(why).splitlines()[0]}", flush=True)
         return None
-    figures = (
-        f"{task.measure} {text(result.quality, n, '.3f')}",
-        f"{task.agreement} {text(result.agreement, n, '.3f')}",
-        f"SNR {text(result.snr, n, '.1f')} dB",
-        *([f"ties {result.ties}"] if isinstance(task, Classes) else []),
-    )
-    print(f"  {name:<34}{'; '.join(figures)}", flush=True)
+    ties = f"; ties {result.ties}" if isinstance(evaluation.network.task, Classes) else ""
+    print(f"  {name:<34}{told(evaluation, _figures(result))}{ties}", flush=True)
     return result
 
 
-def text(figure: Figure, samples: int, spec: str) -> str:
-    return estimate(figure, samples).text(spec)
+def told(evaluation: Evaluation, figures: Sequence[Figure], sign: str = "") -> str:
+    """Quality, agreement and SNR with their names; once where quality is the agreement."""
+    n, task = evaluation.samples, evaluation.network.task
+    quality, agreement, snr = (
+        estimate(figure, n).text(f"{sign}.{digits}f") for figure, digits in zip(figures, (3, 3, 1), strict=True)
+    )
+    first = () if task.measure == task.agreement else (f"{task.measure} {quality}",)
+    return "; ".join((*first, f"{task.agreement} {agreement}", f"SNR {snr} dB"))
+
+
+def _figures(result: Result) -> tuple[Figure, Figure, Figure]:
+    return result.quality, result.agreement, result.snr
 
 
 def main() -> None:
