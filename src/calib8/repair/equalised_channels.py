@@ -5,11 +5,11 @@ On this chip all channels of a value share one threshold: where the largest chan
 W[c] / u[c] and b[c] / u[c], those that read it W[:, c] * u[c], and ReLU, poolings, sums and Concat in between hand it
 on (`ChannelFlow`). In FP32 nothing changes.
 
-Channels that have to share their unit - a sum's bottoms and its top - are a class. Small units give the weights that read
-a channel fewer steps, and those that write it more than they have, so units are found in two ways. One weighs both by a
-model of the noise (`least_noise`). The other goes by ranges: a class's largest value, relative to that of the largest
-channel, is r; its unit is r^a, with a = 1/2, as Nagel et al. balance the ranges of the weights of two layers. With a = 1
-every channel would have the range that its values need. The guard says which is best, or that neither is.
+Channels that have to share their unit - a sum's bottoms and its top - are a class. Small units give the weights that
+read a channel fewer steps, and those that write it more than they have, so units are found in two ways. One weighs both
+by a model of the noise (`least_noise`). The other goes by ranges: a class's largest value, relative to that of the
+largest channel, is r; its unit is r^a, with a = 1/2, as Nagel et al. balance the ranges of the weights of two layers.
+With a = 1 every channel would have the range that its values need. The guard says which is best, or that neither is.
 
 The thresholds follow from the distributions of values in their units, by the methods that find all others. Counts have
 to be of all values: what a twentieth of them says of a tail cost SqueezeNet 0.5 dB.
