@@ -16,7 +16,7 @@ def run_calibration(args: argparse.Namespace) -> int:
         "model_name": args.model_name,
         "in_prototxt": str(folder / "deploy.prototxt"),
         "in_caffemodel": str(folder / "custom.caffemodel"),
-        "iteration": 10,
+        "iteration": None,  # a number of images; None takes 100, or all there are
         "enable_memory_opt": args.memory_opt,
         "enable_calibration_opt": 1,
         "histogram_bin_num": 2048,

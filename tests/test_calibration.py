@@ -107,6 +107,16 @@ def test_iteration_counts_images(folder):
     assert calibration.histograms[data].samples == 13 * 64
 
 
+def test_without_iteration_it_takes_100_images_or_all_there_are(folder):
+    info = info_of(folder)
+    del info["iteration"]
+    for given in (info, {**info, "iteration": None}):
+        calibration = Calibration(given, repair="none")
+        calibration.calc_tables()
+        calibration.find_tables("max")
+        assert calibration.result.origin == f"max, {min(100, calibration.network.samples.size)} images"
+
+
 def test_more_images_than_there_are(folder):
     calibration = Calibration(info_of(folder, iteration=100_000))
     with pytest.raises(DataError, match=r"100000 images.*the data set has \d+"):

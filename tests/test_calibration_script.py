@@ -46,7 +46,7 @@ def test_writes_the_files_that_calib8_calibrate_writes(custom, tmp_path, capsys,
     assert _run("digits", custom, *repair).returncode == 0
     other = tmp_path / "other"
     other.mkdir()
-    assert main(["calibrate", "digits", str(custom), "--output", str(other), "--iteration", "10", *repair]) == 0
+    assert main(["calibrate", "digits", str(custom), "--output", str(other), *repair]) == 0
     assert set(_written(custom)) == {f"bmnet_digits{suffix}" for suffix in _FILES}
     ours, theirs = _written(custom), _written(other)
     records = ours.pop("bmnet_digits.calib8.json"), theirs.pop("bmnet_digits.calib8.json")

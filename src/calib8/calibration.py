@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from calib8.boundary import closed_class
-from calib8.choices import DEFAULT_BINS
+from calib8.choices import DEFAULT_BINS, DEFAULT_IMAGES
 from calib8.data import SampleSource
 from calib8.errors import OptionError
 from calib8.export import write_calibration_files, write_calibration_table, write_weights
@@ -38,7 +38,7 @@ class CalibrationInfo:
     Attributes:
         model_name: name of the network in the calibration table.
         in_prototxt, in_caffemodel: the FP32 network.
-        iteration: how many images are used.
+        iteration: how many images are used; None for 100, or all where there are fewer.
         enable_memory_opt: free every blob behind its last reader. Lower peak, somewhat slower, the same result.
         enable_calibration_opt: one pass over the data instead of two. Maxima are exact; a value can be counted in
             the bin beside its own if it lies within 1/4 of a bin of the edge between them. The method `kl`, which has
@@ -51,7 +51,7 @@ class CalibrationInfo:
     model_name: str
     in_prototxt: str
     in_caffemodel: str
-    iteration: int = 10
+    iteration: int | None = None
     enable_memory_opt: bool = False
     enable_calibration_opt: bool = True
     histogram_bin_num: int = DEFAULT_BINS
@@ -101,7 +101,13 @@ def _whole(value: Any) -> int:
     return int(value)
 
 
-_READERS: dict[str, Callable[[Any], Any]] = {"str": _text, "int": _whole, "bool": _switch}
+def _whole_or_none(value: Any) -> int | None:
+    return None if value is None else _whole(value)
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "str": _text, "int": _whole, "int | None": _whole_or_none, "bool": _switch,
+}  # fmt: skip
 
 
 @closed_class
@@ -152,7 +158,8 @@ class Calibration:
                 f"the original tool's method is {ORIGINAL_METHOD}: it cannot be {method!r} with `original`"
             )
         options = CalibrateOptions(
-            iteration=self.info.iteration, bins=self.info.histogram_bin_num,
+            iteration=DEFAULT_IMAGES if self.info.iteration is None else self.info.iteration,
+            bins=self.info.histogram_bin_num,
             two_pass=not self.info.enable_calibration_opt, memory_opt=self.info.enable_memory_opt, threads=threads,
             method=method, threshold=threshold_options, repair=repair, without=frozenset(without),
             concat_quantize=self.info.enable_concat_quantize,
@@ -200,6 +207,10 @@ class Calibration:
         """The measured or given thresholds by value, before folding."""
         return {} if self._result is None else self._result.thresholds
 
+    @property
+    def _fitting(self) -> CalibrateOptions:
+        return self._options if self.info.iteration is not None else self._options.at_most(self.network.samples)
+
     def calc_tables(self) -> None:
         """Run the calibration images through the network, find the thresholds and quantise.
 
@@ -207,7 +218,7 @@ class Calibration:
             ModelError, DataError, UserLayerError: the network or the data cannot be used.
             QuantizationError: thresholds that the integer contract cannot express; all of them.
         """
-        self._result = calibrate(self.network, self._options, self._told)
+        self._result = calibrate(self.network, self._fitting, self._told)
 
     def find_tables(self, method: str, threshold_options: ThresholdOptions = ThresholdOptions()) -> None:
         """Find the thresholds anew, by another method, from the histograms that `calc_tables` collected.
@@ -221,7 +232,7 @@ class Calibration:
         """
         if not self.histograms:
             raise OptionError("there are no histograms yet: call calc_tables() first")
-        options = replace(self._options, method=method, threshold=threshold_options)
+        options = replace(self._fitting, method=method, threshold=threshold_options)
         self._result = calibrate_again(self.network, self.histograms, options, self._told)
 
     def tune_tables(self, thresholds: Mapping[str, float]) -> None:

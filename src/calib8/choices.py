@@ -25,6 +25,8 @@ DEFAULT_PERCENT = 99.99
 """Of the values, for `percentile`."""
 DEFAULT_BINS = 2048
 """Of a histogram."""
+DEFAULT_IMAGES = 100
+"""That a calibration takes, or all where there are fewer."""
 
 REPAIR_LEVELS = ("none", "standard", "thorough")
 """How much is done to repair a plan: nothing, what takes seconds, or what takes minutes. See `calib8.repair`."""

@@ -65,7 +65,7 @@ def test_another_method_needs_no_new_run(network, result):
     other = choose_thresholds(network, result.histograms, CalibrateOptions(method="max", repair="none"))
     data = network.model.inputs[0]
     assert other.thresholds[data] == np.float32(result.histograms[data].maximum) != result.thresholds[data]
-    assert other.origin == "max, 10 images" and result.origin == "mse, 20 images"
+    assert other.origin == "max, 100 images" and result.origin == "mse, 20 images"
     with pytest.raises(OptionError, match=r"kl lacks histograms of 1\d values \('data' \.\.\); needed_histograms"):
         choose_thresholds(network, result.histograms, CalibrateOptions(method="kl"))
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from calib8.atomic import claim_folder
+from calib8.choices import DEFAULT_IMAGES
 from calib8.cli.arguments.histogram_options import check_histogram_options
 from calib8.cli.flags import Flags, with_flags
 from calib8.cli.images import open_files, without_bad
-from calib8.cli.measuring import as_one_run, wanted_of
+from calib8.cli.measuring import as_one_run, settle_iteration, wanted_of
 from calib8.cli.progress import ProgressLines
 from calib8.cli.recording import CALIBRATE_OPTIONS, IMAGE_OPTIONS, words_of
 from calib8.cli.table import aligned
@@ -70,8 +71,10 @@ def run(options: argparse.Namespace) -> int:
     with claim_folder(output), ProgressLines() as progress:
         network = open_files(options)
         if options.skip_bad:
-            network = without_bad(network, options, options.iteration)
-            options.iteration = min(options.iteration, network.samples.size or options.iteration)
+            network = without_bad(network, options, options.iteration or DEFAULT_IMAGES)
+            if options.iteration is not None:
+                options.iteration = min(options.iteration, network.samples.size or options.iteration)
+        settle_iteration(options, network)
         if options.histograms is not None or options.cluster is not None:
             from calib8.cli.kept_histograms import calibrate_kept  # noqa: PLC0415 - see above
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from calib8.cli.cluster import import_dask, network_files
 from calib8.cli.images import images_of, open_files, without_bad
-from calib8.cli.measuring import wanted_of
+from calib8.cli.measuring import settle_iteration, wanted_of
 from calib8.cli.progress import ProgressLines
 from calib8.measure.histogram_file import read_histograms
 from calib8.workflow import (
@@ -40,6 +40,8 @@ def count_shard(options: argparse.Namespace) -> int:
     with ProgressLines() as progress:
         network = open_files(options)
         network = without_bad(network, options)
+        settle_iteration(options, network)
+        wanted = replace(wanted, iteration=options.iteration)
         part = part_of(network, options.iteration, *options.shard)
         counted = count_to_file(network, wanted, options.histograms, CountOptions(part, maxima), progress)
     samples = f"{counted.samples.size} samples, {part.start + 1} to {part.stop} of {options.iteration}"

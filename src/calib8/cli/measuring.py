@@ -6,7 +6,14 @@ import argparse
 from dataclasses import replace
 
 from calib8.measure.thresholds import ThresholdOptions
-from calib8.workflow import CalibrateOptions, MeasureOptions
+from calib8.workflow import CalibrateOptions, MeasureOptions, Network
+
+
+def settle_iteration(options: argparse.Namespace, network: Network) -> None:
+    """Set how many images are used, where the command does not say it."""
+    if options.iteration is None:
+        fitting = CalibrateOptions()
+        options.iteration = (fitting if network.source is None else fitting.at_most(network.samples)).iteration
 
 
 def measure_options(options: argparse.Namespace) -> MeasureOptions:

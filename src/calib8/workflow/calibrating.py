@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from calib8.boundary import closed, closed_class
-from calib8.choices import DEFAULT_BINS, REPAIR_METHODS
+from calib8.choices import DEFAULT_BINS, DEFAULT_IMAGES, REPAIR_METHODS
 from calib8.data import SampleSource, refuse_bad_samples, takes
 from calib8.engine import EngineOptions
 from calib8.errors import DataError, OptionError, TableError, UserLayerError
@@ -64,7 +64,7 @@ class MeasureOptions:
         threads: None for all cores that this process may use. The number changes no result.
     """
 
-    iteration: int = 10
+    iteration: int = DEFAULT_IMAGES
     bins: int = DEFAULT_BINS
     two_pass: bool = False
     memory_opt: bool = False

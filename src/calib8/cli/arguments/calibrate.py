@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from calib8.choices import DEFAULT_IMAGES
 from calib8.cli.arguments.common_options import Commands, add_common_options, add_gpu_option
 from calib8.cli.arguments.histogram_options import add_histogram_options
 from calib8.cli.arguments.image_options import add_image_options
@@ -41,8 +42,8 @@ def add_parser(commands: Commands) -> None:
     )  # fmt: skip
     add_network_arguments(parser)
     parser.add_argument(
-        "-n", "--iteration", type=int, default=10, metavar="N",
-        help="how many images are used (default: 10; 100 or more give better thresholds)",
+        "-n", "--iteration", type=int, metavar="N",
+        help=f"how many images are used (default: {DEFAULT_IMAGES}, or all where there are fewer)",
     )  # fmt: skip
     parser.add_argument(
         "--no-verdict", action="store_true", help="do not say how well INT8 follows FP32; saves a few forward passes"
