@@ -143,7 +143,7 @@ def as_part(owner, method, name_of):
 as_part(pipeline.Guard, "__init__", lambda *_: "FP32 of held-out samples")
 as_part(pipeline._Work, "stage", lambda *_: "measure plans in INT8")
 as_part(pipeline._Work, "floor", lambda *_: "measure thresholds")
-as_part(pipeline._Work, "equalised", lambda *_: "equalised channels")
+as_part(pipeline._Work, "starts", lambda *_: "equalised channels")
 as_part(pipeline._Work, "run", lambda _, one, *__: one.name)
 if images:
     samples = Images(images, preprocess=Preprocess(mean=(104, 117, 123)))
@@ -152,7 +152,7 @@ else:
     np.save(folder / "data.npy", values)
     samples = Arrays(folder / "data.npy")
 network = open_network(folder / "deploy.prototxt", folder / "custom.caffemodel", samples)
-calibrate(network, CalibrateOptions())
+calibrate(network, CalibrateOptions(iteration=10))
 close()
 print(json.dumps(found))
 """
