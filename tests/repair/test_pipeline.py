@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,7 @@ from calib8.quantize.channel_units import is_before_batch_norm
 from calib8.repair import PASSES
 from calib8.repair.equalised_channels import EQUALISED
 from calib8.repair.guard import split
-from calib8.repair.pipeline import RepairOptions, ThresholdSets, repair
+from calib8.repair.pipeline import RepairOptions, ThresholdSets, _Work, repair
 
 NETWORK = """
 layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 3, 8, 8] } } }
@@ -69,7 +71,7 @@ def found(model, sets_of, samples):
 def test_every_pass_is_a_stage_and_the_best_one_is_chosen(found):
     assert [s.name for s in found.plain] == ["half", "all", "tiny"]
     assert [s.name for s in found.stages] == [
-        "equalised-channels, by range", "channel-units", "compensated-rounding", "bias-correction",
+        "equalised-channels, least noise", "channel-units", "compensated-rounding", "bias-correction",
     ]  # fmt: skip
     assert found.best.noise == min(s.noise for s in (*found.plain, *found.stages))
     assert found.best.noise < 0.8 * min(s.noise for s in found.plain)
@@ -80,6 +82,32 @@ def test_thresholds_are_those_that_lose_least_with_float_weights(found, plan_of)
     assert found.floor["all"] == min(found.floor.values())
     start = found.stages[0].plan
     assert start.thresholds["x"] == plan_of("all").thresholds["x"]
+
+
+def test_small_networks_measure_thresholds_on_more_samples_than_the_guards(model, sets_of, samples, monkeypatch):
+    """And then a set that was best on these few alone is not the result."""
+    own, guards = _Work.stage, []
+
+    def stage(self, name, plan):
+        own(self, name, plan)
+        guards.append(self._wide.runs)
+        if name == "tiny":
+            self.stages[-1] = replace(self.stages[-1], noise=0.0)
+
+    monkeypatch.setattr(_Work, "stage", stage)
+    parts = split(lambda: iter(samples), IMAGES)
+    found = repair(model, sets_of(["half", "all", "tiny"]), parts)
+    assert found.best.name != "tiny" and set(guards) == {IMAGES}
+    monkeypatch.setattr("calib8.repair.pipeline._FLOOR_PRODUCTS", 0)
+    few = repair(model, sets_of(["half", "all", "tiny"]), parts)
+    assert few.best.name == "tiny" and guards[-1] == parts.guarding
+
+
+def test_more_samples_are_spread_over_those_to_solve_on(samples):
+    parts = split(lambda: iter(samples), IMAGES)
+    guard, solve, wider = ([float(x["x"].flat[0]) for x in one()] for one in (parts.guard, parts.solve, parts.wider(3)))
+    assert set(guard) <= set(wider) and len(wider) == len(guard) + 3
+    assert [solve.index(one) for one in wider if one in solve] == [4, 12, 20]
 
 
 def test_it_is_said_what_was_chosen(found):
@@ -146,15 +174,21 @@ def test_thorough_goes_on_from_standard(found, thorough):
     assert [(s.name, s.noise) for s in thorough.stages[:count]] == [(s.name, s.noise) for s in found.stages]
     passes = ["channel-units", "compensated-rounding", "bias-correction"]
     assert [s.name for s in thorough.stages[count:-6]] == [
-        name for start in ("least noise", "as it is") for name in (start, *(f"{start}, {one}" for one in passes))
+        name for start in ("by range", "as it is") for name in (start, *(f"{start}, {one}" for one in passes))
     ]
     assert [s.name for s in thorough.stages[-6:]] == [
         "output-noise", "output-noise, channel-units", "output-noise, compensated-rounding",
         "output-noise, bias-correction", "refitted-weights, 1", "refitted-weights, 4",
     ]  # fmt: skip
     assert thorough.best.noise == min(s.noise for s in (*thorough.plain, *thorough.stages)) <= found.best.noise
-    assert thorough.stages[-6].plan.thresholds != found.stages[0].plan.thresholds
     assert thorough.stages[-1].plan.given["ip"] == "refitted-weights"
+
+
+def test_thresholds_are_searched_from_where_the_passes_began(model, sets_of, samples):
+    options = RepairOptions("thorough", frozenset([EQUALISED, "refitted-weights"]))
+    made = repair(model, sets_of(["all"]), split(lambda: iter(samples), IMAGES), options)
+    start, searched = (next(s.plan for s in made.stages if s.name == n) for n in ("whole-multipliers", "output-noise"))
+    assert searched.thresholds != start.thresholds
 
 
 @pytest.mark.parametrize("name", ["output-noise", "refitted-weights"])
@@ -196,7 +230,11 @@ def test_progress_counts_all_runs(model, sets_of, samples):
         options=RepairOptions(),
         progress=lambda *told: done.append(told),
     )
-    assert done == sorted(done) and done[-1] == ("repairing", 5 * 24 + 13 * 6, 5 * 24 + 13 * 6)
+    assert done == sorted(done) and done[-1] == (
+        "repairing",
+        5 * 24 + 13 * 6 + 11 * 24 - 3 * 30,
+        5 * 24 + 13 * 6 + 11 * 24 - 3 * 30,
+    )
 
 
 @pytest.mark.parametrize("level", ["standard", "thorough"])
@@ -231,7 +269,11 @@ def test_options_that_are_not_possible():
         RepairOptions(without=frozenset(["rounding"]))
 
 
-def test_of_large_networks_only_the_best_plan_keeps_its_integers(model, sets_of, samples, found, monkeypatch):
+def test_of_large_networks_only_the_best_plan_keeps_its_integers(model, sets_of, samples, monkeypatch):
+    """They measure thresholds on the guard's samples alone, whatever they cost."""
+    monkeypatch.setattr("calib8.repair.pipeline._FLOOR_PRODUCTS", 0)
+    found = repair(model, sets_of(["half", "all", "tiny"]), split(lambda: iter(samples), IMAGES))
+    monkeypatch.setattr("calib8.repair.pipeline._FLOOR_PRODUCTS", 1e9)
     monkeypatch.setattr("calib8.repair.pipeline._LARGE", 100)
     lighter = repair(model, sets_of(["half", "all", "tiny"]), split(lambda: iter(samples), IMAGES))
     assert lighter.lines() == found.lines()

@@ -53,13 +53,15 @@ class Split:
         solve, guard: the batches of each, a run a batch.
         solving, guarding: how many images there are.
         per_run: images in a run.
+        wider: from a number of runs to solve on, to the batches of the guard and of so many of them.
     """
 
     solve: Batches
     guard: Batches
     solving: int
     guarding: int
-    per_run: int = 1
+    per_run: int
+    wider: Callable[[int], Batches]
 
     @property
     def solving_runs(self) -> int:
@@ -83,7 +85,10 @@ def split(batches: Batches, images: int, per_run: int = 1, every: int = 5, only:
     def of(runs: Sequence[int]) -> Batches:
         return lambda: _runs(only(runs), per_run) if only is not None else _picked(_runs(batches(), per_run), runs)
 
-    return Split(of(solve), of(guard), len(solve) * per_run, len(guard) * per_run, per_run)
+    def wider(more: int) -> Batches:
+        return of(sorted([*guard, *(solve[at] for at in evenly(len(solve), more))]))
+
+    return Split(of(solve), of(guard), len(solve) * per_run, len(guard) * per_run, per_run, wider)
 
 
 def _picked(runs: Iterator[Mapping[str, Array]], numbers: Sequence[int]) -> Iterator[Mapping[str, Array]]:

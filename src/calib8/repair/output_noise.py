@@ -199,7 +199,7 @@ class _Search:
 
     def _count(self, runs: int) -> int:
         """Say how many samples are searched on, by what they cost."""
-        work = _products(self._model) / 2 * _TRIALS * max(len(self._groups), 1)
+        work = products_of_a_run(self._model) / 2 * _TRIALS * max(len(self._groups), 1)
         bytes_each = max(_live_bytes(self._model, self._plan, self._lanes[0]), 1)
         most = min(_LIVE_BYTES / bytes_each, _PRODUCTS / max(work, 1))
         return min(runs, _MOST_SAMPLES, max(_FEWEST_SAMPLES, int(most)))
@@ -252,7 +252,7 @@ def _joined(model: Model, plan: QuantPlan) -> Iterator[tuple[str, ...]]:
             yield tuple(v for other, group in enumerate(groups) if find(other) == at for v in group.members)
 
 
-def _products(model: Model) -> float:
+def products_of_a_run(model: Model) -> float:
     """Count about how many products a run takes; an element costs as much as ten."""
     total = 0.0
     for layer, op in model.pairs:

@@ -3,9 +3,11 @@
     thresholds (several) -> the best set -> passes, one after another -> the best of all plans on the way
                                  thorough: search by output noise, passes again, refitted weights ->
 
-Every choice is made on samples that nothing was solved on (`guard`): which thresholds, by what remains of the error
-when weights are float; and at the end which plan, among those behind each pass and the contract's own of every set of
-thresholds. So the result is never worse on these samples than the plain contract.
+Which thresholds and which units of channels passes begin with is decided by what remains of the error when weights are
+float: on samples that nothing was solved on (`guard`) and, of small networks, on others as well. Thresholds come from
+all samples alike, and twenty are too few to see a tail. At the end the guard's samples decide which plan is the result:
+that behind one of the passes, the contract's own with the thresholds that were begun with, or what there would be
+without a repair. So the result is never worse on these samples than the plain contract.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from calib8.repair.equalised_channels import (
 )
 from calib8.repair.guard import Guard, Split, decibels
 from calib8.repair.options import RepairOptions
-from calib8.repair.output_noise import OUTPUT_NOISE, search_thresholds
+from calib8.repair.output_noise import OUTPUT_NOISE, products_of_a_run, search_thresholds
 from calib8.repair.passes import PlanPass, run_pass
 from calib8.repair.refitted_weights import REFITTED, refit_weights
 from calib8.repair.whole_multipliers import WholeMultipliers
@@ -48,6 +50,7 @@ RIDGES = (1.0, 4.0)
 
 
 _SOLVING = (ChannelUnits.name, CompensatedRounding.name, BiasCorrection.name)
+_FLOOR_PRODUCTS = 2e9  # of the samples beside the guard's that thresholds are measured on, each time
 _LARGE = 16 << 20  # weights: as many bytes for each plan that is kept
 Told = Callable[[str, int, int], None]
 """Called with what is under way, how much of it is done, and of how much."""
@@ -115,27 +118,28 @@ class Repaired:
         return [*found, f"chosen: {self.best.name}, {gain:+.1f} dB against {first.name}"]
 
 
-def runs_of_samples(sets: int, samples: Split, options: RepairOptions) -> int:
+def runs_of_samples(sets: int, samples: Split, options: RepairOptions, floored: int) -> int:
     """Count the samples that a repair runs, each time anew, for a progress line.
 
     Args:
         sets: how many sets of thresholds there are.
+        floored: on how many samples thresholds are measured with float weights.
     """
     sets = sets if options.does("thresholds") else 1
     starts = 3 if options.does(EQUALISED) else 1
     solving = sum(map(options.does, _SOLVING))
-    judged = 1 + sets + (sets if sets > 1 else 0) + _has_moved(options) + solving
+    judged, floors = 1 + sets + _has_moved(options) + solving, 1 + (sets if sets > 1 else 0)
     passes = solving
     if options.does(EQUALISED):
-        judged, passes = judged + _floors_in_units(sets) + (sets == 1), passes + 2
+        floors, passes = floors + _floors_in_units(sets) + (sets == 1), passes + 2
     if options.level == "thorough":
         judged, passes = judged + (starts - 1) * (1 + solving), passes + (starts - 1) * solving
         if options.does(OUTPUT_NOISE):
-            judged, passes = judged + 1 + solving + 2, passes + solving
+            judged, floors, passes = judged + 1 + solving, floors + 2, passes + solving
         if options.does(REFITTED):
             judged += len(RIDGES)
             passes += len(RIDGES) if options.does(BiasCorrection.name) else 0
-    return judged * samples.guarding + passes * samples.solving
+    return judged * samples.guarding + floors * floored + passes * samples.solving
 
 
 def _has_moved(options: RepairOptions) -> bool:
@@ -190,7 +194,7 @@ def repair(
         QuantizationError: the contract cannot express the first set of thresholds.
         Calib8Error: what the samples or a layer in Python raise.
     """
-    work = _Work(model, samples, options, progress, runs_of_samples(len(sets.names), samples, options))
+    work = _Work(model, samples, options, progress, len(sets.names))
     sets = sets if work.does("thresholds") else sets.first()
     chosen, floor = _started(work, sets)
     plain = len(work.stages)
@@ -199,7 +203,10 @@ def repair(
     if options.level == "thorough":
         start, units = _best_start(work, starts, units, plain)
         _thorough(work, start, units, [stage.plan.thresholds for stage in work.stages[:plain]])
-    stages, best = tuple(work.stages), min(work.stages, key=lambda stage: stage.noise)
+    stages = tuple(work.stages)
+    begun_with = {sets.names[0], min(floor, key=floor.__getitem__, default="")} if work.is_wide else set(sets.names)
+    able = [stage for at, stage in enumerate(stages) if at >= plain or stage.name in begun_with]
+    best = min(able, key=lambda stage: stage.noise)
     boxes = work.judges_boxes
     return Repaired(best, stages[:plain], stages[plain:], floor, samples.guarding, boxes, options.left_out)
 
@@ -322,16 +329,31 @@ def _thorough(work: _Work, start: Start, units: QuantPlan, others: Sequence[Mapp
 
 
 class _Work:
-    """Runs passes and measures plans, and counts samples for the progress."""
+    """Runs passes and measures plans, and counts samples for the progress.
 
-    def __init__(self, model: Model, samples: Split, options: RepairOptions, progress: Told, total: int) -> None:
+    Args:
+        sets: how many sets of thresholds there are.
+
+    Attributes:
+        is_wide: whether thresholds are measured on more samples than the guard's.
+        counted: how the channels of the network that is gone on with are counted.
+        stages: what was measured so far.
+    """
+
+    def __init__(self, model: Model, samples: Split, options: RepairOptions, progress: Told, sets: int) -> None:
         self._samples, self._options, self._progress = samples, options, progress
         self.counted = Counted("", InChannelUnits(model))
         self.stages: list[Stage] = []
-        self._done, self._total = 0, total
         self._large = sum(blob.size for layer in model.net.layers for blob in layer.blobs) > _LARGE
+        more = min(samples.solving_runs, int(_FLOOR_PRODUCTS / max(products_of_a_run(model), 1)))
+        more = 0 if self._large else more
+        self.is_wide = more > 0
+        self._floored = samples.guarding + more * samples.per_run
+        self._done, self._total = 0, runs_of_samples(sets, samples, options, self._floored)
         self._guard = Guard(model, samples.guard, options.threads)
         self._count(samples.guarding)
+        self._wide = Guard(model, samples.wider(more), options.threads) if more else self._guard
+        self._count(self._floored)
 
     @property
     def _model(self) -> Model:
@@ -376,7 +398,7 @@ class _Work:
         noise = {name: start.noise for name, start in found.items()}
         likely = dict.fromkeys(min(of, key=of.__getitem__) for of in (floor, noise) if of) or sets.names[:1]
         others = self._in_units(ways.by_range, as_it_is, sets, likely)
-        self._count((measured - len(sets.names) - len(likely)) * self._samples.guarding)
+        self._count((measured - len(sets.names) - len(likely)) * self._floored)
         best = [min(one.values(), key=lambda start: start.noise) for one in (found, others) if one]
         # What weights lose is not in these figures, and the first way is the one that sees to them.
         best.sort(key=lambda start: start.noise * (CLEARLY if start.counted.name == LEAST_NOISE else 1))
@@ -397,7 +419,7 @@ class _Work:
             try:
                 start = self.start(made(name), partial(made, name))
             except QuantizationError:
-                self._count(self._samples.guarding)
+                self._count(self._floored)
                 continue
             found[name] = replace(start, noise=self.floor(start.plan))
         self.counted = as_it_is.counted
@@ -449,8 +471,8 @@ class _Work:
 
     def floor(self, plan: QuantPlan) -> float:
         """Measure its thresholds."""
-        noise = self._guard.noise_of_values(self.counted.network.real(plan))
-        self._count(self._samples.guarding)
+        noise = self._wide.noise_of_values(self.counted.network.real(plan))
+        self._count(self._floored)
         return noise
 
     def measured(self, name: str) -> QuantPlan | None:
