@@ -346,7 +346,8 @@ class _Work:
         self.stages: list[Stage] = []
         self._large = sum(blob.size for layer in model.net.layers for blob in layer.blobs) > _LARGE
         more = min(samples.solving_runs, int(_FLOOR_PRODUCTS / max(products_of_a_run(model), 1)))
-        more = 0 if self._large else more
+        if self._large or 2 * more * samples.per_run < samples.guarding:  # a few more are not worth another FP32 pass
+            more = 0
         self.is_wide = more > 0
         self._floored = samples.guarding + more * samples.per_run
         self._done, self._total = 0, runs_of_samples(sets, samples, options, self._floored)
