@@ -50,7 +50,7 @@ RIDGES = (1.0, 4.0)
 
 
 _SOLVING = (ChannelUnits.name, CompensatedRounding.name, BiasCorrection.name)
-_FLOOR_PRODUCTS = 2e9  # of the samples beside the guard's that thresholds are measured on, each time
+_FLOOR_PRODUCTS = 1e9  # of the samples beside the guard's that thresholds are measured on, each time
 _LARGE = 16 << 20  # weights: as many bytes for each plan that is kept
 Told = Callable[[str, int, int], None]
 """Called with what is under way, how much of it is done, and of how much."""
