@@ -282,6 +282,10 @@ def test_values_that_are_always_zero_have_no_unit_of_their_own(model, plan, samp
     nothing = in_channel_units(model, {})
     found, _ = equalised(nothing, plan, zeros, way="by_range")
     assert all(np.isfinite(u).all() and (u > 0).all() for u in found.channel_units.values())
+    choice = EqualisedChannels(nothing, plan)  # the other units need thresholds that these zeros do not give
+    collect(nothing, lambda: iter(zeros), choice.counters, CollectOptions())
+    units = choice.ways().least_noise.network().units
+    assert all(np.isfinite(u).all() and (u > 0).all() for u in units.values())
 
 
 @pytest.mark.parametrize("format", ["onnx", "onnx-int8", "onnx-uint8", "tensorrt"])

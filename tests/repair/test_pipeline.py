@@ -13,7 +13,7 @@ from calib8.errors import OptionError, QuantizationError
 from calib8.quantize import make_plan, observed_values
 from calib8.quantize.channel_units import is_before_batch_norm
 from calib8.repair import PASSES
-from calib8.repair.equalised_channels import EQUALISED
+from calib8.repair.equalised_channels import EQUALISED, EqualisedChannels
 from calib8.repair.guard import split
 from calib8.repair.pipeline import RepairOptions, ThresholdSets, _Work, repair
 
@@ -249,6 +249,18 @@ def test_thresholds_that_are_kept_stay(model, sets_of, plan_of, samples, level):
     assert found.best.noise < found.plain[0].noise
     for stage in found.stages:
         assert stage.plan.thresholds == plan_of("all").thresholds and not stage.plan.channel_units
+    runs = [told[1:] for told in done if told[0] == "repairing"]
+    assert runs[-1][0] == runs[-1][1]
+
+
+@pytest.mark.parametrize("level", ["standard", "thorough"])
+@pytest.mark.parametrize("names", [["half"], ["half", "all"]])
+def test_progress_comes_to_its_end_where_no_channel_can_have_a_unit(model, sets_of, samples, monkeypatch, level, names):
+    monkeypatch.setattr(EqualisedChannels, "counters", {}, raising=False)
+    monkeypatch.setattr(EqualisedChannels, "__init__", lambda self, model, plan: None)
+    done = []
+    parts, options = split(lambda: iter(samples), IMAGES), RepairOptions(level)
+    repair(model, sets_of(names), parts, options, lambda *told: done.append(told))
     runs = [told[1:] for told in done if told[0] == "repairing"]
     assert runs[-1][0] == runs[-1][1]
 

@@ -70,10 +70,7 @@ def run(options: argparse.Namespace) -> int:
     samples: Mapping[str, object] | None = None
     with claim_folder(output), ProgressLines() as progress:
         network = open_files(options)
-        if options.skip_bad:
-            network = without_bad(network, options, options.iteration or DEFAULT_IMAGES)
-            if options.iteration is not None:
-                options.iteration = min(options.iteration, network.samples.size or options.iteration)
+        network = without_bad(network, options, options.iteration or DEFAULT_IMAGES)
         settle_iteration(options, network)
         if options.histograms is not None or options.cluster is not None:
             from calib8.cli.kept_histograms import calibrate_kept  # noqa: PLC0415 - see above

@@ -10,10 +10,11 @@ from calib8.workflow import CalibrateOptions, MeasureOptions, Network
 
 
 def settle_iteration(options: argparse.Namespace, network: Network) -> None:
-    """Set how many images are used, where the command does not say it."""
-    if options.iteration is None:
-        fitting = CalibrateOptions()
-        options.iteration = (fitting if network.source is None else fitting.at_most(network.samples)).iteration
+    """Set how many images are used: where the command does not say it, and where `--skip-bad` leaves fewer."""
+    asked = CalibrateOptions().iteration if options.iteration is None else options.iteration
+    if network.source is not None and (options.iteration is None or options.skip_bad):
+        asked = min(asked, network.samples.size or asked)
+    options.iteration = asked
 
 
 def measure_options(options: argparse.Namespace) -> MeasureOptions:

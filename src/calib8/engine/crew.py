@@ -76,12 +76,12 @@ class Crew:
 
         def some(lane: int, _: int) -> None:
             for place in places:
-                if raised:
-                    return
                 try:
                     done[place] = work(lane, items[place])
                 except BaseException as why:  # noqa: BLE001 - raised again below
                     raised[place] = why
+                if raised:  # not before the work: items before the one that failed are done, and may fail as well
+                    return
 
         list(self.stream(some, range(min(self.count, len(items)))))
         if raised:

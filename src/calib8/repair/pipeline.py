@@ -50,6 +50,7 @@ RIDGES = (1.0, 4.0)
 
 
 _SOLVING = (ChannelUnits.name, CompensatedRounding.name, BiasCorrection.name)
+_MOST_STARTS = 3  # as it is, and with units of channels that were found in two ways
 _FLOOR_PRODUCTS = 1e9  # of the samples beside the guard's that thresholds are measured on, each time
 _LARGE = 16 << 20  # weights: as many bytes for each plan that is kept
 Told = Callable[[str, int, int], None]
@@ -83,12 +84,13 @@ class Repaired:
     """What a repair has found.
 
     Attributes:
-        best: the stage with the least noise; its plan is the result.
+        best: the stage with the least noise of those that can be the result; see the module's text.
         plain: the contract's own plans, one for each set of thresholds, the one that there would be without a repair
             first.
         stages: the plans behind each pass, in order.
         floor: noise that is left with float weights, by set of thresholds.
         guarding: how many samples chose.
+        floored: on how many samples the floor was measured; see the module's text.
         with_boxes: whether noise is the mean of that of values and that of decoded boxes.
         left_out: parts that would have moved thresholds, where these were given and are kept.
     """
@@ -98,6 +100,7 @@ class Repaired:
     stages: tuple[Stage, ...]
     floor: Mapping[str, float]
     guarding: int
+    floored: int
     with_boxes: bool = False
     left_out: tuple[str, ...] = ()
 
@@ -111,7 +114,8 @@ class Repaired:
         found = [f"{measure} of {self.guarding} samples that were held out, all layers in INT8:"]
         found += [f"  {stage.name:<36}{stage.decibels:6.1f} dB" for stage in (*self.plain, *self.stages)]
         if floors:
-            found.append(f"with float weights: {floors}")
+            more = f", of {self.floored} samples, which choose the thresholds" if self.floored > self.guarding else ""
+            found.append(f"with float weights{more}: {floors}")
         if self.left_out:
             found.append(f"thresholds stay as they are given; left out, as they move them: {', '.join(self.left_out)}")
         gain = self.best.decibels - first.decibels
@@ -126,7 +130,7 @@ def runs_of_samples(sets: int, samples: Split, options: RepairOptions, floored: 
         floored: on how many samples thresholds are measured with float weights.
     """
     sets = sets if options.does("thresholds") else 1
-    starts = 3 if options.does(EQUALISED) else 1
+    starts = _MOST_STARTS if options.does(EQUALISED) else 1
     solving = sum(map(options.does, _SOLVING))
     judged, floors = 1 + sets + _has_moved(options) + solving, 1 + (sets if sets > 1 else 0)
     passes = solving
@@ -204,11 +208,16 @@ def repair(
         start, units = _best_start(work, starts, units, plain)
         _thorough(work, start, units, [stage.plan.thresholds for stage in work.stages[:plain]])
     stages = tuple(work.stages)
-    begun_with = {sets.names[0], min(floor, key=floor.__getitem__, default="")} if work.is_wide else set(sets.names)
+    begun_with = (
+        {sets.names[0], min(floor, key=floor.__getitem__, default="")}
+        if work.floored > samples.guarding
+        else set(sets.names)
+    )
     able = [stage for at, stage in enumerate(stages) if at >= plain or stage.name in begun_with]
     best = min(able, key=lambda stage: stage.noise)
-    boxes = work.judges_boxes
-    return Repaired(best, stages[:plain], stages[plain:], floor, samples.guarding, boxes, options.left_out)
+    return Repaired(
+        best, stages[:plain], stages[plain:], floor, samples.guarding, work.floored, work.judges_boxes, options.left_out
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +243,7 @@ class Start:
         counted: the network.
         plan: before the passes; of a large network without the integers of its layers: only whether a layer has some.
         make: makes it with them.
-        noise: on the guard's samples with float weights, where it was measured.
+        noise: with float weights, where it was measured.
     """
 
     counted: Counted
@@ -335,7 +344,7 @@ class _Work:
         sets: how many sets of thresholds there are.
 
     Attributes:
-        is_wide: whether thresholds are measured on more samples than the guard's.
+        floored: on how many samples thresholds are measured with float weights.
         counted: how the channels of the network that is gone on with are counted.
         stages: what was measured so far.
     """
@@ -348,13 +357,12 @@ class _Work:
         more = min(samples.solving_runs, int(_FLOOR_PRODUCTS / max(products_of_a_run(model), 1)))
         if self._large or 2 * more * samples.per_run < samples.guarding:  # a few more are not worth another FP32 pass
             more = 0
-        self.is_wide = more > 0
-        self._floored = samples.guarding + more * samples.per_run
-        self._done, self._total = 0, runs_of_samples(sets, samples, options, self._floored)
+        self.floored = samples.guarding + more * samples.per_run
+        self._done, self._total = 0, runs_of_samples(sets, samples, options, self.floored)
         self._guard = Guard(model, samples.guard, options.threads)
         self._count(samples.guarding)
         self._wide = Guard(model, samples.wider(more), options.threads) if more else self._guard
-        self._count(self._floored)
+        self._count(self.floored)
 
     @property
     def _model(self) -> Model:
@@ -387,11 +395,14 @@ class _Work:
             sets: thresholds are found in the distributions of channels in units as each of them finds its own.
             floor: what those sets lose that were measured.
         """
-        choice = EqualisedChannels(self._model, as_it_is.plan) if self.does(EQUALISED) else None
-        if choice is None or not choice.counters:
+        if not self.does(EQUALISED):
             return [as_it_is]
+        choice, measured = EqualisedChannels(self._model, as_it_is.plan), _floors_in_units(len(sets.names))
+        if not choice.counters:
+            self._count(2 * self._samples.solving + (measured + (not floor)) * self.floored)
+            return self._all_of([as_it_is])
         self._observe(choice.counters)
-        ways, measured = choice.ways(), _floors_in_units(len(sets.names))
+        ways = choice.ways()
         self._observe(ways.counters)
         as_it_is = replace(as_it_is, noise=min(floor.values()) if floor else self.floor(as_it_is.plan))
         found = self._in_units(ways.least_noise, as_it_is, sets, sets.names)
@@ -399,12 +410,20 @@ class _Work:
         noise = {name: start.noise for name, start in found.items()}
         likely = dict.fromkeys(min(of, key=of.__getitem__) for of in (floor, noise) if of) or sets.names[:1]
         others = self._in_units(ways.by_range, as_it_is, sets, likely)
-        self._count((measured - len(sets.names) - len(likely)) * self._floored)
+        self._count((measured - len(sets.names) - len(likely)) * self.floored)
         best = [min(one.values(), key=lambda start: start.noise) for one in (found, others) if one]
         # What weights lose is not in these figures, and the first way is the one that sees to them.
         best.sort(key=lambda start: start.noise * (CLEARLY if start.counted.name == LEAST_NOISE else 1))
         worth_it = [start for start in best if start.noise < as_it_is.noise * WORTH_IT]
-        return [*worth_it, as_it_is, *(start for start in best if start not in worth_it)]
+        return self._all_of([*worth_it, as_it_is, *(start for start in best if start not in worth_it)])
+
+    def _all_of(self, starts: list[Start]) -> list[Start]:
+        """Count those that there might have been as done, and give what there is."""
+        if self._options.level == "thorough":
+            passes = len(self.passes())
+            each = (1 + passes) * self._samples.guarding + passes * self._samples.solving
+            self._count((_MOST_STARTS - len(starts)) * each)
+        return starts
 
     def _in_units(self, units: Units, as_it_is: Start, sets: ThresholdSets, names: Iterable[str]) -> dict[str, Start]:
         """Measure these sets of thresholds with channels in units, as far as the contract can express them."""
@@ -420,7 +439,7 @@ class _Work:
             try:
                 start = self.start(made(name), partial(made, name))
             except QuantizationError:
-                self._count(self._floored)
+                self._count(self.floored)
                 continue
             found[name] = replace(start, noise=self.floor(start.plan))
         self.counted = as_it_is.counted
@@ -473,7 +492,7 @@ class _Work:
     def floor(self, plan: QuantPlan) -> float:
         """Measure its thresholds."""
         noise = self._wide.noise_of_values(self.counted.network.real(plan))
-        self._count(self._floored)
+        self._count(self.floored)
         return noise
 
     def measured(self, name: str) -> QuantPlan | None:
