@@ -85,8 +85,16 @@ def saturating_sum_int16(terms: Sequence[ArrayLike]) -> NDArray[np.int16]:
 def quantize(values: ArrayLike, threshold: float) -> NDArray[np.int8]:
     """Turn real values into codes: `q = sat8(rnd(x * 128 / threshold))`."""
     check_thresholds(threshold)
+    source = np.asarray(values)
+    codes = np.empty(source.shape, dtype=np.int8)
+    flat, written = source.reshape(-1), codes.reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):  # only float64 values overflow, and then they saturate
-        return saturate_int8(round_half_up(np.asarray(values, dtype=np.float64) * INT8_LEVELS / float(threshold)))
+        for start in range(0, flat.size, _BLOCK):
+            places = flat[start : start + _BLOCK].astype(np.float64)
+            places *= INT8_LEVELS
+            places /= float(threshold)
+            written[start : start + _BLOCK] = saturate_int8(round_half_up(places))
+    return codes
 
 
 def dequantize(codes: ArrayLike, threshold: float) -> NDArray[np.float32]:

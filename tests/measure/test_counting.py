@@ -108,3 +108,23 @@ def test_a_limit_outside_the_table_is_refused():
             table.count_scaled(np.ones(3, np.float32), step, limit)
     with pytest.raises(TypeError, match="4 bytes"):
         table.count_scaled(np.ones(3), 1.0, 1.0)
+
+
+@needs_compiled
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 40), st.integers(1, 100))
+def test_the_largest_of_rows_is_the_same_in_numpy(seed, rows, size):
+    rng = np.random.default_rng(seed)
+    x = (rng.standard_normal((rows, size)) * 2.0 ** rng.integers(-140, 120)).astype(np.float32)
+    x[rng.random(x.shape) < 0.01] = rng.choice([np.nan, np.inf, -np.inf])
+    found = counting.largest_of_rows(x)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(counting, "COMPILED", False)
+        np.testing.assert_array_equal(counting.largest_of_rows(x), found)
+    np.testing.assert_array_equal(found, np.abs(x).max(axis=1))
+
+
+@needs_compiled
+def test_rows_of_different_length_are_refused():
+    with pytest.raises(ValueError, match="as many values are expected in every row"):
+        counting._counting.largest_of_rows(np.zeros(7, np.float32), np.zeros(2, np.float32))

@@ -20,6 +20,8 @@ from calib8.quantize.channel_units import affine_pairs, recovered_units
 from calib8.repair import run_pass
 from calib8.repair.channel_units import ChannelUnits
 from calib8.repair.channel_values import ChannelValues
+from calib8.repair.compensated_rounding import CompensatedRounding
+from calib8.repair.passes import observe
 
 NETWORK = """
 layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 3, 8, 7] } enable_quantize: 1 } }
@@ -211,3 +213,39 @@ def test_the_plain_table_gives_its_shifts_and_a_table_alone_is_refused(model, fo
     assert read.channel_units.keys() == found.channel_units.keys()
     with pytest.raises(TableError, match=r"do not follow from its thresholds(.|\n)*layer 'c' has a right shift"):
         read_plan(model, binary)
+
+
+def test_compensated_rounding_may_be_observed_together_with_it(model, plan, found, samples):
+    """What it looks at is the same before and behind this pass, so one run over the samples serves both."""
+    passes = [ChannelUnits(SAMPLES), CompensatedRounding(SAMPLES)]
+    runs = []
+
+    def batches():
+        runs.append(1)
+        return iter(samples)
+
+    together = plan
+    for one, observed in zip(passes, observe(passes, model, plan, batches), strict=True):
+        together = one.apply(model, together, observed)
+    apart = run_pass(passes[1], model, found, lambda: iter(samples))
+    assert len(runs) == 1
+    assert together.thresholds == apart.thresholds and together.given == apart.given
+    for name, form in apart.forms.items():
+        for a, b in zip(form.blobs if form else (), together.forms[name].blobs if form else (), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_ranges_have_the_least_squared_error():
+    """Against every range that is tried, one after another."""
+    values = ChannelValues(500)
+    rng = np.random.default_rng(4)
+    sizes = np.array([1, 0.01, 30, 0, 2])
+    for _ in range(20):
+        x = rng.standard_t(3, (2, 5, 250)) * sizes[:, None]
+        values.add(x.astype(np.float32))
+    kept, largest = values.sizes().astype(np.float64), values.largest
+    tried = np.linspace(1.0, 0.3, 29)[:, None] * largest
+    costs = [(r / 128) ** 2 / 12 + (np.maximum(kept - r[:, None], 0) ** 2).mean(axis=1) for r in tried]
+    best = tried[np.argmin(costs, axis=0), np.arange(5)]
+    np.testing.assert_allclose(values.ranges(), best, rtol=1e-12)
+    assert (best < largest)[sizes > 0].any()  # heavy tails: something is cut off

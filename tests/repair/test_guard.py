@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from calib8.engine import run_float
+from calib8.lowering import lower_float
 from calib8.quantize import make_plan, observed_values
 from calib8.repair.guard import Guard, decibels, judged_values, split
+from calib8.repair.rounded_values import with_rounded_values
 
 NETWORK = """
 layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 3, 4, 4] } } }
@@ -187,3 +189,18 @@ def test_what_does_not_count_images_belongs_to_every_run():
     runs = [*samples.solve(), *samples.guard()]
     assert sorted(run["data"].tolist() for run in runs) == [[0, 1], [2, 3], [4, 5], [6, 7]]
     assert all(np.array_equal(run["im_info"], info) for run in runs)
+
+
+def test_nan_is_looked_for_only_where_there_may_be_one(model, samples, plan):
+    """The same noise, with fewer nodes in the graph."""
+    looked_for = [
+        [
+            n.op_type
+            for step in lower_float(with_rounded_values(model, plan, nan=nan), ("k", "d"))
+            for n in step.onnx.graph.node
+        ]
+        for nan in (True, False)
+    ]
+    assert [nodes.count("IsNaN") for nodes in looked_for] == [3, 0]
+    careful, quick = (Guard(model, lambda: iter(samples), nan=nan).noise_of_values(plan) for nan in (True, False))
+    assert careful == quick > 0

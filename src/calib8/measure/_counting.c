@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#define FORM 2 /* of the functions' arguments and results; counting.py has the same number */
+#define FORM 3 /* of the functions' arguments and results; counting.py has the same number */
 #define BLOCK 2048
 #define CHUNK 64 /* values whose bins are computed again, by the formula, where one of them lies near an edge */
 #define LANES 16 /* of a vector of 512 bits; what is written behind the end of a block */
@@ -319,6 +319,34 @@ static PyObject *py_largest(PyObject *self, PyObject *values)
     return PyFloat_FromDouble(single);
 }
 
+static PyObject *py_largest_of_rows(PyObject *self, PyObject *arguments)
+{
+    PyObject *values, *found;
+    Py_buffer view, rows;
+    Py_ssize_t count, n;
+    if (!PyArg_ParseTuple(arguments, "OO", &values, &found) || buffer(values, &view, 0, 4, "values") < 0)
+        return NULL;
+    if (buffer(found, &rows, PyBUF_WRITABLE, 4, "rows") < 0) {
+        PyBuffer_Release(&view);
+        return NULL;
+    }
+    count = rows.len / 4;
+    n = count ? view.len / 4 / count : 0;
+    if (view.len != 4 * n * count) {
+        PyBuffer_Release(&view);
+        PyBuffer_Release(&rows);
+        PyErr_SetString(PyExc_ValueError, "as many values are expected in every row");
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    for (Py_ssize_t i = 0; i < count; i++)
+        ((uint32_t *)rows.buf)[i] = largest_bits((const float *)view.buf + i * n, n);
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&view);
+    PyBuffer_Release(&rows);
+    Py_RETURN_NONE;
+}
+
 static PyObject *py_count(PyObject *arguments, int centred)
 {
     PyObject *values, *recent, *counts;
@@ -384,6 +412,8 @@ static PyObject *py_use_wide(PyObject *self, PyObject *allowed)
 
 static PyMethodDef methods[] = {
     {"largest", py_largest, METH_O, "largest(values): the largest |x|, NaN if there is one."},
+    {"largest_of_rows", py_largest_of_rows, METH_VARARGS,
+     "largest_of_rows(values, rows): write the largest |x| of each row, NaN if there is one."},
     {"count_scaled", py_count_scaled, METH_VARARGS,
      "count_scaled(values, recent, counts, pending, scale, limit): one more in bin int(|x| * scale) for every value, up to "
      "a block with a NaN or an |x| beyond limit; how many were counted, the largest |x| of them, the number of zeros, and "

@@ -17,7 +17,7 @@ try:
 except ImportError:  # installed without a compiler
     _counting = None
 
-_FORM = 2  # of the compiled functions; in a checkout they may be older than this file, until `make setup` builds them
+_FORM = 3  # of the compiled functions; in a checkout they may be older than this file, until `make setup` builds them
 COMPILED = getattr(_counting, "FORM", None) == _FORM
 _BLOCK = 1 << 15
 
@@ -100,6 +100,19 @@ def largest(values: Values) -> float:
     if COMPILED:
         return float(_counting.largest(values))
     return max(float(values.max()), -float(values.min()), 0.0) if values.size else 0.0
+
+
+def largest_of_rows(values: Values) -> Values:
+    """Return the largest |x| of every row, (R), of (R, n); infinite or NaN where a value is.
+
+    Args:
+        values: contiguous, with at least one value in each row.
+    """
+    if not COMPILED:
+        return np.asarray(np.maximum(values.max(axis=1), -values.min(axis=1)))
+    found = np.empty(len(values), np.float32)
+    _counting.largest_of_rows(values, found)
+    return found
 
 
 def _count_if(

@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 
 from calib8.arithmetic import INT8_LEVELS
 from calib8.layer_kit.window_product import evenly
+from calib8.measure.counting import largest_of_rows
 
 Array = NDArray[np.float64]
 
 _KEPT_BYTES = 64 << 20  # of values of all layers
 _MOST_KEPT = 4096  # values of a channel
-_OF_MOMENTS = 1024  # places of a sample
+_OF_MOMENTS = 256  # places of a sample: of eighty samples 20,000
 _PARTS = np.linspace(1.0, 0.3, 29)  # of the largest value, that are tried as a channel's range
 
 
@@ -42,7 +43,8 @@ class ChannelMaxima:
 
     def _take(self, images: NDArray[Any]) -> NDArray[Any]:
         """Take in (N, C, n), and give it with 0 for what does not count."""
-        largest = np.maximum(images.max(axis=2), -images.min(axis=2))
+        rows = np.ascontiguousarray(images, dtype=np.float32).reshape(-1, images.shape[2])
+        largest = largest_of_rows(rows).reshape(images.shape[:2])
         if not np.isfinite(largest).all():
             images = np.nan_to_num(images, posinf=0.0, neginf=0.0)
             largest = np.abs(images).max(axis=2)
@@ -70,7 +72,9 @@ class ChannelMoments(ChannelMaxima):
         """Take in a value of one sample, (N, C, ...)."""
         if values.size:
             images = self._take(values.reshape(*values.shape[:2], -1))
-            some = images[:, :, evenly(images.shape[2], _OF_MOMENTS)]
+            places = evenly(images.shape[2], _OF_MOMENTS)
+            # "clip" looks at no bounds, and takes a third of the time.
+            some = np.take(images, places, axis=2, mode="clip") if len(places) < images.shape[2] else images
             self._sums.append(np.square(some, dtype=np.float64).sum(axis=(0, 2)))
             self._count += len(some) * some.shape[2]
 
@@ -112,8 +116,19 @@ class ChannelValues(ChannelMaxima):
         nothing does.
         """
         largest, sizes = self.largest, self.sizes()
-        costs = []
-        for part in _PARTS:
-            beyond = np.maximum(sizes - (part * largest)[:, None], 0)
-            costs.append((part * largest / INT8_LEVELS) ** 2 / 12 + np.square(beyond).mean(axis=1))
-        return np.asarray(_PARTS[np.argmin(costs, axis=0)] * largest)
+        tried = _PARTS * largest[:, None]  # (C, parts)
+        beyond = [_squares_beyond(own.astype(np.float64), r) / own.size for r, own in zip(tried, sizes, strict=True)]
+        costs = (tried / INT8_LEVELS) ** 2 / 12 + np.stack(beyond)
+        return np.asarray(_PARTS[np.argmin(costs, axis=1)] * largest)
+
+
+def _squares_beyond(sizes: Array, ranges: Array) -> Array:
+    """Sum (x - r)^2 over all x > r, for each range r.
+
+    With sums over the end of the sorted sizes: sum x^2 - 2 r sum x + n r^2.
+    """
+    first = np.searchsorted(sizes, ranges, side="right")
+    tail = sizes[first.min() :][::-1]
+    sums, squares = (np.concatenate([[0.0], np.cumsum(part)]) for part in (tail, tail * tail))
+    count = sizes.size - first
+    return np.asarray(np.maximum(squares[count] - 2 * ranges * sums[count] + count * ranges * ranges, 0.0))

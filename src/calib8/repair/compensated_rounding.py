@@ -36,7 +36,7 @@ from calib8.layer_kit.window_product import WindowProduct
 from calib8.layers.batch_norm import AffineChannels
 from calib8.lowering import Model
 from calib8.quantize import QuantPlan, with_given
-from calib8.repair.input_windows import InputWindows, Windows
+from calib8.repair.input_windows import InputWindows, Windows, codes_of
 from calib8.repair.rounding import compensated, curvature, descended, nearest
 
 Array = NDArray[np.float64]
@@ -71,7 +71,7 @@ class CompensatedRounding:
             value, op = layer.bottoms[0], model.op_of[layer.name]
             if isinstance(op, WindowProduct):
                 counter = InputWindows(op, plan.thresholds[value], per_sample)
-                found.setdefault(value, WindowsOfLayers({})).by_layer[layer.name] = counter
+                found.setdefault(value, WindowsOfLayers(plan.thresholds[value], {})).by_layer[layer.name] = counter
         return found
 
     def apply(self, model: Model, plan: QuantPlan, observed: Mapping[str, WindowsOfLayers]) -> QuantPlan:
@@ -87,14 +87,20 @@ class CompensatedRounding:
 
 @dataclass(frozen=True)
 class WindowsOfLayers:
-    """The windows of one value, for each layer that reads it."""
+    """The windows of one value, for each layer that reads it.
 
+    Attributes:
+        threshold: of the value, in real units.
+    """
+
+    threshold: float
     by_layer: dict[str, InputWindows]
 
     def add(self, values: NDArray[Any]) -> None:
         """Take in a value of one sample."""
+        codes = codes_of(values, self.threshold)
         for windows in self.by_layer.values():
-            windows.add(values)
+            windows.add_codes(codes)
 
 
 def _width(model: Model, layer: Layer) -> int:

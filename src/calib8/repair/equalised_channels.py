@@ -51,6 +51,7 @@ WORTH_IT = 0.95
 CLEARLY = 0.9
 """How much of the noise with float weights is left, at most, where units by range are taken: 0.5 dB."""
 _EXPONENT = 0.5
+_BLOCK = 1 << 16  # elements that are divided at a time, which a cache holds
 _SMALLEST = 1 / 64  # of the units of a value
 
 
@@ -263,7 +264,11 @@ class InUnits:
 
     def add(self, values: NDArray[Any]) -> None:
         """Take in a value of one sample, (N, C, ...)."""
-        self._counter.add(np.divide(values, self._units.reshape(-1, *(1,) * (values.ndim - 2)), dtype=np.float32))
+        channels = max(1, _BLOCK * values.shape[1] // max(values.size, 1))
+        units = self._units.reshape(-1, *(1,) * (values.ndim - 2))
+        for first in range(0, values.shape[1], channels):
+            part = slice(first, first + channels)
+            self._counter.add(np.divide(values[:, part], units[part], dtype=np.float32))
 
     @property
     def histogram(self) -> BlobHistogram:

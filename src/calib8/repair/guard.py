@@ -185,10 +185,11 @@ class Guard:
         model: of one run.
         batches: the held-out samples, a run each.
         threads: None for all cores; no result depends on it.
+        nan: whether values may hold NaN; where it is known that none does, thresholds are measured in less time.
     """
 
-    def __init__(self, model: Model, batches: Batches, threads: int | None = None) -> None:
-        self._model, self._batches = model, batches
+    def __init__(self, model: Model, batches: Batches, threads: int | None = None, *, nan: bool = True) -> None:
+        self._model, self._batches, self._nan = model, batches, nan
         self._measure, self._boxes = OutputNoise(model), box_values(model)
         self._values = (*self._measure.values, *self._boxes)
         self._threads = EngineOptions(threads=threads).thread_count
@@ -223,7 +224,7 @@ class Guard:
             return dequantize(quantize(array, inputs[value]), inputs[value]) if value in inputs else array
 
         def lowered(model: Model) -> tuple[Step, ...]:
-            return lower_float(with_rounded_values(model, plan), self._values)
+            return lower_float(with_rounded_values(model, plan, nan=self._nan), self._values)
 
         return self._noise(self._outputs(lowered, prepared))
 

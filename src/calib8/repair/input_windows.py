@@ -14,9 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.arithmetic import quantize
+from calib8.engine.entrance import enter
 from calib8.layer_kit.window_product import WindowProduct
 
+_SIGN = np.uint8(0x80)  # `code + 128` in a byte differs from the code's own byte by this bit
 _ROWS_EXACT = 1 << 10  # products of two codes are at most 2^14, and float32 adds whole numbers exactly up to 2^24
+
+
+def codes_of(values: NDArray[Any], threshold: float) -> NDArray[np.int8]:
+    """Turn real values into codes, as `arithmetic.quantize` does, in compiled code where there is some.
+
+    Args:
+        values: any floats; those of a forward pass are float32.
+        threshold: in real units.
+    """
+    if values.dtype != np.float32:
+        return quantize(values, threshold)
+    codes = np.empty(values.shape, np.uint8)
+    enter(np.ascontiguousarray(values), threshold, codes)
+    return np.bitwise_xor(codes, _SIGN, out=codes).view(np.int8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +125,7 @@ class InputWindows:
 
     def add(self, values: NDArray[Any]) -> None:
         """Take in a value of one sample, in real units."""
-        self._parts.append(quantize(self._op.product_windows(values, self._per_sample), self._threshold))
+        self.add_codes(codes_of(values, self._threshold))
 
     def add_codes(self, codes: NDArray[np.int8]) -> None:
         """Take in a value of one sample, as codes."""

@@ -54,9 +54,12 @@ class LayerRuns:
         plan: says which values are rounded, and the units of their channels.
         kept: values that stay alive to the end.
         options: of the engine; a sibling is needed for each thread.
+        nan: whether values may hold NaN.
     """
 
-    def __init__(self, model: Model, plan: QuantPlan, kept: Collection[str], options: EngineOptions) -> None:
+    def __init__(
+        self, model: Model, plan: QuantPlan, kept: Collection[str], options: EngineOptions, *, nan: bool = True
+    ) -> None:
         self._inputs = frozenset(rounded_inputs(model, plan))
         self.layers = needed_layers(model, kept)
         last = dict(zip(model.inputs, (-1,) * len(model.inputs), strict=True))
@@ -64,7 +67,7 @@ class LayerRuns:
             last.update(dict.fromkeys((*layer.tops, *layer.bottoms), index))
         self._ones: list[_One] = []
         for index, (layer, op) in enumerate(self.layers):
-            step, rounds = _step(model, plan, (layer, op))
+            step, rounds = _step(model, plan, (layer, op), nan=nan)
             gone = tuple(v for v, at in last.items() if at == index and v not in kept)
             self._ones.append(
                 _One(Executor([step], layer.tops, options), tuple(dict.fromkeys(layer.bottoms)), rounds, gone)
@@ -137,7 +140,7 @@ def _scale_of(value: str) -> str:
     return f"{value}\0scale"  # no name in a file has a NUL in it
 
 
-def _step(model: Model, plan: QuantPlan, pair: Pair) -> tuple[Step, tuple[str, ...]]:
+def _step(model: Model, plan: QuantPlan, pair: Pair, *, nan: bool) -> tuple[Step, tuple[str, ...]]:
     """Make the graph of a layer, and say which tops it rounds."""
     layer, op = pair
     if op.kind == "host":
@@ -149,7 +152,8 @@ def _step(model: Model, plan: QuantPlan, pair: Pair) -> tuple[Step, tuple[str, .
     rounds = layer.tops if is_rounded(model, plan, layer.name) else ()
     for at, value in enumerate(rounds):
         ports.append(Port(_scale_of(value), g.input(()), ()))
-        tops[at] = rounding_nodes(g, tops[at], ports[-1].name, plan.channel_units.get(value), len(model.shapes[value]))
+        units, rank = plan.channel_units.get(value), len(model.shapes[value])
+        tops[at] = rounding_nodes(g, tops[at], ports[-1].name, units, rank, nan=nan)
     outputs = [Port(v, name, model.shapes[v]) for v, name in zip(layer.tops, tops, strict=True)]
     return close_graph(g, ports, outputs, (layer.name,)), tuple(rounds)
 

@@ -78,6 +78,8 @@ def search_thresholds(
     runs: int,
     threads: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    nan: bool = True,
 ) -> SearchResult:
     """Search thresholds by the noise at the outputs; see the module's text.
 
@@ -87,11 +89,12 @@ def search_thresholds(
         runs: how many there are.
         threads: None for all cores; no result depends on it.
         progress: called with groups that are done, and how many there are.
+        nan: whether values may hold NaN.
 
     Raises:
         Calib8Error: what the samples or a layer in Python raise.
     """
-    search = _Search(model, plan, batches, runs, EngineOptions(threads=threads).thread_count)
+    search = _Search(model, plan, batches, runs, EngineOptions(threads=threads).thread_count, nan=nan)
     with search.crew:
         return search.through(others, progress)
 
@@ -99,13 +102,13 @@ def search_thresholds(
 class _Search:
     """The state of a search: thresholds, and what is alive of each sample before the layer that is searched."""
 
-    def __init__(self, model: Model, plan: QuantPlan, batches: Batches, runs: int, threads: int) -> None:
+    def __init__(self, model: Model, plan: QuantPlan, batches: Batches, runs: int, threads: int, *, nan: bool) -> None:
         self._model, self._plan = model, plan
         self._thresholds = dict(plan.thresholds)
         self._measure = OutputNoise(model)
         self.crew = Crew(threads)
         engine = EngineOptions(threads=1)
-        first = LayerRuns(model, plan, self._measure.values, engine)
+        first = LayerRuns(model, plan, self._measure.values, engine, nan=nan)
         self._lanes = [first, *(first.sibling() for _ in range(threads - 1))]
         self._groups = _groups(model, plan, first)
         chosen = set(evenly(runs, self._count(runs)).tolist())

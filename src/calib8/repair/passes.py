@@ -7,12 +7,12 @@ are independent of one another and of what calls them, so they can be put in any
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from calib8.lowering import Model
 from calib8.measure.collect import Batches, CollectOptions, Progress, collect
-from calib8.measure.counters import Counter
+from calib8.measure.counters import Counter, InTurn
 from calib8.quantize import QuantPlan
 
 CounterT = TypeVar("CounterT", bound=Counter)
@@ -55,7 +55,30 @@ def run_pass(
         Calib8Error: what the data or a layer in Python raises.
         QuantizationError: the contract cannot express what the pass makes.
     """
-    counters = one.counters(model, plan)
-    if counters:
-        collect(model, batches, counters, options or CollectOptions(), progress)
-    return one.apply(model, plan, counters)
+    return one.apply(model, plan, observe([one], model, plan, batches, options, progress)[0])
+
+
+def observe(
+    passes: Sequence[PlanPass[CounterT]],
+    model: Model,
+    plan: QuantPlan,
+    batches: Batches,
+    options: CollectOptions | None = None,
+    progress: Progress = lambda done: None,
+) -> list[dict[str, CounterT]]:
+    """Observe what each of several passes asks for, all of it in one run over the samples.
+
+    Only passes whose counters are the same before and behind those that stand before them can be observed together.
+
+    Raises:
+        Calib8Error: what the data or a layer in Python raises.
+    """
+    counters = [dict(one.counters(model, plan)) for one in passes]
+    of_value: dict[str, list[CounterT]] = {}
+    for of_pass in counters:
+        for value, counter in of_pass.items():
+            of_value.setdefault(value, []).append(counter)
+    together: dict[str, Counter] = {v: InTurn(some) if len(some) > 1 else some[0] for v, some in of_value.items()}
+    if together:
+        collect(model, batches, together, options or CollectOptions(), progress)
+    return counters

@@ -41,7 +41,7 @@ from calib8.repair.equalised_channels import (
 from calib8.repair.guard import Guard, Split, decibels
 from calib8.repair.options import RepairOptions
 from calib8.repair.output_noise import OUTPUT_NOISE, products_of_a_run, search_thresholds
-from calib8.repair.passes import PlanPass, run_pass
+from calib8.repair.passes import PlanPass, observe
 from calib8.repair.refitted_weights import REFITTED, refit_weights
 from calib8.repair.whole_multipliers import WholeMultipliers
 
@@ -50,6 +50,7 @@ RIDGES = (1.0, 4.0)
 
 
 _SOLVING = (ChannelUnits.name, CompensatedRounding.name, BiasCorrection.name)
+_SOLVED_TOGETHER = (ChannelUnits.name, CompensatedRounding.name)  # see `_Work.passes`
 _MOST_STARTS = 3  # as it is, and with units of channels that were found in two ways
 _FLOOR_PRODUCTS = 1e9  # of the samples beside the guard's that thresholds are measured on, each time
 _LARGE = 16 << 20  # weights: as many bytes for each plan that is kept
@@ -133,13 +134,13 @@ def runs_of_samples(sets: int, samples: Split, options: RepairOptions, floored: 
     starts = _MOST_STARTS if options.does(EQUALISED) else 1
     solving = sum(map(options.does, _SOLVING))
     judged, floors = 1 + sets + _has_moved(options) + solving, 1 + (sets if sets > 1 else 0)
-    passes = solving
+    passes = runs = solving - all(map(options.does, _SOLVED_TOGETHER))
     if options.does(EQUALISED):
         floors, passes = floors + _floors_in_units(sets) + (sets == 1), passes + 2
     if options.level == "thorough":
-        judged, passes = judged + (starts - 1) * (1 + solving), passes + (starts - 1) * solving
+        judged, passes = judged + (starts - 1) * (1 + solving), passes + (starts - 1) * runs
         if options.does(OUTPUT_NOISE):
-            judged, floors, passes = judged + 1 + solving, floors + 2, passes + solving
+            judged, floors, passes = judged + 1 + solving, floors + 2, passes + runs
         if options.does(REFITTED):
             judged += len(RIDGES)
             passes += len(RIDGES) if options.does(BiasCorrection.name) else 0
@@ -168,11 +169,13 @@ class ThresholdSets:
         names: the first one is what the plan without a repair has, and has to be possible.
         plan_of: from a name to the contract's own plan.
         threshold_of: from a name, and a distribution that no plan has been made of yet, to a threshold.
+        nan: whether samples may make a value NaN; where it is known that none does, the repair takes less time.
     """
 
     names: Sequence[str]
     plan_of: Callable[[str], QuantPlan]
     threshold_of: Callable[[str, BlobHistogram], float]
+    nan: bool = True
 
     def first(self) -> ThresholdSets:
         """Return the first one alone."""
@@ -198,7 +201,7 @@ def repair(
         QuantizationError: the contract cannot express the first set of thresholds.
         Calib8Error: what the samples or a layer in Python raise.
     """
-    work = _Work(model, samples, options, progress, len(sets.names))
+    work = _Work(model, samples, options, progress, len(sets.names), nan=sets.nan)
     sets = sets if work.does("thresholds") else sets.first()
     chosen, floor = _started(work, sets)
     plain = len(work.stages)
@@ -299,10 +302,11 @@ def _passed_on(work: _Work, start: Start, name: str = "", *, is_new: bool = True
         work.stage(
             name or (f"{EQUALISED}, {start.counted.name}" if start.counted.name else WholeMultipliers.name), plan
         )
-    for one in work.passes():
-        plan = work.run(one, plan)
-        work.stage(f"{before}{one.name}", plan)
-        units = plan if one.name == ChannelUnits.name else units
+    for together in work.passes():
+        for one, observed in zip(together, work.observed(together, plan), strict=True):
+            plan = one.apply(work.model, plan, observed)
+            work.stage(f"{before}{one.name}", plan)
+            units = plan if one.name == ChannelUnits.name else units
     return units
 
 
@@ -342,6 +346,7 @@ class _Work:
 
     Args:
         sets: how many sets of thresholds there are.
+        nan: whether samples may make a value NaN.
 
     Attributes:
         floored: on how many samples thresholds are measured with float weights.
@@ -349,8 +354,10 @@ class _Work:
         stages: what was measured so far.
     """
 
-    def __init__(self, model: Model, samples: Split, options: RepairOptions, progress: Told, sets: int) -> None:
-        self._samples, self._options, self._progress = samples, options, progress
+    def __init__(
+        self, model: Model, samples: Split, options: RepairOptions, progress: Told, sets: int, *, nan: bool
+    ) -> None:
+        self._samples, self._options, self._progress, self._nan = samples, options, progress, nan
         self.counted = Counted("", InChannelUnits(model))
         self.stages: list[Stage] = []
         self._large = sum(blob.size for layer in model.net.layers for blob in layer.blobs) > _LARGE
@@ -359,13 +366,14 @@ class _Work:
             more = 0
         self.floored = samples.guarding + more * samples.per_run
         self._done, self._total = 0, runs_of_samples(sets, samples, options, self.floored)
-        self._guard = Guard(model, samples.guard, options.threads)
+        self._guard = Guard(model, samples.guard, options.threads, nan=nan)
         self._count(samples.guarding)
-        self._wide = Guard(model, samples.wider(more), options.threads) if more else self._guard
+        self._wide = Guard(model, samples.wider(more), options.threads, nan=nan) if more else self._guard
         self._count(self.floored)
 
     @property
-    def _model(self) -> Model:
+    def model(self) -> Model:
+        """The network that is gone on with, its channels counted as `counted` says."""
         return self.counted.network.model
 
     def does(self, name: str) -> bool:
@@ -377,15 +385,23 @@ class _Work:
         """Whether decoded boxes are judged, too."""
         return self._guard.judges_boxes
 
-    def passes(self) -> list[PlanPass[Any]]:
-        """Make the passes that solve on samples, in their order."""
+    def passes(self) -> list[list[PlanPass[Any]]]:
+        """Make the passes that solve on samples, in their order; those that are observed together are in one list.
+
+        What compensated rounding looks at are bottoms of layers with weights, and units of channels are those of values
+        that only a BatchNorm reads: neither their thresholds nor what they hold in FP32 are moved.
+        """
         solving = self._samples.solving
-        known: tuple[PlanPass[Any], ...] = (ChannelUnits(solving), CompensatedRounding(solving), BiasCorrection())
-        return [one for one in known if self.does(one.name)]
+        known: tuple[tuple[PlanPass[Any], ...], ...] = (
+            (ChannelUnits(solving), CompensatedRounding(solving)),
+            (BiasCorrection(),),
+        )
+        wanted = [[one for one in together if self.does(one.name)] for together in known]
+        return [together for together in wanted if together]
 
     def passed(self, kind: type[WholeMultipliers], plan: QuantPlan) -> QuantPlan:
         """Run the pass that observes nothing."""
-        return kind(self.does("exact-pools"), self.does("whole-sums")).apply(self._model, plan, {})
+        return kind(self.does("exact-pools"), self.does("whole-sums")).apply(self.model, plan, {})
 
     def starts(self, as_it_is: Start, sets: ThresholdSets, floor: Mapping[str, float]) -> list[Start]:
         """Find where passes can begin, the best first: in units of channels, chosen in one way or another, or as it is.
@@ -397,7 +413,7 @@ class _Work:
         """
         if not self.does(EQUALISED):
             return [as_it_is]
-        choice, measured = EqualisedChannels(self._model, as_it_is.plan), _floors_in_units(len(sets.names))
+        choice, measured = EqualisedChannels(self.model, as_it_is.plan), _floors_in_units(len(sets.names))
         if not choice.counters:
             self._count(2 * self._samples.solving + (measured + (not floor)) * self.floored)
             return self._all_of([as_it_is])
@@ -420,8 +436,9 @@ class _Work:
     def _all_of(self, starts: list[Start]) -> list[Start]:
         """Count those that there might have been as done, and give what there is."""
         if self._options.level == "thorough":
-            passes = len(self.passes())
-            each = (1 + passes) * self._samples.guarding + passes * self._samples.solving
+            passes = self.passes()
+            judged = 1 + sum(map(len, passes))
+            each = judged * self._samples.guarding + len(passes) * self._samples.solving
             self._count((_MOST_STARTS - len(starts)) * each)
         return starts
 
@@ -432,7 +449,7 @@ class _Work:
 
         def made(name: str) -> QuantPlan:
             thresholds = {**before.thresholds, **units.thresholds(partial(sets.threshold_of, name))}
-            plan = make_plan(self._model, thresholds, before.enable_concat_quantize)
+            plan = make_plan(self.model, thresholds, before.enable_concat_quantize)
             return self.passed(WholeMultipliers, plan)
 
         for name in names:
@@ -448,7 +465,7 @@ class _Work:
     def _observe(self, counters: Mapping[str, Counter]) -> None:
         """Show counters the samples to solve on."""
         options, count = CollectOptions(engine=EngineOptions(threads=self._options.threads)), self._counting()
-        collect(self._model, self._samples.solve, counters, options, count)
+        collect(self.model, self._samples.solve, counters, options, count)
         count(self._samples.solving)
 
     def _counting(self) -> Callable[[int], None]:
@@ -456,28 +473,31 @@ class _Work:
         before = self._done
         return lambda done: self._count(before + done - self._done)
 
-    def run(self, one: PlanPass[Any], plan: QuantPlan) -> QuantPlan:
-        """Run a pass over the samples to solve on."""
+    def observed(self, passes: Sequence[PlanPass[Any]], plan: QuantPlan) -> list[dict[str, Any]]:
+        """Run the samples to solve on, and give what each pass asks for."""
         options, count = CollectOptions(engine=EngineOptions(threads=self._options.threads)), self._counting()
-        found = run_pass(one, self._model, plan, self._samples.solve, options, count)
+        found = observe(passes, self.model, plan, self._samples.solve, options, count)
         count(self._samples.solving)
         return found
 
     def searched(self, plan: QuantPlan, others: Sequence[Mapping[str, float]]) -> QuantPlan:
         """Search thresholds by the noise at the outputs."""
         found = search_thresholds(
-            self._model, plan, others, self._samples.solve, self._samples.solving_runs, self._options.threads,
-            lambda done, total: self._progress("searching thresholds", done, total),
+            self.model, plan, others, self._samples.solve, self._samples.solving_runs, self._options.threads,
+            lambda done, total: self._progress("searching thresholds", done, total), nan=self._nan,
         )  # fmt: skip
-        return self.passed(WholeMultipliers, replan(self._model, plan, found.changes))
+        return self.passed(WholeMultipliers, replan(self.model, plan, found.changes))
 
     def refitted(self, plan: QuantPlan, ridge: float) -> QuantPlan:
         """Refit weights, and see to the mean errors of what is left."""
         found = refit_weights(
-            self._model, plan, ridge, self._samples.solve, self._samples.solving_runs, self._options.threads,
+            self.model, plan, ridge, self._samples.solve, self._samples.solving_runs, self._options.threads,
             lambda done, total: self._progress(f"refitting weights, {ridge:g}", done, total),
         )  # fmt: skip
-        return self.run(BiasCorrection(), found) if self.does(BiasCorrection.name) else found
+        if not self.does(BiasCorrection.name):
+            return found
+        correction = BiasCorrection()
+        return correction.apply(self.model, found, self.observed([correction], found)[0])
 
     def stage(self, name: str, plan: QuantPlan) -> None:
         """Measure a plan."""

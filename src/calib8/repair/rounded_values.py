@@ -20,18 +20,21 @@ from calib8.lowering import Model
 from calib8.quantize import QuantPlan
 
 
-def with_rounded_values(model: Model, plan: QuantPlan) -> Model:
+def with_rounded_values(model: Model, plan: QuantPlan, *, nan: bool = True) -> Model:
     """Give a model that computes the same in float, with every value that is codes in the plan rounded.
 
     Inputs are not: `rounded_inputs` names them. What lies between a BatchNorm and its Scale is not rounded, since the
     two are one step, and neither are the tops of layers that hand codes on.
+
+    Args:
+        nan: whether a value may hold NaN; see `rounding_nodes`.
     """
 
     def with_rounding(name: str, op: Op, tops: Sequence[str]) -> Op:
         if not is_rounded(model, plan, name):
             return op
         steps = [(plan.thresholds[top], plan.channel_units.get(top)) for top in tops]
-        return cast(Op, _Rounded(op, steps))
+        return cast(Op, _Rounded(op, steps, nan=nan))
 
     return replace(model, ops=tuple(with_rounding(layer.name, op, layer.tops) for layer, op in model.pairs))
 
@@ -58,10 +61,11 @@ class _Rounded:
 
     Args:
         steps: threshold and units of channels of each top.
+        nan: see `rounding_nodes`.
     """
 
-    def __init__(self, op: Op, steps: Sequence[tuple[float, NDArray[np.float64] | None]]) -> None:
-        self._op, self._steps = op, steps
+    def __init__(self, op: Op, steps: Sequence[tuple[float, NDArray[np.float64] | None]], *, nan: bool) -> None:
+        self._op, self._steps, self._nan = op, steps, nan
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._op, name)
@@ -70,20 +74,23 @@ class _Rounded:
         """Lower the layer, and round its tops."""
         tops = self._op.lower(g, call)
         return [
-            rounding_nodes(g, top, g.scalar(threshold / INT8_LEVELS), units, len(shape))
+            rounding_nodes(g, top, g.scalar(threshold / INT8_LEVELS), units, len(shape), nan=self._nan)
             for top, (threshold, units), shape in zip(tops, self._steps, call.top_shapes, strict=True)
         ]
 
 
-def rounding_nodes(g: OnnxBuilder, x: str, scale: str, units: NDArray[np.float64] | None, rank: int) -> str:
+def rounding_nodes(
+    g: OnnxBuilder, x: str, scale: str, units: NDArray[np.float64] | None, rank: int, *, nan: bool = True
+) -> str:
     """Round real values as codes are, NaN to 0; exact but for what lies within float32's error of a tie.
 
     Args:
         scale: the ONNX name of threshold / 128.
         units: of channels, (C); None for ones.
         rank: of the value.
+        nan: whether there may be one. To look for it takes as long as most layers do.
     """
-    x = without_nan(g, x)
+    x = without_nan(g, x) if nan else x
     zero = g.constant(np.int8(0))
     if units is None:
         return g.node("DequantizeLinear", g.node("QuantizeLinear", x, scale, zero), scale, zero)

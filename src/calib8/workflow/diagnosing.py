@@ -11,6 +11,7 @@ from calib8.analyze.doctor import Finding, Severity
 from calib8.analyze.doctor.convergence import Convergence, check_convergence
 from calib8.analyze.doctor.networks import check_network
 from calib8.analyze.doctor.preprocessing import (
+    FINALISTS,
     Fit,
     PreprocessingCheck,
     Variation,
@@ -35,6 +36,8 @@ from calib8.workflow.samples import runs_of
 _PREPROCESSED = 16
 """Samples that the preprocessing is judged by."""
 _QUICK = 4
+_CLOSER, _FINALISTS = 8, 3
+"""Samples and recipes that the quick check looks closer at: what is wrong by a factor shows on few."""
 _LEAST = 2
 _IMAGE_AXES = 4
 _SUSPICIOUS = {"batchnorm": 0.25, "balance": 0.5}
@@ -113,13 +116,20 @@ def quick_check(network: Network, threads: int | None = None) -> tuple[Finding, 
     kind, misfit = given_misfit(network.of_one_sample, samples, threads)
     if not kind or misfit <= _SUSPICIOUS[kind]:
         return ()
-    return _preprocessing(network, DiagnoseOptions(threads=threads).at_most(network.samples), quiet).findings
+    options = DiagnoseOptions(threads=threads).at_most(network.samples)
+    return _preprocessing(network, options, quiet, most=_CLOSER, finalists=_FINALISTS).findings
 
 
-def _preprocessing(network: Network, options: DiagnoseOptions, progress: ProgressCallback) -> PreprocessingCheck:
+def _preprocessing(
+    network: Network,
+    options: DiagnoseOptions,
+    progress: ProgressCallback,
+    most: int = _PREPROCESSED,
+    finalists: int = FINALISTS,
+) -> PreprocessingCheck:
     model = network.of_one_sample
     blob = _pictures_of(network)
-    count = min(options.iteration, _PREPROCESSED)
+    count = min(options.iteration, most)
     if blob is None or count < _LEAST:
         return PreprocessingCheck(None)
     samples = list(runs_of(network, count))
@@ -129,7 +139,7 @@ def _preprocessing(network: Network, options: DiagnoseOptions, progress: Progres
     variations = _variations(network, given, count)
     return check_preprocessing(
         model, samples, blob, given, variations, _adviser(origin_of(network.samples), given), options.threads,
-        lambda done, total: progress(Progress("trying preprocessing", done, total)),
+        lambda done, total: progress(Progress("trying preprocessing", done, total)), finalists=finalists,
     )  # fmt: skip
 
 

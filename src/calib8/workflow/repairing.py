@@ -61,7 +61,8 @@ def repaired_plan(
         return make_plan(model, found, concat_quantize, dead)
 
     names = [method[0]] if method else list(REPAIR_METHODS)
-    return _repaired(network, ThresholdSets(names, plan_of, threshold_of), images, options, progress)
+    sets = ThresholdSets(names, plan_of, threshold_of, nan=any(h.nans for h in histograms.values()))
+    return _repaired(network, sets, images, options, progress)
 
 
 def repaired_integers(

@@ -65,9 +65,13 @@ class Evidence(ABC):
     def row(self, parts: Mapping[str, tuple[Doubles, Doubles]]) -> Doubles:
         """What counts of one forward pass, from its parts; rows are averaged over samples."""
 
-    @abstractmethod
     def misfit(self, rows: Doubles) -> float:
         """From rows (samples, numbers)."""
+        return float(self.misfits(rows.mean(axis=0, keepdims=True))[0])
+
+    @abstractmethod
+    def misfits(self, means: Doubles) -> Doubles:
+        """From means of rows, (n, numbers): the misfit of each, (n)."""
 
 
 def evidence_of(model: Model) -> Evidence | None:
@@ -100,13 +104,26 @@ class BatchNormEvidence(Evidence):
 
     def __init__(self, model: Model, layers: Sequence[Layer]) -> None:
         self.values = tuple(dict.fromkeys(x.bottoms[0] for x in layers))
-        self._layers: list[tuple[str, Doubles, Doubles, NDArray[np.bool_]]] = []
+        at, first = 0, {}  # where a value's moments begin in a row
+        means, variances, places, sizes, alive = [], [], [], [], []
         for layer in layers:
             op = model.op_of[layer.name]
             if not isinstance(op, BatchNorm):
                 raise AssertionError(f"{layer.name} is no BatchNorm")
             mean, variance = op.statistics(layer.blobs)
-            self._layers.append((layer.bottoms[0], mean, variance + op.eps, ~dead_channels(variance)))
+            if layer.bottoms[0] not in first:
+                first[layer.bottoms[0]] = at
+                at += 2 * mean.size
+            live = np.flatnonzero(~dead_channels(variance))
+            means.append(mean[live])
+            variances.append(variance[live] + op.eps)
+            places.append(first[layer.bottoms[0]] + live)
+            sizes.append(np.full(live.size, mean.size))
+            alive.append(live.size)
+        # Of the live channels of all layers, one after another.
+        self._means, self._variances = np.concatenate(means), np.concatenate(variances)
+        self._places, self._sizes = np.concatenate(places), np.concatenate(sizes)
+        self._alive = np.array(alive)
         self.text = f"the statistics of {len(layers)} BatchNorm layer{'s' * (len(layers) > 1)}"
 
     def part(self, value: str, array: Array) -> tuple[Doubles, Doubles]:
@@ -118,25 +135,14 @@ class BatchNormEvidence(Evidence):
         """Mean and mean square of every channel, of all values."""
         return np.concatenate([part for value in self.values for part in parts[value]])
 
-    def misfit(self, rows: Doubles) -> float:
+    def misfits(self, means: Doubles) -> Doubles:
         """Geometric mean over layers."""
-        moments = self._split(rows.mean(axis=0))
-        logs = []
-        for value, mean, variance, alive in self._layers:
-            m, squares = moments[value]
-            v = np.maximum(squares - m * m, _LEAST_VARIANCE)
-            divergence = 0.5 * (np.log(variance / v) + (v + (m - mean) ** 2) / variance - 1)
-            logs.append(np.log(np.clip(divergence[alive], 0, _MOST_KL).mean() + _LEAST_KL))
-        return float(np.exp(np.mean(logs)))
-
-    def _split(self, row: Doubles) -> dict[str, tuple[Doubles, Doubles]]:
-        sizes = {value: mean.size for value, mean, _, _ in self._layers}
-        found, at = {}, 0
-        for value in self.values:
-            size = sizes[value]
-            found[value] = row[at : at + size], row[at + size : at + 2 * size]
-            at += 2 * size
-        return found
+        m = means[:, self._places]
+        v = np.maximum(means[:, self._places + self._sizes] - m * m, _LEAST_VARIANCE)
+        divergences = 0.5 * (np.log(self._variances / v) + (v + (m - self._means) ** 2) / self._variances - 1)
+        starts = np.cumsum(self._alive) - self._alive
+        of_layers = np.add.reduceat(np.clip(divergences, 0, _MOST_KL), starts, axis=1) / self._alive
+        return np.asarray(np.exp(np.log(of_layers + _LEAST_KL).mean(axis=1)))
 
 
 class BalanceEvidence(Evidence):
@@ -164,13 +170,14 @@ class BalanceEvidence(Evidence):
         """All shares, and all mean squares."""
         return np.concatenate([*(parts[v][0] for v in self._rectified), *(parts[v][1] for v in self._logits)])
 
-    def misfit(self, rows: Doubles) -> float:
+    def misfits(self, means: Doubles) -> Doubles:
         """What is missing to one bit, of which logits out of all proportion leave little."""
-        row = rows.mean(axis=0)
-        ends = np.cumsum(self._channels)
-        balance = float(np.mean([_bits(part).mean() for part in np.split(row[: ends[-1]], ends[:-1])]))
-        largest = float(np.sqrt(row[ends[-1] :].max(initial=0.0)))
-        return 1 - balance * min(1.0, _LARGEST_LOGIT / max(largest, 1.0))
+        channels = np.array(self._channels)
+        shares, logits = np.split(means, [channels.sum()], axis=1)
+        starts = np.cumsum(channels) - channels
+        balance = (np.add.reduceat(_bits(shares), starts, axis=1) / channels).mean(axis=1)
+        largest = np.sqrt(logits.max(axis=1, initial=0.0))
+        return np.asarray(1 - balance * np.minimum(1.0, _LARGEST_LOGIT / np.maximum(largest, 1.0)))
 
 
 def steps_for(model: Model, evidence: Evidence, max_output_bytes: int | None = None) -> Any:
@@ -180,8 +187,14 @@ def steps_for(model: Model, evidence: Evidence, max_output_bytes: int | None = N
 
 
 def _moments(values: Array) -> tuple[Doubles, Doubles]:
-    axes = _but_channels(values)
-    return values.mean(axis=axes, dtype=np.float64), np.square(values, dtype=np.float64).mean(axis=axes)
+    """Mean and mean square of every channel; in float32, where that is enough: images scatter more."""
+    channels = np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)
+    sums, squares = channels.sum(axis=1), np.einsum("cn,cn->c", channels, channels)
+    if not np.isfinite(squares).all():
+        channels = channels.astype(np.float64)
+        sums, squares = channels.sum(axis=1), np.einsum("cn,cn->c", channels, channels)
+    count = channels.shape[1]
+    return sums.astype(np.float64) / count, squares.astype(np.float64) / count
 
 
 def _but_channels(values: Array) -> tuple[int, ...]:

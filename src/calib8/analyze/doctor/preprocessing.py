@@ -26,7 +26,8 @@ Array = NDArray[Any]
 Samples = Sequence[Mapping[str, Array]]
 """The inputs of one run each, by value."""
 
-_SCREENED = 3  # samples that all recipes are tried on
+_SCREENED = 3  # samples that recipes are tried on which one sample has not ruled out
+_NOT_RULED_OUT = 16
 FINALISTS = 8
 _RESAMPLINGS = 200
 _MOST_NAMED = 3
@@ -136,7 +137,7 @@ def check_preprocessing(
         blob: the value among the inputs that holds the images, (N, C, H, W).
         variations: further ways to prepare the same images.
         advice: the options that give a recipe.
-        progress: called with how many recipes were tried, and how many there are.
+        progress: called with how many samples were run, each prepared in some way, and of how many.
         evidence: None for the best that the network has.
         finalists: how many of the others are tried on all samples, and are in the result.
     """
@@ -146,24 +147,21 @@ def check_preprocessing(
     trial = _Trial(model, evidence, blob, threads)
     ways = [_Way("", recipe, _resampler(blob, samples, given, recipe)) for recipe in (given, *usual_recipes(given))]
     ways += [_Way(v.what, v.recipe, v.samples.__getitem__) for v in variations]
-    few = []
-    for index, way in enumerate(ways):
-        progress(index, len(ways) + finalists)
-        few.append(trial.rows(way, range(min(_SCREENED, len(samples)))))
-    ranked = sorted((trial.misfit(np.stack(rows)), index) for index, rows in enumerate(few))
-    best = [index for _, index in ranked if index > 0][:finalists]
-
-    def whole(index: int) -> Doubles:
-        screened = few[index]
-        return np.stack([*screened, *trial.rows(ways[index], range(len(screened), len(samples)))])
-
-    mine = whole(0)
-    reference, resampled_mine = trial.misfit(mine), trial.resampled(mine)
-    others = [trial.fit(ways[index], whole(index), reference, resampled_mine) for index in best]
-    others.sort(key=lambda fit: fit.misfit)
+    rows = _Rows(trial, ways, len(samples), progress)
+    others = list(range(1, len(ways)))
+    rounds = ((1, _NOT_RULED_OUT), (min(_SCREENED, len(samples)), finalists))
+    kept = [min(most, len(others)) for _, most in rounds]
+    rows.expected = len(others) + kept[0] * (rounds[1][0] - 1) + (kept[1] + 1) * len(samples) - kept[1] * rounds[1][0]
+    for count, most in rounds:
+        rows.reach(others, count)
+        others = sorted(others, key=lambda index: (trial.misfit(rows.of(index)), index))[:most]
+    rows.reach([0, *others], len(samples))
+    reference, resampled_mine = trial.misfit(rows.of(0)), trial.resampled(rows.of(0))
+    fits = [trial.fit(ways[index], rows.of(index), reference, resampled_mine) for index in others]
+    fits.sort(key=lambda fit: fit.misfit)
     own = Fit(given, "", reference)
-    findings = _findings(own, others, evidence, advice)
-    return PreprocessingCheck(own, tuple(others), len(ways) - 1, evidence.kind, evidence.text, findings)
+    findings = _findings(own, fits, evidence, advice)
+    return PreprocessingCheck(own, tuple(fits), len(ways) - 1, evidence.kind, evidence.text, findings)
 
 
 def given_misfit(model: Model, samples: Samples, threads: int | None = None) -> tuple[str, float]:
@@ -173,7 +171,7 @@ def given_misfit(model: Model, samples: Samples, threads: int | None = None) -> 
         return "", 0.0
     trial = _Trial(model, evidence, "", threads)
     way = _Way("", Recipe((), (), "given"), samples.__getitem__)
-    return evidence.kind, trial.misfit(np.stack(trial.rows(way, range(len(samples)))))
+    return evidence.kind, trial.misfit(np.stack(trial.rows([(way, index) for index in range(len(samples))])))
 
 
 @dataclass(frozen=True)
@@ -203,21 +201,24 @@ class _Trial:
         self._executors = [executor, *(executor.sibling() for _ in range(1, options.workers))]
         settle(steps)
 
-    def rows(self, way: _Way, samples: Sequence[int]) -> list[Doubles]:
-        """Numbers of each of these samples."""
-        return self._crew.each(lambda lane, index: self._row(lane, way.sample(index)), samples)
+    def rows(self, wanted: Sequence[tuple[_Way, int]]) -> list[Doubles]:
+        """Numbers of samples, each prepared in a way."""
+        return self._crew.each(lambda lane, one: self._row(lane, one[0].sample(one[1])), wanted)
 
     def misfit(self, rows: Doubles) -> float:
         """Infinite where values are."""
         found = self._evidence.misfit(rows) if np.isfinite(rows).all() else np.inf
         return float(found)
 
-    def resampled(self, rows: Doubles) -> list[float]:
+    def resampled(self, rows: Doubles) -> Doubles:
         """Misfits of rows that are drawn at random, the same places every time."""
         drawn = np.random.default_rng(0).integers(0, len(rows), (_RESAMPLINGS, len(rows)))
-        return [self.misfit(rows[choice]) for choice in drawn]
+        shares = np.stack([np.bincount(choice, minlength=len(rows)) for choice in drawn]) / len(rows)
+        finite = np.isfinite(rows).all(axis=1, keepdims=True)
+        found = self._evidence.misfits(shares @ np.where(finite, rows, 0.0))
+        return np.where(shares @ ~finite > 0, np.inf, found[:, None])[:, 0]
 
-    def fit(self, way: _Way, rows: Doubles, reference: float, given: Sequence[float]) -> Fit:
+    def fit(self, way: _Way, rows: Doubles, reference: float, given: Doubles) -> Fit:
         """Against the given way, over the same samples.
 
         Args:
@@ -227,8 +228,7 @@ class _Trial:
         misfit = self.misfit(rows)
         gain = _gain(self._evidence.kind, misfit, reference)
         near = gain >= 1 / _GAIN[self._evidence.kind]
-        better = [own < other for own, other in zip(self.resampled(rows), given, strict=True)] if near else []
-        sure = float(np.mean(better)) if better else 0.0
+        sure = float(np.mean(self.resampled(rows) < given)) if near else 0.0
         clearly_better = gain >= _GAIN[self._evidence.kind] and sure >= _SURE
         clearly_worse = self._evidence.kind == "batchnorm" and sure <= 1 - _SURE
         return Fit(way.recipe, way.what, misfit, gain, sure, near and not clearly_better and not clearly_worse)
@@ -242,6 +242,34 @@ class _Trial:
         with np.errstate(over="ignore", invalid="ignore"):
             self._executors[lane].run(inputs, take)
             return self._evidence.row(parts)
+
+
+class _Rows:
+    """What is known of each way so far, sample by sample.
+
+    Attributes:
+        expected: how many rows there will be at last, for the progress.
+    """
+
+    _AT_A_TIME = 16
+
+    def __init__(self, trial: _Trial, ways: Sequence[_Way], samples: int, progress: Callable[[int, int], None]) -> None:
+        self._trial, self._ways, self._progress = trial, ways, progress
+        self._rows: list[list[Doubles]] = [[] for _ in ways]
+        self.expected = len(ways) * samples
+
+    def of(self, index: int) -> Doubles:
+        """The rows of a way."""
+        return np.stack(self._rows[index])
+
+    def reach(self, ways: Sequence[int], count: int) -> None:
+        """Run what is missing to so many samples of each of these ways, all threads at once."""
+        missing = [(way, sample) for way in ways for sample in range(len(self._rows[way]), count)]
+        for first in range(0, len(missing), self._AT_A_TIME):
+            part = missing[first : first + self._AT_A_TIME]
+            for (way, _), row in zip(part, self._trial.rows([(self._ways[w], s) for w, s in part]), strict=True):
+                self._rows[way].append(row)
+            self._progress(sum(map(len, self._rows)), self.expected)
 
 
 def _gain(kind: str, misfit: float, reference: float) -> float:
