@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from calib8.choices import REPAIR_METHODS
-from calib8.data import takes
+from calib8.data import SampleSource, takes
 from calib8.data.faces import Seekable
 from calib8.measure.histogram import BlobHistogram
 from calib8.measure.thresholds import ThresholdOptions, find_threshold
@@ -24,6 +24,7 @@ from calib8.workflow.samples import images_per_run
 
 _log = logging.getLogger(__name__)
 _GIVEN = "given thresholds"
+_KEPT_BYTES = 48 << 20  # of samples
 
 
 def repaired_plan(
@@ -126,10 +127,37 @@ def _split(network: Network, images: int) -> Split:
     def batches() -> Iterator[Mapping[str, Any]]:
         return takes(source, images)
 
-    def only(runs: Sequence[int]) -> Iterator[Mapping[str, Any]]:
-        for run in runs:
-            yield from takes(source, (run + 1) * per_run, run * per_run)
-
+    runs = _Runs(source, per_run)
     # A source that gives large batches would read one of them for every run, again and again.
     seeks = isinstance(source, Seekable) and (source.batch_size <= per_run or images // per_run > MOST_RUNS)
-    return split(batches, images, per_run, only=only if seeks else None)
+    return split(batches, images, per_run, only=runs.only if seeks else None)
+
+
+class _Runs:
+    """Runs of a source that can be read alone. Those that are read first are kept, as far as `_KEPT_BYTES` go: a repair
+    goes through its samples ten to twenty times, and a small network computes them in less time than they take to read.
+    """
+
+    def __init__(self, source: SampleSource, per_run: int) -> None:
+        self._source, self._per_run = source, per_run
+        self._kept: dict[int, list[dict[str, Any]]] = {}
+        self._bytes = 0
+
+    def only(self, runs: Sequence[int]) -> Iterator[Mapping[str, Any]]:
+        """Yield the batches of some runs."""
+        for run in runs:
+            if run in self._kept:
+                # Copies: a layer in Python may write over what it reads.
+                yield from ({blob: array.copy() for blob, array in batch.items()} for batch in self._kept[run])
+            else:
+                yield from self._read(run)
+
+    def _read(self, run: int) -> Iterator[Mapping[str, Any]]:
+        read = []
+        for batch in takes(self._source, (run + 1) * self._per_run, run * self._per_run):
+            self._bytes += sum(array.nbytes for array in batch.values())
+            if self._bytes <= _KEPT_BYTES:
+                read.append({blob: array.copy() for blob, array in batch.items()})
+            yield batch
+        if self._bytes <= _KEPT_BYTES:
+            self._kept[run] = read
