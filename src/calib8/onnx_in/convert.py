@@ -28,11 +28,11 @@ _DOMAINS = ("", "ai.onnx")
 _FOLDED_BYTES = 64 * 2**20
 """What constants of constants may take, and four times the file's size on top."""
 _ADVICE = {
-    "NonMaxSuppression": "cut the network in front of it (onnx.utils.extract_model)",
-    "TopK": "cut the network in front of it (onnx.utils.extract_model)",
-    "QuantizeLinear": "the network is quantised already; take the one in float32",
-    "DequantizeLinear": "the network is quantised already; take the one in float32",
-    "QLinearConv": "the network is quantised already; take the one in float32",
+    **dict.fromkeys(("NonMaxSuppression", "TopK"), "cut the network in front of it (onnx.utils.extract_model)"),
+    **dict.fromkeys(
+        ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger"),
+        "the network is quantised already; take the one in float32",
+    ),
 }
 
 

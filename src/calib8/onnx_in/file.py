@@ -15,7 +15,7 @@ from calib8.reading import read_file
 
 MAX_BYTES = 2**31 - 1
 """Largest file (protobuf); larger networks have their weights in files beside it."""
-OPSETS = (13, 21)
+OPSETS = (7, 21)
 """Versions of the operators that are read, the first and the last."""
 _DOMAINS = ("", "ai.onnx")
 

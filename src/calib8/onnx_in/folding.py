@@ -16,7 +16,7 @@ from onnx import helper
 
 from calib8.graph import Array
 from calib8.layer_kit.fields import RefusedError
-from calib8.onnx_in.node import Node
+from calib8.onnx_in.node import Node, slices
 from calib8.onnx_in.values import MAX_RANK, Blob, Value, broadcast, canonical, integers
 
 _KINDS = "fiub"
@@ -124,7 +124,7 @@ def _constant_of_shape(node: Node, budget: Budget) -> Array:
 
 
 def _identity(node: Node, budget: Budget) -> Array:
-    node.ignore("seed")
+    node.ignore("seed", "ratio")
     return node.constant(0, "input")
 
 
@@ -185,11 +185,8 @@ def _gather(node: Node, budget: Budget) -> Array:
 
 def _slice(node: Node, budget: Budget) -> Array:
     x = node.constant(0, "data")
-    starts, ends = (integers(node.constant(i, what), what) for i, what in ((1, "starts"), (2, "ends")))
-    axes = integers(node.constant(3, "axes"), "axes") if node.has(3) else tuple(range(len(starts)))
-    steps = integers(node.constant(4, "steps"), "steps") if node.has(4) else (1,) * len(starts)
     parts = [slice(None)] * x.ndim
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+    for axis, start, end, step in slices(node):
         # What lies before the first element stands for "beyond the beginning" where one goes backwards.
         last = None if step < 0 and end < -x.shape[axis] else end
         parts[canonical(axis, x.ndim)] = slice(start, last, step)
@@ -228,7 +225,7 @@ def _split(node: Node, budget: Budget) -> list[Array]:
     x, parts = node.constant(0, "data"), len(node.outputs)
     axis = canonical(node.whole("axis", 0), x.ndim)
     node.ignore("num_outputs")
-    lengths = node.optional_integers(1, "split", 13) if len(node.inputs) > 1 else None
+    lengths = node.optional_integers(1, "split", 13)
     longest = -(-x.shape[axis] // parts)
     points = np.cumsum(lengths)[:-1] if lengths else [longest * i for i in range(1, parts)]
     return np.split(x, points, axis)

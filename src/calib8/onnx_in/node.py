@@ -16,6 +16,8 @@ from calib8.graph import Array
 from calib8.layer_kit.fields import RefusedError
 from calib8.onnx_in.values import Blob, Value, integers
 
+_SLICES_BY_INPUTS = 10
+
 
 class Node:
     """A node with its inputs.
@@ -77,6 +79,16 @@ class Node:
             raise RefusedError(f"its {what} has the shape {list(array.shape)}; expected one number")
         return float(array.reshape(()))
 
+    def optional_number(self, index: int, name: str, before: int, default: float, attribute: str = "") -> float:
+        """Read a float that is an attribute below opset `before`, and an input from there on.
+
+        Args:
+            attribute: what the attribute is called, if not `name`.
+        """
+        if self.opset < before:
+            return self.real(attribute or name, default)
+        return self.number(index, name) if self.has(index) else default
+
     def optional_integers(self, index: int, name: str, before: int) -> tuple[int, ...] | None:
         """Read whole numbers that are an attribute below opset `before`, and an input from there on."""
         if self.opset < before:
@@ -136,3 +148,22 @@ class Node:
         if attribute.type != kind or attribute.ref_attr_name:
             raise RefusedError(f"attribute {name} is of another type than ONNX has for it")
         return getattr(attribute, field)
+
+
+def slices(node: Node) -> list[tuple[int, int, int, int]]:
+    """Read what a Slice takes, as (axis, start, end, step): attributes below opset 10, inputs from there on.
+
+    Raises:
+        RefusedError: it is no constant, or not of one length.
+    """
+    starts, ends, axes, steps = (
+        node.optional_integers(index, name, _SLICES_BY_INPUTS)
+        for index, name in enumerate(("starts", "ends", "axes", "steps"), 1)
+    )
+    if starts is None or ends is None:
+        raise RefusedError("has no starts or no ends")
+    axes = tuple(range(len(starts))) if axes is None else axes
+    steps = (1,) * len(starts) if steps is None else steps
+    if not len(starts) == len(ends) == len(axes) == len(steps):
+        raise RefusedError("starts, ends, axes and steps are not of one length")
+    return list(zip(axes, starts, ends, steps, strict=True))

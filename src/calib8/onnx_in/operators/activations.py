@@ -12,7 +12,8 @@ import numpy as np
 from calib8.layer_kit.fields import RefusedError
 from calib8.onnx_in.node import Node
 from calib8.onnx_in.operators.table import operator
-from calib8.onnx_in.values import Blob
+from calib8.onnx_in.shaping import reshaped
+from calib8.onnx_in.values import Blob, canonical
 from calib8.onnx_in.writer import LayerWriter
 
 _LARGEST = float(np.finfo(np.float32).max)
@@ -21,6 +22,8 @@ _PLAIN = {
     "Exp": "Exp", "Log": "Log", "Erf": "Erf",
 }  # fmt: skip
 _SIX = 6.0
+ALONG_ONE_AXIS = 13
+"""The opset from which on a Softmax has one axis."""
 
 
 @operator(*_PLAIN)
@@ -59,8 +62,7 @@ def prelu(node: Node, w: LayerWriter) -> Blob:
 def clip(node: Node, w: LayerWriter) -> Blob:
     """Limits: the rectifier, ReLU6, or any others."""
     x = node.blob(0)
-    low = node.number(1, "min") if node.has(1) else -math.inf
-    high = node.number(2, "max") if node.has(2) else math.inf
+    low, high = node.optional_number(1, "min", 11, -math.inf), node.optional_number(2, "max", 11, math.inf)
     return limited(w, x, low, high)
 
 
@@ -118,7 +120,7 @@ def pow_(node: Node, w: LayerWriter) -> Blob:
 @operator("Identity", "Dropout")
 def nothing(node: Node, w: LayerWriter) -> Blob:
     """Nothing at all, in inference."""
-    node.ignore("seed")
+    node.ignore("seed", "ratio")  # the ratio is an input from opset 12 on
     if len(node.outputs) > 1 and node.outputs[1]:
         raise RefusedError("its second output, the mask, is not taken")
     if node.has(2) and np.any(node.constant(2, "training_mode")):
@@ -128,6 +130,10 @@ def nothing(node: Node, w: LayerWriter) -> Blob:
 
 @operator("Softmax", "LogSoftmax")
 def softmax(node: Node, w: LayerWriter) -> Blob:
-    """Softmax along one axis, and its logarithm."""
-    y = w.one("Softmax", node.blob(0), softmax_param={"axis": node.whole("axis", -1)})
+    """Softmax along one axis, and its logarithm. Below opset 13 over all axes from one on, as if they were one."""
+    x, axis = node.blob(0), node.whole("axis", 1 if node.opset < ALONG_ONE_AXIS else -1)
+    shape = x.shape
+    if node.opset < ALONG_ONE_AXIS and math.prod(shape[(first := canonical(axis, x.rank)) + 1 :]) != 1:
+        x, axis = reshaped(w, x, (*shape[:first], math.prod(shape[first:]))), first
+    y = reshaped(w, w.one("Softmax", x, softmax_param={"axis": axis}), shape)
     return y if node.op_type == "Softmax" else w.one("Log", y)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 
-from calib8.graph import Shape
+import numpy as np
+
+from calib8.graph import Array, Shape
 from calib8.layer_kit.fields import RefusedError
 from calib8.onnx_in.node import Node
 from calib8.onnx_in.operators.table import operator
@@ -23,7 +25,15 @@ _REDUCTIONS = {
     "ReduceL2": "SUMSQ",
 }
 _LARGEST = {"ReduceMax"}
+_HAS_RULES = 11
+"""The opset from which on a Resize says how places are counted, and has a region for its second input."""
 _AXES_ARE_INPUT_FROM = {"ReduceSum": 13}
+
+
+@operator("Upsample")
+def upsample(node: Node, w: LayerWriter) -> Blob:
+    """What Resize was called below opset 10."""
+    return resize(node, w)
 
 
 @operator("Resize")
@@ -34,10 +44,11 @@ def resize(node: Node, w: LayerWriter) -> Blob:
         raise RefusedError(f"its input has {x.rank} dimensions; calib8 resizes N, C, H, W")
     size, scales = _size(node, x)
     mode = node.only("mode", "nearest", "linear")
-    how = node.text("coordinate_transformation_mode", "half_pixel")
-    nearest = node.text("nearest_mode", "round_prefer_floor")
+    first_rules = node.opset < _HAS_RULES  # there was one way, and no attribute to say another
+    how = node.text("coordinate_transformation_mode", "asymmetric" if first_rules else "half_pixel")
+    nearest = node.text("nearest_mode", "floor" if first_rules else "round_prefer_floor")
     node.ignore("cubic_coeff_a", "extrapolation_value")
-    if node.whole("antialias", 0) or node.whole("exclude_outside", 0) or (node.has(1) and how == "tf_crop_and_resize"):
+    if node.whole("antialias", 0) or node.whole("exclude_outside", 0) or how == "tf_crop_and_resize":
         raise RefusedError("sets antialias, exclude_outside or a region; calib8 resizes the whole image without them")
     if size == x.shape:
         return x
@@ -56,7 +67,7 @@ def _size(node: Node, x: Blob) -> tuple[Shape, tuple[float, ...]]:
         for axis, length in zip(axes, wanted, strict=True):
             sizes[axis], factors[axis] = length, length / x.shape[axis]
     else:
-        scales = node.floats(2, "scales").reshape(-1)
+        scales = _scales(node)
         if len(scales) != len(axes):
             raise RefusedError(f"scales {scales.tolist()} are not those of {len(axes)} axes")
         for axis, factor in zip(axes, scales.tolist(), strict=True):
@@ -66,6 +77,13 @@ def _size(node: Node, x: Blob) -> tuple[Shape, tuple[float, ...]]:
     if tuple(sizes[:2]) != x.shape[:2] or min(sizes) < 1:
         raise RefusedError(f"would give {sizes} for {list(x.shape)}; calib8 resizes H and W")
     return tuple(sizes), tuple(factors)
+
+
+def _scales(node: Node) -> Array:
+    """The factors: an attribute below opset 9, then the second input, and from opset 11 on the third."""
+    if node.opset < 9:
+        return np.array(node.real_numbers("scales"), np.float32)
+    return node.floats(2 if node.opset >= _HAS_RULES else 1, "scales").reshape(-1)
 
 
 def _repeated(w: LayerWriter, x: Blob, size: Shape, how: str, nearest: str) -> Blob:

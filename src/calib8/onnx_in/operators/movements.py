@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from calib8.layer_kit.fields import RefusedError
-from calib8.onnx_in.node import Node
+from calib8.onnx_in.node import Node, slices
 from calib8.onnx_in.operators.table import Results, operator
 from calib8.onnx_in.shaping import as_blob, expanded, part, permuted, reshaped
 from calib8.onnx_in.values import Blob, broadcast, canonical, integers
@@ -86,7 +86,7 @@ def split(node: Node, w: LayerWriter) -> Results:
     """Parts along one axis, of given lengths, or equal but for the last one."""
     x, parts = node.blob(0), len(node.outputs)
     axis = canonical(node.whole("axis", 0), x.rank)
-    size, lengths = x.shape[axis], node.optional_integers(1, "split", 13) if len(node.inputs) > 1 else None
+    size, lengths = x.shape[axis], node.optional_integers(1, "split", 13)
     if node.opset >= 18 and node.whole("num_outputs", parts) != parts:
         raise RefusedError(f"num_outputs is not that of its outputs ({parts})")
     if lengths is None:
@@ -104,16 +104,11 @@ def split(node: Node, w: LayerWriter) -> Results:
 def slice_(node: Node, w: LayerWriter) -> Blob:
     """A part along some axes; every second element (or third ..) of the two axes of an image."""
     x = node.blob(0)
-    starts, ends = (integers(node.constant(i, what), what) for i, what in ((1, "starts"), (2, "ends")))
-    axes = integers(node.constant(3, "axes"), "axes") if node.has(3) else tuple(range(len(starts)))
-    steps = integers(node.constant(4, "steps"), "steps") if node.has(4) else (1,) * len(starts)
-    if not len(starts) == len(ends) == len(axes) == len(steps):
-        raise RefusedError("starts, ends, axes and steps are not of one length")
     strides: dict[int, int] = {}
-    for start, end, given, step in zip(starts, ends, axes, steps, strict=True):
+    for given, start, end, step in slices(node):
         axis = canonical(given, x.rank, "axes")
         if step < 1:
-            raise RefusedError(f"steps are {list(steps)}; calib8 goes forward")
+            raise RefusedError(f"goes in steps of {step}; calib8 goes forward")
         first, last, _ = slice(start, end, step).indices(x.shape[axis])
         x = part(w, x, axis, first, last)
         if step > 1:
@@ -170,11 +165,11 @@ def pad(node: Node, w: LayerWriter) -> Blob:
     """A frame of one number around images; negative pads cut."""
     x = node.blob(0)
     node.only("mode", "constant")
-    pads = integers(node.constant(1, "pads"), "pads")
+    pads = node.optional_integers(1, "pads", 11) or ()
     axes = integers(node.constant(3, "axes"), "axes") if node.has(3) else tuple(range(x.rank))
     if len(pads) != 2 * len(axes):
         raise RefusedError(f"has {len(pads)} pads for {len(axes)} axes; expected two for each")
-    value = node.number(2, "constant_value") if node.has(2) else 0.0
+    value = node.optional_number(2, "constant_value", 11, 0.0, "value")
     sides = [0, 0, 0, 0]
     for i, given in enumerate(axes):
         axis, (before, after) = canonical(given, x.rank, "axes"), (pads[i], pads[i + len(axes)])

@@ -38,6 +38,8 @@ def batch_normalization(node: Node, w: LayerWriter) -> Blob:
     """BatchNorm, and Scale behind it."""
     x = _image(node)
     node.ignore("momentum")
+    if node.opset < 9 and node.whole("spatial", 1) != 1:
+        raise RefusedError("spatial is 0: numbers for each pixel; calib8 takes one for each channel")
     if node.whole("training_mode", 0) or any(node.outputs[1:]):
         raise RefusedError("is in training mode; export the network for inference")
     gamma, beta, mean, variance = (
