@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from onnx import StringStringEntryProto, TensorProto, helper
@@ -115,11 +117,29 @@ class TestGraphs:
         with pytest.raises(UnsupportedError, match=r"input 'x': its shape is open \(1, 3, \?, 8\); say `shapes=..`"):
             opened(path)
         assert read_onnx(path, size=(5, 6)).prototxt.net.layer[0].input_param.shape[0].dim == [1, 3, 5, 8]
+        assert opened(path, {"x": (1, 3, 4, 6)}).shapes["y"] == (1, 3, 4, 6)  # also another width than the model's
         for wrong, text in (((1, 2, 4, 8), "not \\[1, 2, 4, 8\\]"), ((1, 3), "not \\[1, 3\\]")):
             with pytest.raises(UnsupportedError, match=text):
                 opened(path, {"x": wrong})
         with pytest.raises(UnsupportedError, match="no input 'q'"):
             opened(path, {"q": (1,)})
+
+    def test_a_size_for_channels_last(self, tmp_path):
+        path = tmp_path / "net.onnx"
+        model = model_of([helper.make_node("Relu", ["x"], ["y"])], {"x": ("n", "h", "w", 3)}, ["y"])
+        path.write_bytes(model.SerializeToString())
+        assert read_onnx(path, size=(5, 6)).prototxt.net.layer[0].input_param.shape[0].dim == [1, 5, 6, 3]
+
+    def test_a_model_that_computes_with_its_own_size(self, tmp_path):
+        """It may be another one, as long as the nodes do."""
+        nodes = [helper.make_node("Reshape", ["x", "s"], ["y"], name="flat")]
+        path, constants = tmp_path / "net.onnx", {"s": np.array([1, math.prod(IMAGE)])}
+        path.write_bytes(model_of(nodes, {"x": IMAGE}, ["y"], constants).SerializeToString())
+        with pytest.raises(UnsupportedError) as caught:
+            opened(path, {"x": (*IMAGE[:2], 2, 2)})
+        assert f"node 'flat' (Reshape): a value of the shape {[*IMAGE[:2], 2, 2]} cannot have" in str(
+            caught.value.problems
+        )
 
     def test_inputs_that_no_output_needs(self, tmp_path):
         model = model_of([helper.make_node("Relu", ["x"], ["y"])], {"x": IMAGE, "size": (2,)}, ["y"])

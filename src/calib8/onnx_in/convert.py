@@ -27,6 +27,8 @@ from calib8.proto.textformat import NOWHERE
 _DOMAINS = ("", "ai.onnx")
 _FOLDED_BYTES = 64 * 2**20
 """What constants of constants may take, and four times the file's size on top."""
+_CHANNELS = (1, 3)
+"""Of images, as a model's input has them."""
 _ADVICE = {
     **dict.fromkeys(("NonMaxSuppression", "TopK"), "cut the network in front of it (onnx.utils.extract_model)"),
     **dict.fromkeys(
@@ -134,16 +136,18 @@ class _Conversion:
         dims = _dims(x)
         if x.name in self._shapes:
             shape = self._shapes[x.name]
+            free = {0, *_image_axes(dims)}  # an export for one size of images mostly computes with any
             fits = not dims or (
-                len(shape) == len(dims) and all(d in (None, s) for d, s in zip(dims[1:], shape[1:], strict=True))
+                len(shape) == len(dims)
+                and all(i in free or d in (None, s) for i, (d, s) in enumerate(zip(dims, shape, strict=True)))
             )
             if not fits:
                 raise RefusedError(f"has the shape {_with_open(dims)} in the model, not {list(shape)}")
             return shape
         if dims and dims[0] is None:
             dims[0] = 1
-        if self._size is not None and len(dims) == 4:
-            dims[2:] = [own or given for own, given in zip(dims[2:], self._size, strict=True)]
+        for axis, given in zip(_image_axes(dims), self._size or (), strict=False):
+            dims[axis] = dims[axis] or given
         if not tensor.HasField("shape") or None in dims:
             raise RefusedError(f"its shape is open ({_with_open(dims)}); say `shapes=..`")
         return tuple(d for d in dims if d is not None)
@@ -253,6 +257,13 @@ def _kind(x: ValueInfoProto) -> str:
 def _dims(x: ValueInfoProto) -> list[int | None]:
     """The lengths of an input's axes; None for one that is open, which some exporters write as -1."""
     return [d.dim_value if d.dim_value > 0 else None for d in x.type.tensor_type.shape.dim]
+
+
+def _image_axes(dims: Sequence[int | None]) -> tuple[int, ...]:
+    """Height and width of an input of images; none for others. What came from TensorFlow has channels last."""
+    if len(dims) != 4:
+        return ()
+    return (1, 2) if dims[3] in _CHANNELS and dims[1] not in _CHANNELS else (2, 3)
 
 
 def _with_open(dims: Sequence[int | None]) -> str:

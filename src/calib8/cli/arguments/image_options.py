@@ -36,7 +36,9 @@ def add_image_options(parser: argparse.ArgumentParser, *, with_samples: bool = T
         help="go on without images that cannot be used, and say how many there are; all are decoded for that before "
         "anything runs (default: name them and stop)",
     )  # fmt: skip
-    add_shape_option(group, "shape of an input of an ONNX model that leaves it open; can be given several times")
+    add_shape_option(
+        group, "shape of an input of an ONNX model that leaves it open, or has another size; can be given several times"
+    )
     add_resize_options(group, "size of a sample (default: that of the input)")
     group.add_argument("--color", choices=COLOR_FORMATS, help="order of the channels (default: bgr, gray for one)")
     group.add_argument(
