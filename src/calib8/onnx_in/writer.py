@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,18 +10,12 @@ import numpy as np
 from calib8.graph import Array, Layer, Shape
 from calib8.layer_kit.fields import RefusedError
 from calib8.layers import make_op
+from calib8.onnx_in.made import Made
+from calib8.onnx_in.offsets import with_offsets
 from calib8.onnx_in.values import MAX_RANK, Blob, Value
 from calib8.proto import caffe_pb2
 
 _MAX_ELEMENTS = 2**31 - 1
-
-
-@dataclass
-class _Made:
-    """A layer, its weights, and the shapes of its tops."""
-
-    param: caffe_pb2.LayerParameter
-    blobs: list[Array] = field(default_factory=list)
 
 
 class LayerWriter:
@@ -33,7 +26,7 @@ class LayerWriter:
     """
 
     def __init__(self, taken: Collection[str]) -> None:
-        self._made: list[_Made] = []
+        self._made: list[Made] = []
         self._blobs, self._layers = _Names(taken), _Names()
         self._base = ""
         self._first = 0
@@ -87,8 +80,9 @@ class LayerWriter:
         shapes = make_op(layer).top_shapes([b.shape for b in bottoms])
         for shape in shapes:
             _check(shape)
-        self._made.append(_Made(param, [np.ascontiguousarray(b, np.float32) for b in blobs]))
-        return [Blob(top, tuple(map(int, shape))) for top, shape in zip(names, shapes, strict=True)]
+        sizes = [tuple(map(int, shape)) for shape in shapes]
+        self._made.append(Made(param, [np.ascontiguousarray(b, np.float32) for b in blobs], sizes))
+        return [Blob(top, shape) for top, shape in zip(names, sizes, strict=True)]
 
     def one(self, kind: str, *bottoms: Blob, blobs: Sequence[Array] = (), **messages: Any) -> Blob:
         """Add a layer with one top; see `add`."""
@@ -113,10 +107,11 @@ class LayerWriter:
                 if made.param.type != "Input":
                     idle += [top for top in made.param.top if top not in needed]
                 needed.update(made.param.bottom)
-        net = caffe_pb2.NetParameter(layer=[made.param for made in reversed(kept)])
+        layers = with_offsets(kept[::-1], wanted)
+        net = caffe_pb2.NetParameter(layer=[made.param for made in layers])
         for top in reversed(idle):
             net.layer.add(name=self._layers.of(f"{top}:unread"), type="Silence", bottom=[top])
-        return net, {made.param.name: made.blobs for made in reversed(kept) if made.blobs}
+        return net, {made.param.name: made.blobs for made in layers if made.blobs}
 
 
 class _Names:
