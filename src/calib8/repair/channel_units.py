@@ -38,11 +38,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.layer_kit.weighted_sum import PLAIN
-from calib8.layer_kit.window_product import WindowProduct, evenly
+from calib8.layer_kit.window_product import WindowProduct
 from calib8.lowering import Model
 from calib8.quantize import QuantPlan, fold_groups, refined
 from calib8.quantize.channel_units import AffinePair, affine_pairs
-from calib8.repair.channel_values import ChannelValues, kept_per_sample
+from calib8.repair.channel_values import ChannelValues, kept_per_sample, scattered
 from calib8.repair.input_windows import codes_of
 
 Array = NDArray[np.float64]
@@ -112,7 +112,7 @@ class MeanSquare:
     def add(self, values: NDArray[Any]) -> None:
         """Take in a value of one sample."""
         flat = values.reshape(-1)
-        codes = codes_of(flat[evenly(flat.size, _OF_BOTTOM)], self._threshold).astype(np.int32)
+        codes = codes_of(flat[scattered(flat, flat.size, _OF_BOTTOM)], self._threshold).astype(np.int32)
         self._sum, self._count = self._sum + int(np.square(codes).sum(dtype=np.int64)), self._count + codes.size
 
     @property
