@@ -45,6 +45,22 @@ def test_tpu_mlir(calibrated, capsys):
     assert float(rows["conv1"][0]) == pytest.approx(thresholds["relu1"], rel=1e-6)
 
 
+def test_a_calibration_in_another_folder(folder, tmp_path, capsys):
+    """Of a model that lies where nobody may write, for instance."""
+    results, exports = tmp_path / "results", tmp_path / "exports"
+    results.mkdir()
+    exports.mkdir()
+    assert main(["calibrate", "digits", str(folder), "-n", "20", "--output", str(results), "--no-verdict"]) == 0
+    words = ["export", "digits", str(folder), "--format", "tensorrt", "--output", str(exports)]
+    capsys.readouterr()
+    assert main(words) == 1
+    assert "--calibration FOLDER where its files are in another one" in capsys.readouterr().err
+    assert main([*words, "--calibration", str(results)]) == 0
+    assert (exports / "digits.cache").exists() and not list(folder.glob("bmnet_*"))
+    assert main([*words, "--calibration", str(tmp_path / "none")]) == 1
+    assert "no such folder; the calibration is read from there" in capsys.readouterr().err
+
+
 def test_onnx(calibrated, tmp_path, capsys):
     capsys.readouterr()
     output = tmp_path / "out"

@@ -59,6 +59,20 @@ def test_calibrate_and_export_for_onnx_runtime(folder, capsys):
     assert 10 * np.log10((wanted**2).sum() / noise) > 20
 
 
+def test_what_is_written_elsewhere_is_exported_as_it_is_said(folder, capsys):
+    Path("out").mkdir()
+    model = resnet(17)
+    for axis in (2, 3):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"open{axis}"
+    Path("net.onnx").write_bytes(model.SerializeToString())
+    calibrated("--method", "max", "--repair", "none", "--shape", "input=1,3,32,32", "--output", "out")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "calib8 export" in line]
+    expected = "--format onnx-uint8 --shape input=1,3,32,32 --calibration out --output out"
+    assert line.endswith(f"calib8 export net.onnx {expected}")
+    run(*line.split("calib8 ")[-1].split())
+    assert Path("out", "net_uint8.onnx").exists()
+
+
 def test_the_same_model_gives_the_same_bytes(folder):
     calibrated("--method", "mse", "--threads", "1")
     first = {p.name: p.read_bytes() for p in folder.glob("bmnet_net*")}

@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
         print("\n".join(result.repaired.lines()))
     print("\n".join(str(path) for path in paths))
     if options.files.is_onnx:
-        print(f"{_NO_CAFFEMODEL}: calib8 export {options.files.given} --format onnx-uint8")
+        print(f"{_NO_CAFFEMODEL}: {_export_of(network.model, options)}")
     if not options.no_verdict:
         _print_verdict(network, result, options)
     return 0
@@ -196,6 +196,16 @@ def _clipped(result: CalibrationResult, value: str) -> float | None:
     if value in result.plan.channel_units:
         histogram = None if result.repaired is None else result.repaired.best.in_units.get(value)
     return None if histogram is None else histogram.beyond_threshold(result.plan.thresholds[value])
+
+
+def _export_of(model: Model, options: argparse.Namespace) -> str:
+    """Say how an ONNX model that was calibrated like this is exported."""
+    words = ["calib8 export", str(options.files.given), "--format onnx-uint8"]
+    if options.shapes or options.size:  # which the model may leave open
+        words += [f"--shape {blob}={','.join(map(str, model.shapes[blob]))}" for blob in model.inputs]
+    if options.output is not None:
+        words.append(f"--calibration {options.output} --output {options.output}")
+    return " ".join(words)
 
 
 def _warn_of_clipping(model: Model, result: CalibrationResult, method: str) -> None:

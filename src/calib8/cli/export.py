@@ -24,6 +24,8 @@ def run(options: argparse.Namespace) -> int:
     output = options.output or options.path
     options.files.require()
     require_folder(output, OptionError, "the results would go there")
+    if options.calibration is not None:
+        require_folder(options.calibration, OptionError, "the calibration is read from there")
     with claim_folder(output):
         return _export(options, output)
 
@@ -38,10 +40,14 @@ def _export(options: argparse.Namespace, output: Path) -> int:
     network = open_network(files.definition, files.weights, shapes=dict(options.shapes))
     if options.batch is not None:
         network = network.with_batch(options.batch)
-    plan, table = None, path / f"bmnet_{name}_calibration_table.pb2"
+    folder = options.calibration or path
+    plan, table = None, folder / f"bmnet_{name}_calibration_table.pb2"
     if exists(table):
-        plan = read_calibration(network, table, path / f"bmnet_{name}_int8.caffemodel").plan
-    missing = f"{table}: no such file; calibrate first: calib8 calibrate {name} {files.given}"
+        plan = read_calibration(network, table, folder / f"bmnet_{name}_int8.caffemodel").plan
+    missing = (
+        f"{table}: no such file; calibrate first: calib8 calibrate {name} {files.given}; "
+        "--calibration FOLDER where its files are in another one"
+    )
     if plan is None and FORMATS[options.format].needs_plan:
         raise OptionError(missing)
     paths = write_format(output, options.format, name, network.model, plan)

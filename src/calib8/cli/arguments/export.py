@@ -44,6 +44,10 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("--format", required=True, choices=EXPORT_FORMATS, help="what is written")
     parser.add_argument("--output", metavar="FOLDER", type=Path, help="where the files go (default: PATH)")
+    parser.add_argument(
+        "--calibration", metavar="FOLDER", type=Path,
+        help="where `calib8 calibrate --output FOLDER` has put its files (default: PATH)",
+    )  # fmt: skip
     parser.add_argument("--batch", metavar="N", type=int, help="images in a batch (default: as in the prototxt)")
     add_shape_option(parser)
     parser.add_argument("-v", "--verbose", action="store_true", help="say also what was changed or left out")
