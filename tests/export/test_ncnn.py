@@ -129,6 +129,7 @@ LAYERS = {
     + layer("Eltwise", "data a t", "y", "eltwise_param { operation: SUM }"),
     "twice the same": layer("Eltwise", "data data", "y"),
     "product": layer("AbsVal", "data", "a") + layer("Eltwise", "data a", "y", "eltwise_param { operation: PROD }"),
+    "product by a factor for each channel": FLAT + layer("Eltwise", "data f", "y", "eltwise_param { operation: PROD }"),
     "maximum": layer("TanH", "data", "a") + layer("Eltwise", "data a", "y", "eltwise_param { operation: MAX }"),
     "minimum": layer("TanH", "data", "a") + layer("Eltwise", "data a data", "y", "eltwise_param { operation: MIN }"),
     "quotient": layer("Exp", "data", "a") + layer("Eltwise", "data a", "y", "eltwise_param { operation: DIV }"),

@@ -307,6 +307,35 @@ def test_linear_resize_by_any_factor(scale, how, same_as_runtime):
     same_as_runtime(nodes, {"x": IMAGE}, constants={"s": np.array([1, 1, *scale], np.float32)}, opset=18)
 
 
+class TestOutputsThatAreOnlyNamed:
+    """PaddlePaddle ends a network in an Identity, behind which a Softmax should still be one."""
+
+    SOFTMAX, NAMED = helper.make_node("Softmax", ["x"], ["s"]), helper.make_node("Identity", ["s"], ["y"])
+
+    def types(self, model):
+        return [layer.type for layer in model.net.layers]
+
+    def test_the_layer_in_front_gives_it(self, same_as_runtime):
+        model = same_as_runtime([self.SOFTMAX, self.NAMED], {"x": (2, 5)})
+        assert self.types(model) == ["Input", "Softmax"] and model.net.outputs == ("y",)
+
+    def test_of_several_parts(self, same_as_runtime):
+        nodes = [helper.make_node("Split", ["x"], ["s", "t"], axis=1), self.NAMED]
+        assert self.types(same_as_runtime(nodes, {"x": IMAGE}, ("t", "y"))) == ["Input", "Slice"]
+
+    def test_a_value_that_is_needed_besides(self, same_as_runtime):
+        again = helper.make_node("Identity", ["s"], ["z"])
+        for nodes, outputs in (
+            ([self.SOFTMAX, self.NAMED], ("s", "y")),
+            ([self.SOFTMAX, self.NAMED, again], ("y", "z")),
+            ([self.SOFTMAX, self.NAMED, helper.make_node("Relu", ["s"], ["z"])], ("y", "z")),
+        ):
+            assert "Split" in self.types(same_as_runtime(nodes, {"x": (2, 5)}, outputs))
+
+    def test_the_input(self, same_as_runtime):
+        assert self.types(same_as_runtime([one("Identity")], {"x": (2, 5)})) == ["Input", "Split"]
+
+
 def test_every_operator_is_tested():
     elsewhere = {"Add", "Sub", "Mul", "Div", "Max", "Min", "Sum", "Mean", "Mish", "Split", "Resize", "Upsample",
                  "ReduceMean", "ReduceSum", "ReduceMax", "ReduceL1", "ReduceL2", "ReduceSumSquare"}  # fmt: skip

@@ -71,7 +71,7 @@ class Eltwise(Op):
         bottoms = len(fields.param.bottom)
         self.operation: str = group.operation
         self.coeff: tuple[float, ...] = group.coeff or (1.0,) * bottoms
-        self._span = Span(group.axis, -1, "eltwise_param")
+        self.span = Span(group.axis, -1, "eltwise_param")
         if len(self.coeff) != bottoms:
             raise RefusedError(f"has {len(self.coeff)} coeff for {bottoms} bottoms; expected one each, or none")
         if self.operation in ("PROD", "DIV") and group.has("coeff"):
@@ -82,7 +82,7 @@ class Eltwise(Op):
     def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         if any(b != bottoms[0] for b in bottoms[2:]):
             raise RefusedError(f"bottoms have different shapes: {', '.join(str(list(b)) for b in bottoms)}")
-        self._span.aligned(bottoms[0], bottoms[1])
+        self.span.aligned(bottoms[0], bottoms[1])
         return [bottoms[0]]
 
     def channel_flow(self, call: Call) -> ChannelFlow:
@@ -92,7 +92,7 @@ class Eltwise(Op):
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
         terms = list(call.bottoms)
         if call.bottom_shapes[1] != call.bottom_shapes[0]:
-            terms[1] = g.node("Reshape", terms[1], g.ints(*self._span.aligned(*call.bottom_shapes[:2])))
+            terms[1] = g.node("Reshape", terms[1], g.ints(*self.span.aligned(*call.bottom_shapes[:2])))
         if self.operation == "SUM":
             terms = [x if c == 1 else g.node("Mul", x, g.scalar(c)) for x, c in zip(terms, self.coeff, strict=True)]
         y = terms[0]

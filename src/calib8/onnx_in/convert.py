@@ -200,6 +200,8 @@ class _Conversion:
     def _ends(self) -> list[str]:
         """Give every output of the graph a blob of its name that nothing reads."""
         ends = []
+        given = [self._values.get(name) for name in self._outputs]
+        uses = Counter(value.name for value in given if isinstance(value, Blob))
         for name in self._outputs:
             value = self._values.get(name)
             if isinstance(value, np.ndarray) and value.dtype == np.float32:  # prior boxes
@@ -207,7 +209,7 @@ class _Conversion:
                 value = as_blob(self._writer, value, "output")
                 (value,) = self._writer.finish([value], [name])
             if isinstance(value, Blob):
-                if value.name != name:
+                if value.name != name and not (uses[value.name] == 1 and self._writer.called(value.name, name)):
                     self._writer.start(name)
                     self._writer.finish(self._writer.add("Split", value), [name])
                 ends.append(name)

@@ -95,6 +95,15 @@ class LayerWriter:
         self.finish([blob], [name])
         return Blob(name, tuple(shape))
 
+    def called(self, blob: str, name: str) -> bool:
+        """Give a blob another name, if a layer makes it and none reads it. Tell whether it has it now."""
+        if any(blob in made.param.bottom for made in self._made):
+            return False
+        makers = [made for made in self._made if blob in made.param.top and made.param.type != "Input"]
+        for made in makers:
+            made.param.top[:] = [name if top == blob else top for top in made.param.top]
+        return bool(makers)
+
     def closed(self, wanted: Collection[str]) -> tuple[caffe_pb2.NetParameter, dict[str, list[Array]]]:
         """Return the network, and its weights by layer, without the layers that `wanted` does not need.
 

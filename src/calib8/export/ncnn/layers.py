@@ -20,6 +20,7 @@ from calib8.export.ncnn.graph import NcnnLayer, Param, marked, plain
 from calib8.export.ncnn.int8 import MOST_OF_3X3, Int8Weights, quantize
 from calib8.graph import Layer, Shape
 from calib8.layer_kit.base import canonical_axis, count
+from calib8.layer_kit.broadcast import Span
 from calib8.layer_kit.spatial import Window
 from calib8.layer_kit.weighted_window import WeightedWindow
 from calib8.layers import Call, Op, RefusedError
@@ -483,10 +484,15 @@ def _scale(step: Step, op: Scale) -> None:
 
 
 def _scale_by_blob(step: Step, op: Scale) -> None:
-    bottom, factor = step.call.bottom_shapes
-    aligned = op.span.aligned(bottom, factor)
     if op.bias_term:
         raise RefusedError("has two bottoms and a bias; ncnn's layer has no bias then")
+    _product(step, op.span)
+
+
+def _product(step: Step, span: Span) -> None:
+    """Multiply a bottom by a second one, which is as large or has a factor for each channel."""
+    bottom, factor = step.call.bottom_shapes
+    aligned = span.aligned(bottom, factor)
     if aligned == bottom:
         step.add("Eltwise", {0: 0})
         return
@@ -530,7 +536,10 @@ def _axpy(step: Step, op: Axpy) -> None:
 @_converts(Eltwise)
 def _eltwise(step: Step, op: Eltwise) -> None:
     if len(set(step.call.bottom_shapes)) > 1:
-        raise RefusedError("bottoms have different shapes; ncnn's Eltwise takes equal ones")
+        if op.operation != "PROD" or len(step.bottoms) != 2:
+            raise RefusedError("bottoms have different shapes; ncnn's Eltwise takes equal ones, except for products")
+        _product(step, op.span)
+        return
     if op.operation in ("MIN", "DIV"):
         _min_or_div(step, op)
         return
