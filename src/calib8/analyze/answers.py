@@ -19,6 +19,7 @@ import numpy as np
 
 from calib8.analyze.yolo import YOLOV3_ANCHORS, Anchors, decode
 from calib8.graph import Array, Shape
+from calib8.layer_kit.yolo_map import are_maps
 from calib8.layers.arg_max import ArgMax
 from calib8.layers.detection_output import DetectionOutput
 from calib8.layers.softmax import Softmax
@@ -28,7 +29,6 @@ Outputs = Mapping[str, Array]
 _FEW_CLASSES = 5
 """Fewer numbers without a Softmax may be anything: the corners of a box, an angle."""
 _MOST_CLASSES_OF_A_MAP = 512
-_YOLO_STRIDES = (8, 16, 32, 64)
 _YOLO_LEAST, _YOLO_OVERLAP = 0.005, 0.45
 SHOWN_SCORE = 0.3
 """Boxes below this score are no answers: detectors give hundreds of them."""
@@ -267,9 +267,6 @@ def _yolo(model: Model, outputs: Sequence[str], anchors: Anchors) -> YoloMaps | 
     own = anchors or YOLOV3_ANCHORS[-3 * len(maps) :]
     each, rest = divmod(len(own), len(maps))
     height, width = inputs[0][2:]
-    fits = all(
-        shapes[v][1] % each == 0 and shapes[v][1] // each > 5 and width / shapes[v][3] in _YOLO_STRIDES for v in maps
-    )
-    if rest or not fits or len({shapes[v][1] for v in maps}) > 1:
+    if rest or not are_maps([shapes[v] for v in maps], inputs[0], each):
         return None
     return YoloMaps(tuple(maps), tuple(own[i * each : (i + 1) * each] for i in range(len(maps))), (height, width))

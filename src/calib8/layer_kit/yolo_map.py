@@ -1,5 +1,7 @@
 """What the YOLO layers share: the activation of codes, and the rows that eric612/MobileNet-YOLO makes of boxes.
 
+And how the maps of a YOLO network are told whose prototxt ends before its boxes are decoded.
+
 Source: eric612/MobileNet-YOLO, src/caffe/layers/yolov3_detection_output_layer.cpp, ApplyNms and Forward_cpu.
 """
 
@@ -15,6 +17,10 @@ from calib8.layer_kit.fields import RefusedError
 from calib8.layer_kit.std_sort import std_sort_descending
 from calib8.layer_kit.suppression import first_come
 
+_AXES = 4
+_OF_A_BOX = 5  # x, y, width, height, objectness
+_STRIDES = (8, 16, 32, 64)
+
 
 def check_maps(bottoms: Sequence[Shape], boxes: int, classes: int, *, square: bool) -> None:
     """Refuse bottoms that are no feature maps (N, boxes * (5 + classes), H, W) of the same images."""
@@ -25,6 +31,23 @@ def check_maps(bottoms: Sequence[Shape], boxes: int, classes: int, *, square: bo
                 f"a bottom has the shape {'x'.join(map(str, shape))}, expected {bottoms[0][0]} x {channels} x "
                 f"{'S x S' if square else 'H x W'}: {boxes} boxes of 4 coordinates, a score and {classes} classes"
             )
+
+
+def are_maps(shapes: Sequence[Shape], image: Shape, anchors: int) -> bool:
+    """Tell whether outputs look like maps (N, anchors * (5 + classes), H, W) of one YOLO network, by their shapes.
+
+    Args:
+        shapes: of all outputs.
+        image: (N, C, H, W), of the network's input.
+        anchors: of each map.
+    """
+    return (
+        anchors > 0
+        and len(image) == _AXES
+        and all(len(s) == _AXES and s[1] % anchors == 0 and s[1] // anchors > _OF_A_BOX for s in shapes)
+        and all(image[3] / s[3] in _STRIDES for s in shapes)
+        and len({s[1] for s in shapes}) == 1
+    )
 
 
 def sigmoid(x: Floats) -> Floats:

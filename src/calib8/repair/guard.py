@@ -8,14 +8,15 @@ so that every output counts the same, whatever its unit. Of what goes into a Sof
 over the classes, which it does not see. In decibels: -10 log10(noise).
 
 Where the network decodes boxes, they are judged, too (`box_agreement`): the noise is then the geometric mean of both. A
-handful of boxes ranks plans badly, and what they are decoded from does not tell all of it.
+handful of boxes ranks plans badly, and what they are decoded from does not tell all of it. In the same way maps of a
+YOLO network that is cut off before its boxes are judged by what is read from them, too (`yolo_maps`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from calib8.measure.collect import Batches
 from calib8.quantize import QuantPlan, setup_of
 from calib8.repair.box_agreement import box_values, in_common
 from calib8.repair.rounded_values import rounded_inputs, with_rounded_values
+from calib8.repair.yolo_maps import are_mostly_empty, as_read, undecoded_maps
 
 Array = NDArray[Any]
 
@@ -139,6 +141,19 @@ def _before_softmax(model: Model, value: str) -> bool:
     return bool(op.moves_data) and any(_before_softmax(model, b) for b in layer.bottoms)
 
 
+@dataclass(frozen=True)
+class Compared:
+    """What is compared of a value of one sample.
+
+    Attributes:
+        numbers: some of them, (n).
+        read: of a map that is decoded elsewhere, what is read from it; see `yolo_maps`.
+    """
+
+    numbers: Array
+    read: Array | None = None
+
+
 class OutputNoise:
     """The noise of the module's text, from what is compared of each sample.
 
@@ -147,35 +162,67 @@ class OutputNoise:
     """
 
     def __init__(self, model: Model) -> None:
-        self._axes = judged_values(model)
+        self._axes, self._maps = judged_values(model), undecoded_maps(model)
         self.values = tuple(self._axes)
 
-    def seen(self, value: str, array: Array) -> Array:
+    def seen(self, value: str, array: Array) -> Compared:
         """Return what is compared of a value."""
-        axis = self._axes[value]
+        axis, read = self._axes[value], as_read(array) if value in self._maps else None
         if axis is not None:
             array = array - array.mean(axis=axis, keepdims=True, dtype=np.float64)
         flat = array.reshape(-1)
-        return flat[evenly(flat.size, _KEPT)].astype(np.float32)
+        return Compared(flat[evenly(flat.size, _KEPT)].astype(np.float32), read)
 
-    def signals(self, references: Sequence[Mapping[str, Array]]) -> dict[str, float]:
-        """Sum the squares of what FP32 gives, by value."""
-        return {
-            v: math.fsum(_squares(one[v] - one[v].mean(dtype=np.float64)) for one in references) for v in self.values
-        }
+    def signals(self, references: Sequence[Mapping[str, Compared]]) -> Signals:
+        """Sum the squares of what FP32 gives."""
+        numbers, read = {}, {}
+        for value in self.values:
+            ours = [one[value] for one in references]
+            numbers[value] = math.fsum(_squares(x.numbers - x.numbers.mean(dtype=np.float64)) for x in ours)
+            read[value] = [x.read for x in ours if x.read is not None]
+        if not all(map(are_mostly_empty, read.values())):
+            return Signals(numbers)
+        return Signals(numbers, {value: math.fsum(map(_squares, maps)) for value, maps in read.items()})
 
-    def squares(self, reference: Mapping[str, Array], output: Mapping[str, Array]) -> dict[str, float]:
-        """Sum the squares of the differences of one sample, by value."""
-        return {v: _squares(output[v].astype(np.float64) - reference[v]) for v in self.values}
+    def squares(self, reference: Mapping[str, Compared], output: Mapping[str, Compared]) -> Signals:
+        """Sum the squares of the differences of one sample."""
+        numbers, read = {}, {}
+        for value in self.values:
+            x, y = reference[value], output[value]
+            numbers[value] = _squares(y.numbers.astype(np.float64) - x.numbers)
+            if x.read is not None and y.read is not None:
+                read[value] = _squares(y.read - x.read)
+        return Signals(numbers, read)
 
-    def of(self, signals: Mapping[str, float], squares: Sequence[Mapping[str, float]]) -> float:
+    def of(self, signals: Signals, squares: Sequence[Signals]) -> float:
         """Put the squares of all samples together."""
-        parts = []
-        for value, signal in signals.items():
-            noise = math.fsum(one[value] for one in squares)
-            if signal > 0:
-                parts.append(noise / signal if math.isfinite(noise) else math.inf)
-        return math.fsum(parts) / len(parts) if parts else 0.0
+        of_numbers = _relative(signals.numbers, [one.numbers for one in squares])
+        if not signals.read:
+            return of_numbers
+        return math.sqrt(of_numbers * _relative(signals.read, [one.read for one in squares]))
+
+
+@dataclass(frozen=True)
+class Signals:
+    """Sums of squares, by value.
+
+    Attributes:
+        numbers: of the values themselves.
+        read: of what is read from maps; empty where these are no maps.
+    """
+
+    numbers: Mapping[str, float]
+    read: Mapping[str, float] = field(default_factory=dict)
+
+
+def _relative(signals: Mapping[str, float], squares: Sequence[Mapping[str, float]]) -> float:
+    """Noise over signal, in the mean of the values that have a signal."""
+    parts = []
+    for value, signal in signals.items():
+        noise = math.fsum(one[value] for one in squares)
+        if signal > 0:
+            parts.append(noise / signal if math.isfinite(noise) else math.inf)
+    return math.fsum(parts) / len(parts) if parts else 0.0
 
 
 class Guard:
@@ -206,8 +253,8 @@ class Guard:
 
     @property
     def judges_boxes(self) -> bool:
-        """Whether FP32 finds boxes in the samples."""
-        return self._box_noise(self._references) is not None
+        """Whether FP32 finds boxes in the samples, or the outputs are maps from which boxes are read."""
+        return self._box_noise(self._references) is not None or bool(self._signals.read)
 
     def noise(self, plan: QuantPlan) -> float:
         """Measure a plan, all layers that can in INT8, by values and boxes; 0 is FP32."""
@@ -232,14 +279,14 @@ class Guard:
         self,
         lowered: Callable[[Model], Sequence[Step]],
         prepared: Callable[[str, Array], Array] = lambda _, array: array,
-    ) -> list[dict[str, Array]]:
+    ) -> list[dict[str, Compared]]:
         """Run all samples; of every judged value what is compared, in the order of the samples."""
         executors: ExecutorCache[Executor] = ExecutorCache(_SHAPES_OPEN)
         if self._large:
             forget(blob for layer in self._model.net.layers for blob in layer.blobs)
 
-        def work(lane: int, batch: Mapping[str, Array]) -> dict[str, Array]:
-            found: dict[str, Array] = {}
+        def work(lane: int, batch: Mapping[str, Array]) -> dict[str, Compared]:
+            found: dict[str, Compared] = {}
             inputs = {value: prepared(value, array) for value, array in self._model.inputs_of(batch).items()}
             shapes = tuple((value, array.shape) for value, array in inputs.items())
             executors.get(shapes, lambda: self._executor(lowered, dict(shapes)), lane).run(
@@ -265,22 +312,19 @@ class Guard:
             settle(steps)
         return executor
 
-    def _seen(self, value: str, array: Array) -> Array:
-        return np.array(array) if value in self._boxes else self._measure.seen(value, array)
+    def _seen(self, value: str, array: Array) -> Compared:
+        return Compared(np.array(array)) if value in self._boxes else self._measure.seen(value, array)
 
-    def _box_noise(self, outputs: Sequence[Mapping[str, Array]]) -> float | None:
+    def _box_noise(self, outputs: Sequence[Mapping[str, Compared]]) -> float | None:
         """Say what is missing of FP32's boxes; None where it has none."""
-        pairs = [
-            in_common(x[value], y[value])
-            for x, y in zip(self._references, outputs, strict=True)
-            for value in self._boxes
-        ]
-        there = math.fsum(in_common(x[value], x[value])[0] for x in self._references for value in self._boxes)
+        own, others = ([[one[v].numbers for v in self._boxes] for one in run] for run in (self._references, outputs))
+        pairs = [in_common(a, b) for x, y in zip(own, others, strict=True) for a, b in zip(x, y, strict=True)]
+        there = math.fsum(in_common(boxes, boxes)[0] for x in own for boxes in x)
         if there <= 0:
             return None
         return 1 - math.fsum(common for common, _ in pairs) / math.fsum(half for _, half in pairs)
 
-    def _noise(self, outputs: Sequence[Mapping[str, Array]]) -> float:
+    def _noise(self, outputs: Sequence[Mapping[str, Compared]]) -> float:
         pairs = zip(self._references, outputs, strict=True)
         return self._measure.of(self._signals, [self._measure.squares(*pair) for pair in pairs])
 

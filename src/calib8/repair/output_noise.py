@@ -38,7 +38,7 @@ from calib8.layers.pooling import Pooling
 from calib8.lowering import Model, lower_float
 from calib8.measure.collect import Batches
 from calib8.quantize import QuantPlan, fold_groups
-from calib8.repair.guard import OutputNoise
+from calib8.repair.guard import Compared, OutputNoise, Signals
 from calib8.repair.layer_runs import LayerRuns, Live, Packed, packed
 
 Array = NDArray[Any]
@@ -162,7 +162,7 @@ class _Search:
         thresholds = {**self._thresholds, **changes}
         at_input = any(v in self._model.inputs for v in changes)
 
-        def work(lane: int, index: int) -> dict[str, float]:
+        def work(lane: int, index: int) -> Signals:
             runs = self._lanes[lane]
             live = runs.started(self._samples[index], thresholds) if at_input else _unpacked(self._live[index])
             outputs = runs.run(live, thresholds, 0 if at_input else self._at)
@@ -187,12 +187,12 @@ class _Search:
         units = self._plan.channel_units
         return {v: packed(x, self._thresholds[v], units.get(v)) for v, x in live.items()}
 
-    def _in_float(self, samples: Sequence[Mapping[str, Array]], engine: EngineOptions) -> list[dict[str, Array]]:
+    def _in_float(self, samples: Sequence[Mapping[str, Array]], engine: EngineOptions) -> list[dict[str, Compared]]:
         executor = Executor(lower_float(self._model, self._measure.values), self._measure.values, engine)
         executors = [executor, *(executor.sibling() for _ in self._lanes[1:])]
 
-        def work(lane: int, inputs: Mapping[str, Array]) -> dict[str, Array]:
-            found: dict[str, Array] = {}
+        def work(lane: int, inputs: Mapping[str, Array]) -> dict[str, Compared]:
+            found: dict[str, Compared] = {}
             executors[lane].run(
                 inputs, lambda reading, array: found.__setitem__(str(reading), self._measure.seen(str(reading), array))
             )
