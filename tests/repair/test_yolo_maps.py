@@ -33,6 +33,7 @@ def model(random_model):
     blobs = {layer.name: [blob.copy() for blob in layer.blobs] for layer in model.net.layers}
     for name in ("fine", "coarse"):
         blobs[name][0] *= np.float32(0.1)
+        blobs[name][0][OBJECTNESS] *= np.float32(0.1)
         blobs[name][1][OBJECTNESS] = -4
     return random_model(MAPS, 4, blobs)
 
