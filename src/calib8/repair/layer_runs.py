@@ -105,11 +105,12 @@ class LayerRuns:
                 {_scale_of(t): np.array(np.float32(thresholds[t]) / np.float32(INT8_LEVELS)) for t in one.rounds}
             )
             found: dict[str, Array] = {}
-            one.executor.run(inputs, lambda reading, array: found.__setitem__(str(reading), array.copy()))  # noqa: B023
+            one.executor.run(inputs, lambda reading, array: found.__setitem__(str(reading), array))  # noqa: B023
             values.update(found)
             for value in one.gone:
                 values.pop(value, None)
-        return values
+        # Each layer has its own executor, whose arrays stay as they are up to its next run: only what is left is copied.
+        return {v: x if x is live.get(v) else x.copy() for v, x in values.items()}
 
 
 @dataclass(frozen=True)
