@@ -109,7 +109,7 @@ class LayerRuns:
             values.update(found)
             for value in one.gone:
                 values.pop(value, None)
-        # Each layer has its own executor, whose arrays stay as they are up to its next run: only what is left is copied.
+        # The arrays of a layer are its own executor's and stay as they are up to its next run: what is left is copied.
         return {v: x if x is live.get(v) else x.copy() for v, x in values.items()}
 
 
