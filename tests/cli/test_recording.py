@@ -123,13 +123,23 @@ def test_options_are_taken_one_by_one(folder, tmp_path, capsys):
     shutil.copytree(folder.parent / "pictures", others)
     command = ["sensitivity", "d", str(folder), "--samples", "2", "--no-picture", "--threads", "1"]
     capsys.readouterr()
-    assert main([*command, "--images", str(others), "--mean=127"]) == 0
+    assert main([*command, "--images", str(others)]) == 0
     err = capsys.readouterr().err
-    assert "--scale=0.0078125" in err and "--images" not in err and "--mean" not in err
+    assert "--mean=128 --scale=0.0078125" in err and "--images" not in err
     options = json.loads((folder / "bmnet_d.calib8.json").read_text())["commands"]["sensitivity"]["options"]
-    assert {"--mean=127", "--scale=0.0078125", "--images={record}/../others"} <= set(options)
+    assert {"--mean=128", "--scale=0.0078125", "--images={record}/../others"} <= set(options)
     assert main([*command, "--no-record"]) == 1  # a plain Input layer has no images of its own
     assert "as recorded" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--mean", "127"], ["--scale=1"], ["--color", "gray"]])
+def test_what_makes_numbers_of_pixels_is_taken_as_a_whole(folder, capsys, words):
+    """A try with a wrong scale would else stay in all that follows, also where the doctor's advice is taken."""
+    assert main(["doctor", "d", str(folder), *pictures(folder), "--mean", "128", "--scale", "0.5"]) == 0
+    capsys.readouterr()
+    assert calibrate(folder, "-n", "4", "--no-verdict", *words) == 0
+    (taken,) = [line for line in capsys.readouterr().err.splitlines() if "as recorded" in line]
+    assert "--images=" in taken and not any(flag in taken for flag in ("--mean", "--scale", "--color"))
 
 
 def test_calibrate_takes_the_images_that_the_doctor_was_given(folder, capsys):

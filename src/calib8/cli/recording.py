@@ -38,6 +38,8 @@ _CALIBRATE_FLAGS = (
 )  # fmt: skip
 """A record may come from anybody: it can say which numbers are used, and nothing that runs or writes."""
 _OF_ARRAYS = ("--value", "--shape", "--skip-bad")
+_OF_PIXELS = ("--color", "--mean", "--scale")
+"""What makes numbers of pixels: who says one of them says all, or else the factor of a wrong try stays."""
 _OF_IMAGE_PARAMS = ("--images", "--samples", "--input", "--value", "--shape", "--skip-bad")
 _FLAGS = {"arrays": "--samples"}
 _PATHS = ("images", "arrays", "thresholds", "mean", "boxes", "maps", "pictures")
@@ -171,7 +173,9 @@ def _is_settled(flag: str, options: argparse.Namespace, given: Sequence[str]) ->
         return True
     if getattr(options, "image_params", None) is not None and flag not in _OF_IMAGE_PARAMS:
         return True
-    spellings = next(a.option_strings for a in options.flags.values() if flag in a.option_strings)
+    together = _OF_PIXELS if flag in _OF_PIXELS else (flag,)
+    actions = [next(a for a in options.flags.values() if one in a.option_strings) for one in together]
+    spellings = [spelling for action in actions for spelling in action.option_strings]
     words = [word.partition("=")[0] for word in given if word.startswith("--")]
     return flag != "--samples" and any(s.startswith(word) for word in words for s in spellings if len(word) > 2)
 
