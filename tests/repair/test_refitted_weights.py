@@ -168,3 +168,47 @@ def test_progress_ends_with_all_values(model, plan, samples):
     )
     assert told[-1] == (4, 4)
     assert EngineOptions().thread_count >= 1
+
+
+BRANCHES = """
+layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 4, 6, 6] } } }
+layer { name: "a" type: "Convolution" bottom: "x" top: "a" convolution_param { num_output: 6 kernel_size: 3 pad: 1 } }
+layer { name: "r" type: "ReLU" bottom: "a" top: "a" }
+layer { name: "b" type: "Convolution" bottom: "a" top: "b" convolution_param { num_output: 6 kernel_size: 1 } }
+layer { name: "t" type: "TanH" bottom: "b" top: "t" }
+layer { name: "c" type: "Convolution" bottom: "t" top: "c" convolution_param { num_output: 6 kernel_size: 1 } }
+layer { name: "d" type: "Convolution" bottom: "x" top: "d" convolution_param { num_output: 6 kernel_size: 1 } }
+layer { name: "sum" type: "Eltwise" bottom: "a" bottom: "c" bottom: "d" top: "sum" }
+layer { name: "e" type: "Convolution" bottom: "sum" top: "e" convolution_param { num_output: 5 kernel_size: 2 } }
+layer { name: "cat" type: "Concat" bottom: "sum" bottom: "t" top: "cat" }
+layer { name: "ip" type: "InnerProduct" bottom: "cat" top: "ip" inner_product_param { num_output: 5 } }
+"""
+
+
+@pytest.mark.parametrize(("kept", "begun"), [(1 << 20, 1), (0, 6), (SAMPLES * 1200, 1)])
+def test_values_are_reached_from_where_samples_are(random_model, monkeypatch, kept, begun):
+    """With room for all that is alive between layers, for nothing, and for the input alone."""
+    model = random_model(BRANCHES, 2)
+    rng = np.random.default_rng(3)
+    samples = [{"x": rng.normal(0, 1, (1, 4, 6, 6)).astype(np.float32)} for _ in range(SAMPLES)]
+    values = observed_values(model)
+    found = [run_float(model, sample, values) for sample in samples]
+    plan = make_plan(model, {v: max(float(np.abs(x[v]).max()) for x in found) for v in values})
+    reads = []
+
+    def batches():
+        reads.append(1)
+        return iter(samples)
+
+    monkeypatch.setattr("calib8.repair.refitted_weights._KEPT_BYTES", kept)
+    solved = refit_weights(model, plan, 1.0, batches, SAMPLES)
+    assert len(reads) == begun
+    for name, bottom in {"c": "t", "d": "x", "e": "sum", "ip": "cat"}.items():
+        windows = PairedWindows(model.op_of[name], plan.thresholds[bottom], -(-8192 // SAMPLES), 1.0)
+        for sample in samples:
+            codes = run_int8(model, setup_of(solved), sample, [Codes(bottom)])[Codes(bottom)]
+            windows.add((codes.astype(np.int16) - 128).astype(np.int8), run_float(model, sample, [bottom])[bottom])
+        own = problem_of(model, plan, model.net.layer_by_name[name])
+        expected = own.solved(windows)[name] if own.is_known(windows) else plan.forms[name]
+        for mine, theirs in zip(expected.blobs, solved.forms[name].blobs, strict=True):
+            np.testing.assert_array_equal(mine, theirs)

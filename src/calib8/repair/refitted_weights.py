@@ -21,8 +21,9 @@ Quantization With Small Calibration Sets, 2021 (AdaQuant), equation 2; here in c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,9 @@ from calib8.engine import Crew, EngineOptions, Executor
 from calib8.graph import Layer
 from calib8.layer_kit.codes import ZERO
 from calib8.layer_kit.window_product import WindowProduct
-from calib8.lowering import Codes, Model, lower_float
-from calib8.lowering.integer import lower_int8
+from calib8.lowering import Codes, Model
+from calib8.lowering.integer import IntegerSetup, lower_stretch
+from calib8.lowering.readings import Reading, value_of
 from calib8.measure.collect import Batches
 from calib8.quantize import QuantPlan, setup_of, with_given
 from calib8.repair.compensated_rounding import problem_of
@@ -42,10 +44,13 @@ from calib8.repair.input_windows import InputWindows, Moments, Wanted
 
 Array = NDArray[Any]
 Progress = Callable[[int, int], None]
+_Live = tuple[Mapping[Reading, Array], Mapping[Reading, Array]]
+"""What is alive of a sample between two layers, in FP32 and in INT8."""
 
 REFITTED = "refitted-weights"
 _WINDOWS = 8192
 _BYTES = 128 << 20  # of the windows of one value
+_KEPT_BYTES = 64 << 20  # of what is alive of all samples between two layers
 _FINE = 64  # steps of a code, of x
 _FURTHEST = 1 << 8  # codes: what lies further out is clipped
 _EVERY = 5  # a sample of so many says which ridge
@@ -235,15 +240,23 @@ def _solved(model: Model, plan: QuantPlan, layer: Layer, windows: PairedWindows)
 
 
 class _Observer:
-    """Runs FP32 and INT8 side by side up to a value."""
+    """Runs FP32 and INT8 side by side up to a value.
+
+    What is alive of all samples between two layers is kept, where it is small enough, and the next value is reached
+    from there; else from where it was last. So early layers, which are large, are run again for each value, and the
+    others, which are many, once.
+    """
 
     def __init__(self, model: Model, batches: Batches, runs: int, threads: int | None) -> None:
         self._model, self._batches, self._runs = model, batches, runs
         self.crew = Crew(EngineOptions(threads=threads).thread_count)
         self._engine = EngineOptions(threads=1)
+        self._position = {layer.name: at for at, layer in enumerate(model.net.layers)}
+        self._at = 0
+        self._kept: list[_Live] | None = None  # of every sample, before layer `_at`; None for its inputs
 
     def windows(self, plan: QuantPlan, value: str, layers: list[Layer], ridge: float) -> dict[str, PairedWindows]:
-        """Collect the windows of a value for the layers that read it."""
+        """Collect the windows of a value for layers that read it; those before them stay as they are from here on."""
         model, threshold = self._model, plan.thresholds[value]
         ops: dict[str, WindowProduct] = {}
         for layer in layers:
@@ -253,26 +266,72 @@ class _Observer:
         width = sum(_width(op, layer) for op, layer in zip(ops.values(), layers, strict=True))
         per_sample = -(-min(_WINDOWS, max(1, _BYTES // (3 * width))) // self._runs)
         found = {name: PairedWindows(op, threshold, per_sample, ridge) for name, op in ops.items()}
-        for codes, values in self._pairs(plan, value):
+        for codes, values in self._pairs(plan, value, min(self._position[layer.name] for layer in layers)):
             for windows in found.values():
                 windows.add(codes, values)
         return found
 
-    def _pairs(self, plan: QuantPlan, value: str) -> Iterator[tuple[Array, Array]]:
-        model = self._model
-        floats = Executor(lower_float(model, (value,)), (value,), self._engine)
+    def _pairs(self, plan: QuantPlan, value: str, until: int) -> Iterator[tuple[Array, Array]]:
+        """Give a value's codes and what FP32 has, of every sample, and begin before layer `until` the next time."""
         coded = Codes(value)
-        integers = Executor(lower_int8(model, setup_of(plan), (coded,)), (coded,), self._engine)
-        lanes = [(floats, integers), *((floats.sibling(), integers.sibling()) for _ in range(self.crew.count - 1))]
+        integers, floats = setup_of(plan), replace(setup_of(plan), int8_layers=frozenset())
+        alive = [self._alive(setup, until) for setup in (floats, integers)]
+        keeps = self._bytes(alive[0]) + self._bytes(alive[1]) <= _KEPT_BYTES // self._runs
+        wanted = [(value, *(alive[0] if keeps else ())), (coded, *(alive[1] if keeps else ()))]
+        lanes = [[self._stretch(*one, until) for one in zip((floats, integers), wanted, strict=True)]]
+        lanes += [[executor.sibling() for executor in lanes[0]] for _ in range(self.crew.count - 1)]
 
-        def work(lane: int, batch: Mapping[str, Array]) -> tuple[Array, Array]:
-            inputs = model.inputs_of(batch)
-            found: dict[Any, Array] = {}
-            for executor in lanes[lane]:
-                executor.run(inputs, lambda reading, array: found.__setitem__(reading, array.copy()))
-            return (found[coded].astype(np.int16) - ZERO).astype(np.int8), found[value]
+        def work(lane: int, live: _Live) -> tuple[Array, Array, _Live]:
+            found: list[dict[Reading, Array]] = [{}, {}]
+            for executor, taken, given in zip(lanes[lane], live, found, strict=True):
+                executor.run(taken, lambda reading, array: given.__setitem__(reading, array.copy()))  # noqa: B023
+            codes = (found[1][coded].astype(np.int16) - ZERO).astype(np.int8)
+            return codes, found[0][value], (self._of(found[0], alive[0]), self._of(found[1], alive[1]))
 
-        return self.crew.stream(work, self._batches())
+        kept: list[_Live] = []
+        for codes, values, live in self.crew.stream(work, self._begun()):
+            yield codes, values
+            if keeps:
+                kept.append(live)
+        # Shapes that a layer in Python has changed are told from the samples alone: these begin at the input each time.
+        if keeps and all(a.shape == self._model.shapes[value_of(r)] for one in kept for s in one for r, a in s.items()):
+            self._at, self._kept = until, kept
+
+    def _begun(self) -> Iterator[_Live]:
+        """What there is of every sample to go on from."""
+        if self._kept is not None:
+            yield from self._kept
+            return
+        for batch in self._batches():
+            inputs: dict[Reading, Array] = dict(self._model.inputs_of(batch).items())
+            yield inputs, inputs
+
+    def _stretch(self, setup: IntegerSetup, wanted: Sequence[Reading], until: int) -> Executor:
+        """The layers from where all samples are, up to before layer `until`."""
+        available = self._model.inputs if self._kept is None else tuple(self._alive(setup, self._at))
+        layers = self._model.net.layers[self._at : until]
+        return Executor(lower_stretch(self._model, setup, layers, available, wanted), wanted, self._engine)
+
+    def _alive(self, setup: IntegerSetup, at: int) -> list[Reading]:
+        """What layers from `at` on read of those before: codes of what a layer in INT8 writes, real numbers else."""
+        model, found = self._model, dict[Reading, None]()
+        for layer in model.net.layers[at:]:
+            for value in layer.bottoms:
+                writer = None if value in model.inputs else model.net.producer[value].name
+                if writer is not None and self._position[writer] >= at:
+                    continue
+                is_coded = writer in setup.int8_layers
+                found[Codes(value) if is_coded else value] = None
+                if is_coded and model.op_of[layer.name].kind == "host":
+                    found[value] = None
+        return list(found)
+
+    def _bytes(self, alive: Sequence[Reading]) -> int:
+        sizes = ((r, math.prod(self._model.shapes[value_of(r)])) for r in alive)
+        return sum(size * (1 if isinstance(r, Codes) else 4) for r, size in sizes)
+
+    def _of(self, found: Mapping[Reading, Array], alive: Sequence[Reading]) -> dict[Reading, Array]:
+        return {reading: found[reading] for reading in alive if reading in found}
 
 
 def _width(op: WindowProduct, layer: Layer) -> int:
