@@ -185,7 +185,7 @@ layer { name: "ip" type: "InnerProduct" bottom: "cat" top: "ip" inner_product_pa
 """
 
 
-@pytest.mark.parametrize(("kept", "begun"), [(1 << 20, 1), (0, 6), (SAMPLES * 1200, 1)])
+@pytest.mark.parametrize(("kept", "begun"), [(1 << 20, 1), (0, 5), (SAMPLES * 1200, 1)])
 def test_values_are_reached_from_where_samples_are(random_model, monkeypatch, kept, begun):
     """With room for all that is alive between layers, for nothing, and for the input alone."""
     model = random_model(BRANCHES, 2)
