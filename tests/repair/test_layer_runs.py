@@ -106,3 +106,25 @@ def test_what_is_kept_between_layers_takes_a_byte_each_and_loses_nothing(plan, r
 def test_other_values_are_kept_as_they_are():
     values = np.array([[0.5, 3.25, np.nan]], np.float32)
     np.testing.assert_array_equal(packed(values, 2.0, None), values)
+
+
+@pytest.mark.parametrize("together", [2, 3, 5, 100])
+def test_several_layers_in_one_graph_give_the_same(monkeypatch, model, plan, runs, samples, together):
+    """Wherever a run begins and ends; what is alive behind it is the same, too."""
+    monkeypatch.setattr("calib8.repair.layer_runs._TOGETHER", together)
+    own = LayerRuns(model, plan, ("ip",), ENGINE)
+    assert own.rounded == runs.rounded and own.gone == runs.gone
+    count = len(own.layers)
+    assert own.parts_of_a_trial <= count
+    for first in range(count):
+        live = runs.run(runs.started(samples[0], plan.thresholds), plan.thresholds, 0, first)
+        for last in range(first, count + 1):
+            theirs, mine = (one.run(live, plan.thresholds, first, last) for one in (runs, own.sibling()))
+            assert theirs.keys() == mine.keys()
+            for value, array in theirs.items():
+                np.testing.assert_allclose(mine[value], array, rtol=1e-5, atol=1e-5)
+
+
+def test_large_weights_are_not_copied_for_graphs_of_several_layers(monkeypatch, model, plan):
+    monkeypatch.setattr("calib8.repair.layer_runs._MOST_WEIGHTS", 100)
+    assert LayerRuns(model, plan, ("ip",), ENGINE).parts_of_a_trial == 4  # of nine layers, one graph each

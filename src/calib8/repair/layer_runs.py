@@ -3,12 +3,16 @@
 As in `rounded_values`, every value that is codes in the plan is rounded, and weights and sums stay in float. Each layer
 is a graph of its own, and thresholds are inputs of it: a trial of another threshold opens nothing anew, and begins
 with the layer that writes the value, on what the layers before it have left (`Live`).
+
+Where a run comes to a place that is a multiple of `_TOGETHER`, it goes on with so many layers in one graph, since small
+layers take less time than it costs to begin them. Only the numbers of layers decide that, so that what a run gives does
+not depend on the machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,10 +40,17 @@ def rounded(values: Array, threshold: float) -> Array:
     return np.asarray(codes * step, dtype=np.float32)
 
 
-@dataclass(frozen=True)
-class _One:
-    """One layer: its executor, the values whose thresholds it takes, and what is not read any more behind it."""
+_TOGETHER = 16
+_MOST_WEIGHTS = 16 << 20  # elements: a graph of several layers has its own copy of them
 
+
+@dataclass(frozen=True)
+class _Part:
+    """A layer, or several: how many, their executor, what they read from before, the values whose thresholds they take,
+    and what is not read any more behind them.
+    """
+
+    layers: int
     executor: Executor
     reads: tuple[str, ...]
     rounds: tuple[str, ...]
@@ -65,14 +76,31 @@ class LayerRuns:
         last = dict(zip(model.inputs, (-1,) * len(model.inputs), strict=True))
         for index, (layer, _) in enumerate(self.layers):
             last.update(dict.fromkeys((*layer.tops, *layer.bottoms), index))
-        self._ones: list[_One] = []
-        for index, (layer, op) in enumerate(self.layers):
-            step, rounds = _step(model, plan, (layer, op), nan=nan)
-            gone = tuple(v for v, at in last.items() if at == index and v not in kept)
-            self._ones.append(
-                _One(Executor([step], layer.tops, options), tuple(dict.fromkeys(layer.bottoms)), rounds, gone)
-            )
+
+        def part(first: int, end: int) -> _Part:
+            pairs = self.layers[first:end]
+            gone = tuple(v for v, at in last.items() if first <= at < end and v not in kept)
+            made = {top for layer, _ in pairs for top in layer.tops}
+            given = made if len(pairs) == 1 else made.difference(gone)
+            step, rounds = _step(model, plan, pairs, given, nan=nan)
+            reads = dict.fromkeys(b for layer, _ in pairs for b in layer.bottoms if b not in made)
+            return _Part(len(pairs), Executor([step], list(given), options), tuple(reads), rounds, gone)
+
+        self._ones = [part(index, index + 1) for index in range(len(self.layers))]
+        self._several: dict[int, _Part] = {}
+        if sum(blob.size for layer, _ in self.layers for blob in layer.blobs) <= _MOST_WEIGHTS:
+            for first in range(0, len(self.layers), _TOGETHER):
+                end = min(first + _TOGETHER, len(self.layers))
+                if all(op.kind == "onnx" for _, op in self.layers[first:end]):
+                    self._several[first] = part(first, end)
         self.rounded = frozenset(self._inputs.union(*(one.rounds for one in self._ones)))
+
+    @property
+    def parts_of_a_trial(self) -> int:
+        """About how many graphs run from a layer in the middle to the end."""
+        if not self._several:
+            return len(self._ones) // 2
+        return min(len(self._ones), _TOGETHER) // 2 + len(self._several) // 2
 
     @property
     def gone(self) -> list[tuple[str, ...]]:
@@ -84,7 +112,8 @@ class LayerRuns:
         twin = object.__new__(LayerRuns)
         twin.__dict__ = {
             **self.__dict__,
-            "_ones": [_One(one.executor.sibling(), one.reads, one.rounds, one.gone) for one in self._ones],
+            "_ones": [replace(one, executor=one.executor.sibling()) for one in self._ones],
+            "_several": {at: replace(one, executor=one.executor.sibling()) for at, one in self._several.items()},
         }
         return twin
 
@@ -98,8 +127,11 @@ class LayerRuns:
         Args:
             thresholds: of all rounded values, by value, in real units.
         """
-        values = dict(live)
-        for one in self._ones[first:last]:
+        values, at, end = dict(live), first, len(self._ones) if last is None else last
+        while at < end:
+            several = self._several.get(at)
+            one = several if several is not None and at + several.layers <= end else self._ones[at]
+            at += one.layers
             inputs = {v: values[v] for v in one.reads}
             inputs.update(
                 {_scale_of(t): np.array(np.float32(thresholds[t]) / np.float32(INT8_LEVELS)) for t in one.rounds}
@@ -141,22 +173,35 @@ def _scale_of(value: str) -> str:
     return f"{value}\0scale"  # no name in a file has a NUL in it
 
 
-def _step(model: Model, plan: QuantPlan, pair: Pair, *, nan: bool) -> tuple[Step, tuple[str, ...]]:
-    """Make the graph of a layer, and say which tops it rounds."""
-    layer, op = pair
+def _step(
+    model: Model, plan: QuantPlan, pairs: Sequence[Pair], given: Collection[str], *, nan: bool
+) -> tuple[Step, tuple[str, ...]]:
+    """Make the graph of a layer, or of several, and say which tops it rounds.
+
+    Args:
+        given: the tops that are its outputs.
+    """
+    layer, op = pairs[0]
     if op.kind == "host":
         return HostStep(layer, op, model.call(layer), layer.bottoms, _never), ()
     g = OnnxBuilder()
-    bottoms = {b: Port(b, g.input(model.shapes[b]), model.shapes[b]) for b in layer.bottoms}
-    tops = list(op.lower(g, model.call(layer, [bottoms[b].name for b in layer.bottoms])))
-    ports = list(bottoms.values())
-    rounds = layer.tops if is_rounded(model, plan, layer.name) else ()
-    for at, value in enumerate(rounds):
-        ports.append(Port(_scale_of(value), g.input(()), ()))
-        units, rank = plan.channel_units.get(value), len(model.shapes[value])
-        tops[at] = rounding_nodes(g, tops[at], ports[-1].name, units, rank, nan=nan)
-    outputs = [Port(v, name, model.shapes[v]) for v, name in zip(layer.tops, tops, strict=True)]
-    return close_graph(g, ports, outputs, (layer.name,)), tuple(rounds)
+    names: dict[str, str] = {}
+    ports: list[Port] = []
+    rounds: list[str] = []
+    for layer, op in pairs:
+        for bottom in layer.bottoms:
+            if bottom not in names:
+                names[bottom] = g.input(model.shapes[bottom])
+                ports.append(Port(bottom, names[bottom], model.shapes[bottom]))
+        tops = list(op.lower(g, model.call(layer, [names[b] for b in layer.bottoms])))
+        for at, value in enumerate(layer.tops if is_rounded(model, plan, layer.name) else ()):
+            ports.append(Port(_scale_of(value), g.input(()), ()))
+            units, rank = plan.channel_units.get(value), len(model.shapes[value])
+            tops[at] = rounding_nodes(g, tops[at], ports[-1].name, units, rank, nan=nan)
+            rounds.append(value)
+        names.update(zip(layer.tops, tops, strict=True))
+    outputs = [Port(t, names[t], model.shapes[t]) for layer, _ in pairs for t in layer.tops if t in given]
+    return close_graph(g, ports, outputs, tuple(layer.name for layer, _ in pairs)), tuple(rounds)
 
 
 def _never(shapes: Mapping[str, Any]) -> tuple[Step, ...]:

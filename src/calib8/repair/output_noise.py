@@ -48,6 +48,7 @@ OUTPUT_NOISE = "output-noise"
 _MOST_SAMPLES, _FEWEST_SAMPLES = 80, 4
 _LIVE_BYTES = 96 << 20
 _PRODUCTS = 3e12  # of all trials together, about: a minute or two
+_BEGINNING = 7e5  # products that are done in the time that it takes to begin a graph
 _TRIALS = 9  # of a group, about
 _FACTORS = (0.55, 0.68, 0.8, 0.9, 1.12, 1.35)
 _GAIN = 0.998
@@ -202,7 +203,8 @@ class _Search:
 
     def _count(self, runs: int) -> int:
         """Say how many samples are searched on, by what they cost."""
-        work = products_of_a_run(self._model) / 2 * _TRIALS * max(len(self._groups), 1)
+        trial = products_of_a_run(self._model) / 2 + _BEGINNING * self._lanes[0].parts_of_a_trial
+        work = trial * _TRIALS * max(len(self._groups), 1)
         bytes_each = max(_live_bytes(self._model, self._plan, self._lanes[0]), 1)
         most = min(_LIVE_BYTES / bytes_each, _PRODUCTS / max(work, 1))
         return min(runs, _MOST_SAMPLES, max(_FEWEST_SAMPLES, int(most)))
