@@ -237,6 +237,23 @@ def test_progress_counts_all_runs(model, sets_of, samples):
     )
 
 
+def test_passes_begin_without_units_too_where_those_are_far_worse(model, sets_of, samples, found, monkeypatch):
+    """Biases that are clamped do not show with float weights."""
+    assert not any("as it is" in stage.name for stage in found.stages)
+    monkeypatch.setattr("calib8.repair.pipeline._BROKEN", 0.0)
+    both = repair(model, sets_of(["half", "all", "tiny", "impossible"]), split(lambda: iter(samples), IMAGES))
+    passes = ["channel-units", "compensated-rounding", "bias-correction"]
+    count = len(found.stages)
+    assert [(s.name, s.noise) for s in both.stages[:count]] == [(s.name, s.noise) for s in found.stages]
+    assert [s.name for s in both.stages[count:]] == ["as it is", *(f"as it is, {one}" for one in passes)]
+    assert both.best.noise <= found.best.noise
+
+    done = []
+    batches = split(lambda: iter(samples), IMAGES)
+    repair(model, sets_of(["half", "all"]), batches, progress=lambda *told: done.append(told))
+    assert done[-1][1] == done[-1][2]
+
+
 @pytest.mark.parametrize("level", ["standard", "thorough"])
 def test_thresholds_that_are_kept_stay(model, sets_of, plan_of, samples, level):
     """What moves none of them is done, and counted; sets of thresholds beside the first one are not looked at."""

@@ -52,6 +52,8 @@ RIDGES = (1.0, 4.0)
 _SOLVING = (ChannelUnits.name, CompensatedRounding.name, BiasCorrection.name)
 _SOLVED_TOGETHER = (ChannelUnits.name, CompensatedRounding.name)  # see `_Work.passes`
 _MOST_STARTS = 3  # as it is, and with units of channels that were found in two ways
+_BROKEN = 4.0  # times the noise
+_AS_IT_IS = "as it is"
 _FLOOR_PRODUCTS = 1e9  # of the samples beside the guard's that thresholds are measured on, each time
 _LARGE = 16 << 20  # weights: as many bytes for each plan that is kept
 Told = Callable[[str, int, int], None]
@@ -207,6 +209,10 @@ def repair(
     plain = len(work.stages)
     starts = work.starts(chosen, sets, floor)
     units = _passed_on(work, starts[0], is_new=_has_moved(options))
+    as_it_is = next(start for start in starts if not start.counted.name)
+    if options.level == "standard" and starts[0] is not as_it_is and work.is_broken(plain):
+        work.expect_passes()
+        _passed_on(work, as_it_is, _AS_IT_IS)
     if options.level == "thorough":
         start, units = _best_start(work, starts, units, plain)
         _thorough(work, start, units, [stage.plan.thresholds for stage in work.stages[:plain]])
@@ -320,7 +326,7 @@ def _best_start(work: _Work, starts: Sequence[Start], units: QuantPlan, plain: i
     tried = [(min(stage.noise for stage in work.stages[plain:]), starts[0], units)]
     for start in starts[1:]:
         begun = len(work.stages)
-        units = _passed_on(work, start, start.counted.name or "as it is")
+        units = _passed_on(work, start, start.counted.name or _AS_IT_IS)
         tried.append((min(stage.noise for stage in work.stages[begun:]), start, units))
     return min(tried, key=lambda one: one[0])[1:]
 
@@ -498,6 +504,21 @@ class _Work:
             return found
         correction = BiasCorrection()
         return correction.apply(self.model, found, self.observed([correction], found)[0])
+
+    def is_broken(self, plain: int) -> bool:
+        """Tell whether the plan that passes began with is far worse in INT8 than plans without units.
+
+        Float weights say nothing of biases that 16 bits do not hold: where units make a top small, some are clamped.
+
+        Args:
+            plain: how many stages there were before.
+        """
+        return self.stages[plain].noise > _BROKEN * min(stage.noise for stage in self.stages[:plain])
+
+    def expect_passes(self) -> None:
+        """Expect them once more, for the progress."""
+        passes = self.passes()
+        self._total += (1 + sum(map(len, passes))) * self._samples.guarding + len(passes) * self._samples.solving
 
     def stage(self, name: str, plan: QuantPlan) -> None:
         """Measure a plan."""
