@@ -13,9 +13,8 @@ from calib8.engine import run_float
 from calib8.lowering.integer import lower_int8
 from calib8.quantize import channel_units, make_plan, observed_values, setup_of
 from calib8.quantize.channel_units import in_channel_units
-from calib8.repair import guard, pipeline
+from calib8.repair import ThresholdSets, guard, repair, work
 from calib8.repair.guard import split
-from calib8.repair.pipeline import ThresholdSets, repair
 
 NETWORK = """
 layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 3, 8, 8] } } }
@@ -61,7 +60,7 @@ def sets(model, samples):
 
 @pytest.fixture
 def as_large(monkeypatch):
-    monkeypatch.setattr(pipeline, "_LARGE", 0)
+    monkeypatch.setattr(work, "_LARGE", 0)
     monkeypatch.setattr(guard, "_LARGE_BYTES", 0)
 
 
@@ -69,7 +68,7 @@ def test_a_large_network_gets_the_same_integers(model, sets, samples, as_large, 
     large = repair(model, sets, split(lambda: iter(samples), SAMPLES))
     monkeypatch.undo()
     monkeypatch.setattr(channel_units, "_LARGE", 1 << 30)
-    monkeypatch.setattr(pipeline, "_FLOOR_PRODUCTS", 0)  # large ones measure thresholds on the guard's samples
+    monkeypatch.setattr(work, "_FLOOR_PRODUCTS", 0)  # large ones measure thresholds on the guard's samples
     usual = repair(model, sets, split(lambda: iter(samples), SAMPLES))
     one, two = large.best.plan, usual.best.plan
     assert large.lines() == usual.lines() and large.floor == usual.floor

@@ -12,10 +12,10 @@ from calib8.engine import run_float
 from calib8.errors import OptionError, QuantizationError
 from calib8.quantize import make_plan, observed_values
 from calib8.quantize.channel_units import is_before_batch_norm
-from calib8.repair import PASSES
+from calib8.repair import PASSES, RepairOptions, ThresholdSets, repair
 from calib8.repair.equalised_channels import EQUALISED, EqualisedChannels
 from calib8.repair.guard import split
-from calib8.repair.pipeline import RepairOptions, ThresholdSets, _Work, repair
+from calib8.repair.work import Work
 
 NETWORK = """
 layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 3, 8, 8] } } }
@@ -86,7 +86,7 @@ def test_thresholds_are_those_that_lose_least_with_float_weights(found, plan_of)
 
 def test_small_networks_measure_thresholds_on_more_samples_than_the_guards(model, sets_of, samples, monkeypatch):
     """And then a set that was best on these few alone is not the result."""
-    own, guards = _Work.stage, []
+    own, guards = Work.stage, []
 
     def stage(self, name, plan):
         own(self, name, plan)
@@ -94,11 +94,11 @@ def test_small_networks_measure_thresholds_on_more_samples_than_the_guards(model
         if name == "tiny":
             self.stages[-1] = replace(self.stages[-1], noise=0.0)
 
-    monkeypatch.setattr(_Work, "stage", stage)
+    monkeypatch.setattr(Work, "stage", stage)
     parts = split(lambda: iter(samples), IMAGES)
     found = repair(model, sets_of(["half", "all", "tiny"]), parts)
     assert found.best.name != "tiny" and set(guards) == {IMAGES}
-    monkeypatch.setattr("calib8.repair.pipeline._FLOOR_PRODUCTS", 0)
+    monkeypatch.setattr("calib8.repair.work._FLOOR_PRODUCTS", 0)
     few = repair(model, sets_of(["half", "all", "tiny"]), parts)
     assert few.best.name == "tiny" and guards[-1] == parts.guarding
 
@@ -240,7 +240,7 @@ def test_progress_counts_all_runs(model, sets_of, samples):
 def test_passes_begin_without_units_too_where_those_are_far_worse(model, sets_of, samples, found, monkeypatch):
     """Biases that are clamped do not show with float weights."""
     assert not any("as it is" in stage.name for stage in found.stages)
-    monkeypatch.setattr("calib8.repair.pipeline._BROKEN", 0.0)
+    monkeypatch.setattr("calib8.repair.work._BROKEN", 0.0)
     both = repair(model, sets_of(["half", "all", "tiny", "impossible"]), split(lambda: iter(samples), IMAGES))
     passes = ["channel-units", "compensated-rounding", "bias-correction"]
     count = len(found.stages)
@@ -300,10 +300,10 @@ def test_options_that_are_not_possible():
 
 def test_of_large_networks_only_the_best_plan_keeps_its_integers(model, sets_of, samples, monkeypatch):
     """They measure thresholds on the guard's samples alone, whatever they cost."""
-    monkeypatch.setattr("calib8.repair.pipeline._FLOOR_PRODUCTS", 0)
+    monkeypatch.setattr("calib8.repair.work._FLOOR_PRODUCTS", 0)
     found = repair(model, sets_of(["half", "all", "tiny"]), split(lambda: iter(samples), IMAGES))
-    monkeypatch.setattr("calib8.repair.pipeline._FLOOR_PRODUCTS", 1e9)
-    monkeypatch.setattr("calib8.repair.pipeline._LARGE", 100)
+    monkeypatch.setattr("calib8.repair.work._FLOOR_PRODUCTS", 1e9)
+    monkeypatch.setattr("calib8.repair.work._LARGE", 100)
     lighter = repair(model, sets_of(["half", "all", "tiny"]), split(lambda: iter(samples), IMAGES))
     assert lighter.lines() == found.lines()
     for stage in (*lighter.plain, *lighter.stages):

@@ -1,9 +1,10 @@
 """Repair: what makes INT8 cost less, once thresholds are found.
 
-- `pipeline`: from several sets of thresholds to the plan that loses least; what can be left out
+- `pipeline`: from several sets of thresholds to the plan that loses least: the order of things
+- `work`: what is done in that order; `stages`: what it begins with and finds; `expected_runs`: for the progress
 - `options`: how much is done, and what is left out
 - `guard`: which samples are held out, and how they measure a plan
-- `box_agreement`: how far a detector's decoded boxes are from FP32's
+- `box_agreement`: how far a detector's decoded boxes are from FP32's; `yolo_maps`: what maps say that nothing decodes
 - `passes`: what a pass is, and how one is run: it says what it wants to observe, the engine observes, it is applied
 
 The passes, a file each:
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
     from calib8.repair.guard import Guard, Split, split
     from calib8.repair.options import RepairOptions
     from calib8.repair.passes import PlanPass, run_pass
-    from calib8.repair.pipeline import Repaired, Stage, ThresholdSets, repair
+    from calib8.repair.pipeline import repair
+    from calib8.repair.stages import Repaired, Stage, ThresholdSets
     from calib8.repair.whole_multipliers import WholeMultipliers
 
 __all__ = [
@@ -69,7 +71,8 @@ __getattr__ = lazily(
         "guard": "Guard Split split",
         "passes": "PlanPass run_pass",
         "options": "RepairOptions",
-        "pipeline": "Repaired Stage ThresholdSets repair",
+        "pipeline": "repair",
+        "stages": "Repaired Stage ThresholdSets",
         "whole_multipliers": "WholeMultipliers",
     },
 )

@@ -1,0 +1,245 @@
+"""What a repair does one after another: it runs passes, measures plans, and finds where passes can begin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from calib8.engine import EngineOptions
+from calib8.errors import QuantizationError
+from calib8.layer_kit.form import SameCodes
+from calib8.lowering import Model
+from calib8.measure.collect import CollectOptions, collect
+from calib8.measure.counters import Counter
+from calib8.quantize import QuantPlan, make_plan, replan
+from calib8.repair.bias_correction import BiasCorrection
+from calib8.repair.channel_units import ChannelUnits
+from calib8.repair.compensated_rounding import CompensatedRounding
+from calib8.repair.equalised_channels import (
+    CLEARLY,
+    EQUALISED,
+    LEAST_NOISE,
+    WORTH_IT,
+    EqualisedChannels,
+    InChannelUnits,
+    Units,
+)
+from calib8.repair.expected_runs import MOST_STARTS, floors_in_units, runs_of_samples
+from calib8.repair.guard import Guard, Split
+from calib8.repair.options import RepairOptions
+from calib8.repair.output_noise import products_of_a_run, search_thresholds
+from calib8.repair.passes import PlanPass, observe
+from calib8.repair.refitted_weights import refit_weights
+from calib8.repair.stages import Counted, Stage, Start, ThresholdSets, Told
+from calib8.repair.whole_multipliers import WholeMultipliers
+
+_BROKEN = 4.0  # times the noise
+_FLOOR_PRODUCTS = 1e9  # of the samples beside the guard's that thresholds are measured on, each time
+_LARGE = 16 << 20  # weights: as many bytes for each plan that is kept
+
+
+class Work:
+    """Runs passes and measures plans, and counts samples for the progress.
+
+    Args:
+        sets: how many sets of thresholds there are.
+        nan: whether samples may make a value NaN.
+
+    Attributes:
+        floored: on how many samples thresholds are measured with float weights.
+        counted: how the channels of the network that is gone on with are counted.
+        stages: what was measured so far.
+    """
+
+    def __init__(
+        self, model: Model, samples: Split, options: RepairOptions, progress: Told, sets: int, *, nan: bool
+    ) -> None:
+        self._samples, self._options, self._progress, self._nan = samples, options, progress, nan
+        self.counted = Counted("", InChannelUnits(model))
+        self.stages: list[Stage] = []
+        self._large = sum(blob.size for layer in model.net.layers for blob in layer.blobs) > _LARGE
+        more = min(samples.solving_runs, int(_FLOOR_PRODUCTS / max(products_of_a_run(model), 1)))
+        if self._large or 2 * more * samples.per_run < samples.guarding:  # a few more are not worth another FP32 pass
+            more = 0
+        self.floored = samples.guarding + more * samples.per_run
+        self._done, self._total = 0, runs_of_samples(sets, samples, options, self.floored)
+        self._guard = Guard(model, samples.guard, options.threads, nan=nan)
+        self._count(samples.guarding)
+        self._wide = Guard(model, samples.wider(more), options.threads, nan=nan) if more else self._guard
+        self._count(self.floored)
+
+    @property
+    def model(self) -> Model:
+        """The network that is gone on with, its channels counted as `counted` says."""
+        return self.counted.network.model
+
+    def does(self, name: str) -> bool:
+        """Tell whether a part is wanted."""
+        return self._options.does(name)
+
+    @property
+    def judges_boxes(self) -> bool:
+        """Whether decoded boxes are judged, too."""
+        return self._guard.judges_boxes
+
+    def passes(self) -> list[list[PlanPass[Any]]]:
+        """Make the passes that solve on samples, in their order; those that are observed together are in one list.
+
+        What compensated rounding looks at are bottoms of layers with weights, and units of channels are those of values
+        that only a BatchNorm reads: neither their thresholds nor what they hold in FP32 are moved.
+        """
+        solving = self._samples.solving
+        known: tuple[tuple[PlanPass[Any], ...], ...] = (
+            (ChannelUnits(solving), CompensatedRounding(solving)),
+            (BiasCorrection(),),
+        )
+        wanted = [[one for one in together if self.does(one.name)] for together in known]
+        return [together for together in wanted if together]
+
+    def passed(self, kind: type[WholeMultipliers], plan: QuantPlan) -> QuantPlan:
+        """Run the pass that observes nothing."""
+        return kind(self.does("exact-pools"), self.does("whole-sums")).apply(self.model, plan, {})
+
+    def starts(self, as_it_is: Start, sets: ThresholdSets, floor: Mapping[str, float]) -> list[Start]:
+        """Find where passes can begin, the best first: in units of channels, chosen in one way or another, or as it is.
+
+        Args:
+            as_it_is: the network without units.
+            sets: thresholds are found in the distributions of channels in units as each of them finds its own.
+            floor: what those sets lose that were measured.
+        """
+        if not self.does(EQUALISED):
+            return [as_it_is]
+        choice, measured = EqualisedChannels(self.model, as_it_is.plan), floors_in_units(len(sets.names))
+        if not choice.counters:
+            self._count(2 * self._samples.solving + (measured + (not floor)) * self.floored)
+            return self._all_of([as_it_is])
+        self._observe(choice.counters)
+        ways = choice.ways()
+        self._observe(ways.counters)
+        as_it_is = replace(as_it_is, noise=min(floor.values()) if floor else self.floor(as_it_is.plan))
+        found = self._in_units(ways.least_noise, as_it_is, sets, sets.names)
+        # Most of what one way has shown holds for the other one.
+        noise = {name: start.noise for name, start in found.items()}
+        likely = dict.fromkeys(min(of, key=of.__getitem__) for of in (floor, noise) if of) or sets.names[:1]
+        others = self._in_units(ways.by_range, as_it_is, sets, likely)
+        self._count((measured - len(sets.names) - len(likely)) * self.floored)
+        best = [min(one.values(), key=lambda start: start.noise) for one in (found, others) if one]
+        # What weights lose is not in these figures, and the first way is the one that sees to them.
+        best.sort(key=lambda start: start.noise * (CLEARLY if start.counted.name == LEAST_NOISE else 1))
+        worth_it = [start for start in best if start.noise < as_it_is.noise * WORTH_IT]
+        return self._all_of([*worth_it, as_it_is, *(start for start in best if start not in worth_it)])
+
+    def _all_of(self, starts: list[Start]) -> list[Start]:
+        """Count those that there might have been as done, and give what there is."""
+        if self._options.level == "thorough":
+            passes = self.passes()
+            judged = 1 + sum(map(len, passes))
+            each = judged * self._samples.guarding + len(passes) * self._samples.solving
+            self._count((MOST_STARTS - len(starts)) * each)
+        return starts
+
+    def _in_units(self, units: Units, as_it_is: Start, sets: ThresholdSets, names: Iterable[str]) -> dict[str, Start]:
+        """Measure these sets of thresholds with channels in units, as far as the contract can express them."""
+        found: dict[str, Start] = {}
+        before, self.counted = as_it_is.plan, Counted(units.name, units.network(), units.histograms)
+
+        def made(name: str) -> QuantPlan:
+            thresholds = {**before.thresholds, **units.thresholds(partial(sets.threshold_of, name))}
+            plan = make_plan(self.model, thresholds, before.enable_concat_quantize)
+            return self.passed(WholeMultipliers, plan)
+
+        for name in names:
+            try:
+                start = self.start(made(name), partial(made, name))
+            except QuantizationError:
+                self._count(self.floored)
+                continue
+            found[name] = replace(start, noise=self.floor(start.plan))
+        self.counted = as_it_is.counted
+        return found
+
+    def _observe(self, counters: Mapping[str, Counter]) -> None:
+        """Show counters the samples to solve on."""
+        options, count = CollectOptions(engine=EngineOptions(threads=self._options.threads)), self._counting()
+        collect(self.model, self._samples.solve, counters, options, count)
+        count(self._samples.solving)
+
+    def _counting(self) -> Callable[[int], None]:
+        """Give what counts the samples of a pass, told how many are done."""
+        before = self._done
+        return lambda done: self._count(before + done - self._done)
+
+    def observed(self, passes: Sequence[PlanPass[Any]], plan: QuantPlan) -> list[dict[str, Any]]:
+        """Run the samples to solve on, and give what each pass asks for."""
+        options, count = CollectOptions(engine=EngineOptions(threads=self._options.threads)), self._counting()
+        found = observe(passes, self.model, plan, self._samples.solve, options, count)
+        count(self._samples.solving)
+        return found
+
+    def searched(self, plan: QuantPlan, others: Sequence[Mapping[str, float]]) -> QuantPlan:
+        """Search thresholds by the noise at the outputs."""
+        found = search_thresholds(
+            self.model, plan, others, self._samples.solve, self._samples.solving_runs, self._options.threads,
+            lambda done, total: self._progress("searching thresholds", done, total), nan=self._nan,
+        )  # fmt: skip
+        return self.passed(WholeMultipliers, replan(self.model, plan, found.changes))
+
+    def refitted(self, plan: QuantPlan, ridge: float) -> QuantPlan:
+        """Refit weights, and see to the mean errors of what is left."""
+        found = refit_weights(
+            self.model, plan, ridge, self._samples.solve, self._samples.solving_runs, self._options.threads,
+            lambda done, total: self._progress(f"refitting weights, {ridge:g}", done, total),
+        )  # fmt: skip
+        if not self.does(BiasCorrection.name):
+            return found
+        correction = BiasCorrection()
+        return correction.apply(self.model, found, self.observed([correction], found)[0])
+
+    def is_broken(self, plain: int) -> bool:
+        """Tell whether the plan that passes began with is far worse in INT8 than plans without units.
+
+        Float weights say nothing of biases that 16 bits do not hold: where units make a top small, some are clamped.
+
+        Args:
+            plain: how many stages there were before.
+        """
+        return self.stages[plain].noise > _BROKEN * min(stage.noise for stage in self.stages[:plain])
+
+    def expect_passes(self) -> None:
+        """Expect them once more, for the progress."""
+        passes = self.passes()
+        self._total += (1 + sum(map(len, passes))) * self._samples.guarding + len(passes) * self._samples.solving
+
+    def stage(self, name: str, plan: QuantPlan) -> None:
+        """Measure a plan."""
+        plan = self.counted.network.real(plan)
+        noise = self._guard.noise(plan)
+        self._count(self._samples.guarding)
+        self.stages.append(Stage(name, plan, noise, self.counted.in_units))
+        if self._large:
+            best = min(self.stages, key=lambda stage: stage.noise)
+            self.stages = [s if s is best else replace(s, plan=replace(s.plan, forms={})) for s in self.stages]
+
+    def floor(self, plan: QuantPlan) -> float:
+        """Measure its thresholds."""
+        noise = self._wide.noise_of_values(self.counted.network.real(plan))
+        self._count(self.floored)
+        return noise
+
+    def measured(self, name: str) -> QuantPlan | None:
+        """Give the plan of a stage, where it still has its integers."""
+        return next((stage.plan for stage in self.stages if stage.name == name and stage.plan.forms), None)
+
+    def start(self, plan: QuantPlan, make: Callable[[], QuantPlan]) -> Start:
+        """Keep a plan of the network that is gone on with; of a large one how it is made again."""
+        if not self._large:
+            return Start(self.counted, plan, lambda: plan)
+        has_integers = {name: None if form is None else SameCodes() for name, form in plan.forms.items()}
+        return Start(self.counted, replace(plan, forms=has_integers), make)
+
+    def _count(self, samples: int) -> None:
+        self._done += samples
+        self._progress("repairing", self._done, self._total)
