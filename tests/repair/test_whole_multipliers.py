@@ -77,11 +77,30 @@ def test_small_multipliers_are_rounded_up(random_model):
 def test_other_operations(random_model, operation):
     rest = f"eltwise_param {{ operation: {operation} }}"
     text = "\n".join([INPUT, conv("a"), conv("b"), layer("Eltwise", "s", "a", "b", rest=rest)])
-    model, plan, after = moved(random_model, text, {"x": 1.0, "a": 3.0, "b": 2.3, "s": 3.7})
-    if operation == "PROD":
-        assert after.thresholds == plan.thresholds
-    else:
-        np.testing.assert_allclose(gains(model, after, "s"), 1, atol=1e-6)
+    model, _, after = moved(random_model, text, {"x": 1.0, "a": 3.0, "b": 2.3, "s": 3.7})
+    found = product_gain(model, after, "s") if operation == "PROD" else gains(model, after, "s")
+    np.testing.assert_allclose(found, 1, atol=1e-6)
+
+
+def product_gain(model, plan, name):
+    """What the integers of a product multiply codes by, over what they should."""
+    own, form = model.net.layer_by_name[name], plan.forms[name]
+    exact = 1.0
+    for bottom in own.bottoms:
+        exact *= plan.thresholds[bottom] / 128
+    return form.multipliers[0] / 2.0**form.rshift / (exact * 128 / plan.thresholds[own.tops[0]])
+
+
+@pytest.mark.parametrize("top", [0.9, 1.05, 3.7, 6.87, 6.91])
+def test_the_multiplier_of_a_product_is_exact(random_model, top):
+    """Its top moves by less than one of 64 steps, and its bottoms stay, also where a later sum reads them."""
+    product = layer("Eltwise", "s", "a", "b", rest="eltwise_param { operation: PROD }")
+    text = "\n".join([INPUT, conv("a"), conv("b"), product, layer("Eltwise", "v", "a", "s")])
+    model, plan, after = moved(random_model, text, {"x": 1.0, "a": 3.0, "b": 2.3, "s": top, "v": 5.0})
+    assert product_gain(model, plan, "s") < 1 - 1e-4
+    np.testing.assert_allclose(product_gain(model, after, "s"), 1, atol=1e-6)
+    assert abs(after.thresholds["s"] / top - 1) < 1 / 128 + 1e-3
+    assert [after.thresholds[v] for v in "ab"] == [plan.thresholds[v] for v in "ab"]
 
 
 def test_max_pools_are_exact(random_model):

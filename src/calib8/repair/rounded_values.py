@@ -14,29 +14,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.arithmetic import INT8_LEVELS
+from calib8.graph import Layer, Shape
 from calib8.layer_kit.codes import without_nan
 from calib8.layers import Call, OnnxBuilder, Op
 from calib8.lowering import Model
 from calib8.quantize import QuantPlan
 
+_Step = tuple[float, NDArray[np.float64] | None]
+
 
 def with_rounded_values(model: Model, plan: QuantPlan, *, nan: bool = True) -> Model:
     """Give a model that computes the same in float, with every value that is codes in the plan rounded.
 
-    Inputs are not: `rounded_inputs` names them. What lies between a BatchNorm and its Scale is not rounded, since the
-    two are one step, and neither are the tops of layers that hand codes on.
+    What a layer in FP32 gives is rounded where a layer in INT8 reads it. Inputs are not: `rounded_inputs` names them.
+    What lies between a BatchNorm and its Scale is not rounded, since the two are one step, and
+    neither are the tops of layers that hand codes on.
 
     Args:
         nan: whether a value may hold NaN; see `rounding_nodes`.
     """
 
-    def with_rounding(name: str, op: Op, tops: Sequence[str]) -> Op:
-        if not is_rounded(model, plan, name):
-            return op
-        steps = [(plan.thresholds[top], plan.channel_units.get(top)) for top in tops]
-        return cast(Op, _Rounded(op, steps, nan=nan))
+    def step(value: str) -> _Step:
+        return plan.thresholds[value], plan.channel_units.get(value)
 
-    return replace(model, ops=tuple(with_rounding(layer.name, op, layer.tops) for layer, op in model.pairs))
+    def with_rounding(layer: Layer, op: Op) -> Op:
+        entering = entering_bottoms(model, plan, layer)
+        bottoms = [step(b) if b in entering else None for b in layer.bottoms]
+        tops = [step(top) if is_rounded(model, plan, layer.name) else None for top in layer.tops]
+        return cast(Op, _Rounded(op, bottoms, tops, nan=nan)) if any((*bottoms, *tops)) else op
+
+    return replace(model, ops=tuple(with_rounding(layer, op) for layer, op in model.pairs))
 
 
 def is_rounded(model: Model, plan: QuantPlan, name: str) -> bool:
@@ -44,6 +51,14 @@ def is_rounded(model: Model, plan: QuantPlan, name: str) -> bool:
     op = model.op_of[name]
     computes = op.kind == "onnx" and not op.passive and name not in model.batch_norm_pairs
     return computes and plan.forms.get(name) is not None
+
+
+def entering_bottoms(model: Model, plan: QuantPlan, layer: Layer) -> frozenset[str]:
+    """Name the bottoms of a layer in INT8 that layers in FP32 give, and that become codes where it reads them."""
+    if plan.forms.get(layer.name) is None:
+        return frozenset()
+    given = ((b, model.net.producer[b]) for b in layer.bottoms if b not in model.inputs)
+    return frozenset(b for b, producer in given if plan.forms.get(producer.name) is None)
 
 
 def rounded_inputs(model: Model, plan: QuantPlan) -> dict[str, float]:
@@ -57,25 +72,32 @@ def rounded_inputs(model: Model, plan: QuantPlan) -> dict[str, float]:
 
 
 class _Rounded:
-    """An Op whose tops are quantised and dequantised; else as the Op itself.
+    """An Op some of whose bottoms and tops are quantised and dequantised; else as the Op itself.
 
     Args:
-        steps: threshold and units of channels of each top.
+        bottoms, tops: threshold and units of channels of each; None for one that stays as it is.
         nan: see `rounding_nodes`.
     """
 
-    def __init__(self, op: Op, steps: Sequence[tuple[float, NDArray[np.float64] | None]], *, nan: bool) -> None:
-        self._op, self._steps, self._nan = op, steps, nan
+    def __init__(self, op: Op, bottoms: Sequence[_Step | None], tops: Sequence[_Step | None], *, nan: bool) -> None:
+        self._op, self._bottoms, self._tops, self._nan = op, bottoms, tops, nan
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._op, name)
 
     def lower(self, g: OnnxBuilder, call: Call) -> list[str]:
-        """Lower the layer, and round its tops."""
-        tops = self._op.lower(g, call)
+        """Round bottoms, lower the layer, and round its tops."""
+        bottoms = self._rounded(g, call.bottoms, self._bottoms, call.bottom_shapes)
+        return self._rounded(g, self._op.lower(g, replace(call, bottoms=tuple(bottoms))), self._tops, call.top_shapes)
+
+    def _rounded(
+        self, g: OnnxBuilder, values: Sequence[str], steps: Sequence[_Step | None], shapes: Sequence[Shape]
+    ) -> list[str]:
         return [
-            rounding_nodes(g, top, g.scalar(threshold / INT8_LEVELS), units, len(shape), nan=self._nan)
-            for top, (threshold, units), shape in zip(tops, self._steps, call.top_shapes, strict=True)
+            x
+            if step is None
+            else rounding_nodes(g, x, g.scalar(step[0] / INT8_LEVELS), step[1], len(shape), nan=self._nan)
+            for x, step, shape in zip(values, steps, shapes, strict=True)
         ]
 
 
