@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from calib8.engine import run_float
@@ -14,6 +15,17 @@ from calib8.lowering import Model, build_model
 from calib8.onnx_in import read_onnx
 
 TOLERANCE = 1e-5
+_OTHERWISE_IN_1_23 = {("AveragePool", 5), ("LayerNormalization", 2), ("ReduceSum", 2)}
+
+
+def needs_a_right_reference(name: str, case: int) -> None:
+    """Skip a case which ONNX Runtime 1.23, the oldest that is allowed, refuses or computes in another way.
+
+    Ceil mode with counted pads and a stride that is not the kernel's; a scale of one number over all axes; no axes to
+    reduce and `noop_with_empty_axes`. calib8 gives what ONNX says and newer versions do.
+    """
+    if (name, case) in _OTHERWISE_IN_1_23 and ort.__version__.startswith("1.23."):
+        pytest.skip(f"ONNX Runtime {ort.__version__} is no reference for {name} here")
 
 
 def model_of(
