@@ -27,7 +27,6 @@ from calib8.errors import DataError, OptionError, TableError
 from calib8.quantize import observed_values
 from calib8.repair import Guard, split
 from calib8.workflow import calibrate, calibrate_again, needed_histograms
-from calib8.workflow.calibrating import together
 
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
 FILES = DIGITS / "deploy.prototxt", DIGITS / "custom.caffemodel"
@@ -211,17 +210,6 @@ def test_check_collects_what_is_wrong(tmp_path):
     (tmp_path / "net").write_text('layer { name: "a" type: "ReLU" bottom: "nobody" top: "a" }')
     found = calib8.check(tmp_path / "net", tmp_path / "missing")
     assert len(found.problems) == 2 and "missing" in found.problems[0] and "nobody" in found.problems[1]
-
-
-def test_what_is_said_of_many_layers_is_one_line():
-    which = ["channel 3", *["channels 1, 2 and 5 more"] * 19]
-    dead = [f"layer 'bn{i}': the variance of {channels} is low; dead" for i, channels in enumerate(which)]
-    bias = [f"layer 'c{i}': the bias of channels 1, 2 does not fit" for i in range(3)]
-    assert together([*dead, *bias]) == [
-        *bias, "20 layers ('bn0', 'bn1', 'bn2', ..): the variance of some channels is low; dead",
-    ]  # fmt: skip
-    assert together(dead[:3]) == dead[:3]
-    assert together([]) == []
 
 
 def test_a_repair_by_default(network):

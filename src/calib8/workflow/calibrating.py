@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -33,7 +32,7 @@ from calib8.measure.thresholds import (
     find_threshold,
     method_named,
 )
-from calib8.quantize import QuantPlan, make_plan, observed_values, set_thresholds
+from calib8.quantize import QuantPlan, make_plan, observed_values, set_thresholds, together
 from calib8.reading import read_file
 from calib8.repair import RepairOptions
 from calib8.workflow.network import Network
@@ -42,9 +41,7 @@ from calib8.workflow.progress import Progress, ProgressCallback, quiet
 if TYPE_CHECKING:
     from calib8.repair import Repaired
 
-_CHANNELS = re.compile(r"channels? \d+(, \d+)*( and \d+ more)?")
 _MOST_PROBLEMS = 20
-_FEW = 3  # layers that have a line each
 _log = logging.getLogger(__name__)
 Options = TypeVar("Options", bound="MeasureOptions")
 
@@ -459,25 +456,6 @@ def _tell_warnings(network: Network, plan: QuantPlan) -> None:
     for warning in plan.warnings:
         if warning not in lines:
             _log.info("%s: %s", network.model.net.source, warning)
-
-
-def together(warnings: Sequence[str]) -> list[str]:
-    """Put what is said of more than a few layers into one line for all of them.
-
-    Args:
-        warnings: "layer 'conv1': the bias of channels 1, 2 and 5 more does not fit ..".
-    """
-    layers_of: dict[str, list[str]] = {}
-    for warning in warnings:
-        layer, _, text = warning.partition(": ")
-        layers_of.setdefault(_without_numbers(text), []).append(layer.removeprefix("layer "))
-    many = {kind: layers for kind, layers in layers_of.items() if len(layers) > _FEW}
-    alone = [w for w in warnings if _without_numbers(w.partition(": ")[2]) not in many]
-    return alone + [f"{len(layers)} layers ({', '.join(layers[:_FEW])}, ..): {kind}" for kind, layers in many.items()]
-
-
-def _without_numbers(text: str) -> str:
-    return _CHANNELS.sub("some channels", text)
 
 
 def _refuse_no_numbers(model: Model, histograms: Mapping[str, BlobHistogram]) -> None:

@@ -123,6 +123,17 @@ def test_odd_layers(random_model):
     assert ("a", "much") in texts
 
 
+def test_what_integers_warn_of_in_many_layers_is_one_hint(model):
+    """ResNets have a dozen BatchNorms with dead channels."""
+    dead = [f"layer 'bn{i}': the variance of channel {i} is low; dead" for i in range(11)]
+    plan = QuantPlan({}, {}, warnings=(*dead, "layer 'c': the bias of channel 1 does not fit"))
+    found = check_network(model, survey(model, samples(4)), plan)
+    assert [(one.subject, one.text) for one in found] == [
+        ("c", "the bias of channel 1 does not fit"),
+        ("11 layers ('bn0', 'bn1', 'bn2', ..)", "the variance of some channels is low; dead"),
+    ]
+
+
 def test_an_ordinary_network_is_not(model):
     assert check_network(model, survey(model, samples(4)), None) == ()
 

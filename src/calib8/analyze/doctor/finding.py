@@ -22,7 +22,7 @@ class Finding:
     Attributes:
         area: "preprocessing", "images", "samples" or "network".
         severity: how sure, how bad.
-        subject: the layer, blob or sample that it is about; "" for the whole.
+        subject: the layer, blob or sample that it is about, or how many layers, with a few names; "" for the whole.
         text: what was found, and what was expected.
         advice: what to do; "" where the text says all.
     """

@@ -16,7 +16,7 @@ from calib8.graph import Layer
 from calib8.layers.batch_norm import BatchNorm
 from calib8.layers.concat import Concat
 from calib8.lowering import Model
-from calib8.quantize import QuantPlan
+from calib8.quantize import QuantPlan, together
 
 _FEW_STEPS = 4
 _CODES = 127
@@ -120,6 +120,6 @@ def _vanishing(model: Model, survey: Survey) -> Iterator[Finding]:
 
 
 def _warned(plan: QuantPlan | None) -> Iterator[Finding]:
-    for text in plan.warnings if plan is not None else ():
+    for text in together(plan.warnings) if plan is not None else ():
         subject, _, what = text.partition(": ")
         yield Finding("network", Severity.HINT, subject.removeprefix("layer ").strip("'"), what or text)
