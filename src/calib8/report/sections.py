@@ -61,7 +61,7 @@ def verdict_section(report: Report) -> Markup:
         snr = worst.comparison.snr_db
         facts.append((f"{snr:.1f} dB" if math.isfinite(snr) else number(snr), "signal to noise at the outputs"))
         facts.append((f"{worst.comparison.cosine:.4f}", "cosine"))
-        facts += [(f"{worst.agreement:.1%}", "of the answers are the same")] if worst.asked else []
+        facts += [(f"{worst.agreement:.1%}", f"of {worst.answers} answers are the same")] if worst.asked else []
     figures = [tag("div", tag("b", value), tag("span", what), class_="fact") for value, what in facts]
     return tag(
         "section", tag("p", found.grade.value, class_=f"grade {found.grade.value}"),
