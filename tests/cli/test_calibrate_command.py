@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
+from calib8.analyze import verdict
 from calib8.cli import calibrate
 from calib8.cli.main import main
 from calib8.cli.progress import ProgressLine, progress_text
@@ -69,6 +70,48 @@ def test_results_go_to_stdout_and_nothing_to_stderr(folder, capsys):
     assert any(row.split()[:2] == ["conv1", "Convolution"] for row in rows)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ["--repair", "none"],
+            "nothing was repaired: leave out --repair none, or say --repair thorough in its place; ",
+        ),
+        (["--original"], "nothing was repaired: leave out --original, or say --repair thorough in its place; "),
+        (
+            ["--without", "thresholds", "--without", "channel-units"],
+            "parts of the repair were left out: leave out --without thresholds --without channel-units, or say ",
+        ),
+        (
+            ["--repair", "thorough", "--without", "output-noise"],
+            "parts of the repair were left out: leave out --without output-noise; INT8 may come nearer to FP32",
+        ),
+        ([], "--repair thorough goes on from here"),
+        (["--repair", "thorough"], None),
+    ],
+)
+def test_a_repair_that_may_bring_it_back_is_named(folder, capsys, monkeypatch, options, said):
+    def last_line(least):
+        monkeypatch.setattr(verdict, "_GOOD_DB", least)
+        assert main(["calibrate", "digits", str(folder), "-n", "10", "--threads", "1", *options]) == 0
+        return capsys.readouterr().out.splitlines()[-1]
+
+    assert last_line(1000.0).startswith("fair: " if said is None else f"  -> {said}")
+    assert last_line(0.0).startswith("good: ")
+
+
+def test_thresholds_that_are_given_are_not_repaired_thoroughly(folder, tmp_path, capsys, monkeypatch):
+    assert main(["calibrate", "digits", str(folder), "-n", "10"]) == 0
+    monkeypatch.setattr(verdict, "_GOOD_DB", 1000.0)
+    table = folder / "bmnet_digits_calibration_table"
+    command = ["calibrate", "digits", str(folder), "-n", "10", "--thresholds", str(table), "--output", str(tmp_path)]
+    capsys.readouterr()
+    assert main([*command, "--repair", "none"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "  -> nothing was repaired: leave out --repair none; INT8 may come nearer to FP32"
+    )
+
+
 def test_no_verdict(folder, capsys):
     assert main(["calibrate", "digits", str(folder), "-n", "20", "--no-verdict"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].endswith("bmnet_digits_calibration_table.prototxt")
@@ -77,7 +120,7 @@ def test_no_verdict(folder, capsys):
 def test_a_bad_verdict_says_what_to_do_in_options(folder, capsys):
     command = ["calibrate", "digits", str(folder), "-n", "20", "--method", "percentile", "--percent", "80"]
     assert main(command) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("bad: ")
+    assert capsys.readouterr().out.splitlines()[-2].startswith("bad: ")
 
 
 def test_much_clipping_is_said(folder, capsys, caplog):

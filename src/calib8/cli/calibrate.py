@@ -151,6 +151,8 @@ def _print_verdict(network: Network, result: CalibrationResult, options: argpars
         _log.warning("no verdict: %s", why)
         return
     print(verdict_text(judged, options.flags))
+    if judged.grade.value != "good" and (more := _more_repair(options)):
+        print(f"  -> {more}")
 
 
 def verdict_text(judged: Verdict, flags: Flags) -> str:
@@ -158,6 +160,21 @@ def verdict_text(judged: Verdict, flags: Flags) -> str:
     lines = [f"INT8 against FP32, {judged.samples}:"]
     lines += [f"  {printable(', '.join(one.blobs))}: {one.text}" for one in judged.outputs]
     return "\n".join([*lines, f"{judged.grade.value}: {with_flags(judged.sentence, flags)}"])
+
+
+def _more_repair(options: argparse.Namespace) -> str:
+    """Say what to type for a repair that may bring INT8 nearer to FP32; "" where nothing is left to try."""
+    nearer = "INT8 may come nearer to FP32"
+    # Thresholds that are given are not moved, which is most of what it does.
+    is_all = options.thresholds is not None or (options.repair == "thorough" and not options.original)
+    thorough = "" if is_all else ", or say --repair thorough in its place"
+    if options.original or options.repair == "none":
+        plain = "--original" if options.original else "--repair none"
+        return f"nothing was repaired: leave out {plain}{thorough}; {nearer}"
+    if options.without:
+        left_out = " ".join(f"--without {name}" for name in dict.fromkeys(options.without))
+        return f"parts of the repair were left out: leave out {left_out}{thorough}; {nearer}"
+    return "" if is_all else f"--repair thorough goes on from here, for minutes; {nearer}"
 
 
 def _tell_findings(findings: Sequence[Finding]) -> None:
