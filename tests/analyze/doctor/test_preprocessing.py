@@ -116,6 +116,30 @@ def test_a_bad_mistake_is_a_problem(trained):
     assert finding.severity is Severity.PROBLEM and "looks wrong" in finding.text
 
 
+def of_little_contrast(model, offset):
+    """Images that fit nothing well, with a mean that is a little off: two BatchNorms are few."""
+    given = Recipe((104.0 + offset, 117.0 - offset, 123.0 + offset), (0.017,) * 3, "bgr")
+    samples = [{"data": resampled(s["data"] * np.float32(0.7), RIGHT, given)} for s in images(24, 1)]
+    return check_preprocessing(model, samples, "data", given, threads=1)
+
+
+def test_few_batch_norms_are_believed_only_where_they_say_much(trained):
+    found = of_little_contrast(trained, 20)
+    best = found.others[0]
+    assert 1.15 < best.gain < 1.15**5 and best.sure == 1  # ten layers would be believed
+    assert found.findings == () and found.weight == 0.2 and "2 BatchNorm layers (few" in found.evidence
+    assert best in found.alike and "with so few BatchNorms nobody can tell it from" in found.sentence
+
+
+def test_what_few_batch_norms_advise_is_to_look_it_up(trained):
+    found = of_little_contrast(trained, 55)
+    (finding,) = found.findings
+    assert 1.15**5 < found.others[0].gain < 2**5 and finding.severity is Severity.HINT
+    assert finding.advice.startswith("look up how the network was trained, or ")
+    # What fits a little better is not told from what fits a little worse.
+    assert "about as well: bgr, mean 127.5, scale 0.017" in finding.text
+
+
 def test_images_of_another_kind(trained):
     random = np.random.default_rng(5)
     samples = [{"data": np.sign(random.standard_normal((1, 3, 16, 16))).astype(np.float32) * 1e4} for _ in range(4)]

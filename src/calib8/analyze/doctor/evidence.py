@@ -6,7 +6,10 @@ between two normal distributions, that of the samples (m, v) and the stored one 
 
     KL = (ln(V/v) + (v + (m - M)^2) / V - 1) / 2    in nats
 
-and the misfit of a network is the geometric mean over its layers, so that no single layer decides.
+and the misfit of a network is the geometric mean over its layers, so that no single layer decides. Where there are few
+layers, a converter has folded the others, and a mean over them is a matter of chance: with 3 layers of a network a
+wrong recipe often fits 1.2 times as well as the right one. So what all layers say together has to be as much as ten of
+them say: a gain counts as its power of (layers / 10).
 
 `BalanceEvidence`: weaker, for networks without BatchNorm. A trained rectifier is on for some inputs and off for
 others; an offset or a factor on the samples pushes many of them to one side. With p the share of inputs above 0, of
@@ -41,6 +44,9 @@ _RECTIFIERS = (ReLU, ReLU6, PReLU, ELU)
 _MOST_KL = 50.0  # a layer that does not fit at all; beyond that, more is no more telling
 _LEAST_KL = 1e-4
 _LEAST_VARIANCE = 1e-12
+_ENOUGH_NORMS = 10
+"""With three of a network's BatchNorms, in a row or drawn, a wrong recipe fits 1.15 times as well as the right one in 5
+to 61 of 100 cases, and 1.15^(10/3) times as well in 0 to 5 (four networks with 10 to 57 BatchNorms)."""
 _LARGEST_LOGIT = 30.0  # exp(-30) is nothing beside 1, in float32 and for a gradient
 
 
@@ -51,11 +57,13 @@ class Evidence(ABC):
         kind: "batchnorm" or "balance".
         values: what is looked at in a forward pass.
         text: what it rests on, for people.
+        weight: 1, or less where it rests on few layers: the part of what is usual that it says.
     """
 
     kind: str
     values: tuple[str, ...]
     text: str
+    weight: float = 1.0
 
     @abstractmethod
     def part(self, value: str, array: Array) -> tuple[Doubles, Doubles]:
@@ -124,7 +132,10 @@ class BatchNormEvidence(Evidence):
         self._means, self._variances = np.concatenate(means), np.concatenate(variances)
         self._places, self._sizes = np.concatenate(places), np.concatenate(sizes)
         self._alive = np.array(alive)
+        self.weight = min(1.0, len(layers) / _ENOUGH_NORMS)
         self.text = f"the statistics of {len(layers)} BatchNorm layer{'s' * (len(layers) > 1)}"
+        if self.weight < 1:
+            self.text += " (few, so that small mistakes escape it)"
 
     def part(self, value: str, array: Array) -> tuple[Doubles, Doubles]:
         """Mean and mean square of every channel."""

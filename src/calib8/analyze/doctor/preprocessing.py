@@ -36,6 +36,8 @@ _GAIN = {"batchnorm": 1.15, "balance": 1.1}
 """What is better by less than that says nothing. With BatchNorms a resampling of the images shows how much they
 scatter; without, the evidence itself is off: with eight networks (bench/doctor.py), by up to 1.07."""
 _LARGE_GAIN = {"batchnorm": 2.0, "balance": 1.25}
+"""Both are for evidence of full weight; of few BatchNorms more is asked (`_needed`)."""
+_EQUAL = 1.1
 _BAD_MISFIT = 0.5
 """A network whose BatchNorms fit no recipe better than this has been given other images than it was trained with."""
 
@@ -70,6 +72,7 @@ class PreprocessingCheck:
         others: the best others, the best one first.
         tried: how many others were tried.
         kind: of the evidence: "batchnorm", "balance" or "" for none.
+        weight: of the evidence; below 1 for few BatchNorms.
         evidence: what it rests on, for people.
         findings: what to say.
     """
@@ -80,6 +83,7 @@ class PreprocessingCheck:
     kind: str = ""
     evidence: str = ""
     findings: tuple[Finding, ...] = ()
+    weight: float = 1.0
 
     @property
     def alike(self) -> tuple[Fit, ...]:
@@ -100,11 +104,12 @@ class PreprocessingCheck:
             return "the given one fits best"
         named = "; ".join(_named(fit) for fit in self.alike[:_MOST_NAMED])
         more = f"; and {len(self.alike) - _MOST_NAMED} more" if len(self.alike) > _MOST_NAMED else ""
-        if self.kind == "batchnorm":
+        if self.kind == "batchnorm" and self.weight == 1:
             return f"the given one fits; these images cannot tell it from {named}{more}"
+        norms = "with so few BatchNorms" if self.kind == "batchnorm" else "without a BatchNorm"
         return (
-            f"nothing fits clearly better, but without a BatchNorm nobody can tell it from {named}{more}: look up how "
-            "the network was trained"
+            f"nothing fits clearly better, but {norms} nobody can tell it from {named}{more}: look up how the network "
+            "was trained"
         )
 
 
@@ -161,7 +166,7 @@ def check_preprocessing(
     fits.sort(key=lambda fit: fit.misfit)
     own = Fit(given, "", reference)
     findings = _findings(own, fits, evidence, advice)
-    return PreprocessingCheck(own, tuple(fits), len(ways) - 1, evidence.kind, evidence.text, findings)
+    return PreprocessingCheck(own, tuple(fits), len(ways) - 1, evidence.kind, evidence.text, findings, evidence.weight)
 
 
 def given_misfit(model: Model, samples: Samples, threads: int | None = None) -> tuple[str, float]:
@@ -229,7 +234,7 @@ class _Trial:
         gain = _gain(self._evidence.kind, misfit, reference)
         near = gain >= 1 / _GAIN[self._evidence.kind]
         sure = float(np.mean(self.resampled(rows) < given)) if near else 0.0
-        clearly_better = gain >= _GAIN[self._evidence.kind] and sure >= _SURE
+        clearly_better = gain >= _needed(_GAIN, self._evidence) and sure >= _SURE
         clearly_worse = self._evidence.kind == "batchnorm" and sure <= 1 - _SURE
         return Fit(way.recipe, way.what, misfit, gain, sure, near and not clearly_better and not clearly_worse)
 
@@ -279,8 +284,13 @@ def _gain(kind: str, misfit: float, reference: float) -> float:
     return reference / max(misfit, 1e-9)
 
 
+def _needed(gains: Mapping[str, float], evidence: Evidence) -> float:
+    """A gain that evidence of this weight must show, so that all layers together say as much as is usual."""
+    return float(gains[evidence.kind] ** (1 / evidence.weight))
+
+
 def _findings(own: Fit, others: Sequence[Fit], evidence: Evidence, advice: Callable[[Fit], str]) -> tuple[Finding, ...]:
-    better = [fit for fit in others if fit.gain >= _GAIN[evidence.kind] and fit.sure >= _SURE]
+    better = [fit for fit in others if fit.gain >= _needed(_GAIN, evidence) and fit.sure >= _SURE]
     if better:
         return (_mistake(own, better, evidence, advice),)
     if evidence.kind == "batchnorm" and own.misfit > _BAD_MISFIT:
@@ -294,14 +304,18 @@ def _findings(own: Fit, others: Sequence[Fit], evidence: Evidence, advice: Calla
 
 def _mistake(own: Fit, better: Sequence[Fit], evidence: Evidence, advice: Callable[[Fit], str]) -> Finding:
     best = better[0]
-    large = best.gain >= _LARGE_GAIN[evidence.kind]
-    equal = [fit for fit in better[1:] if fit.misfit <= 1.1 * best.misfit]
+    large = best.gain >= _needed(_LARGE_GAIN, evidence)
+    is_weak = evidence.weight < 1 and not large
+    # Few layers tell the right one from one that fits a little better no more than from the given one.
+    near = _needed(_GAIN, evidence) if is_weak else _EQUAL
+    equal = [fit for fit in better[1:] if fit.misfit <= near * best.misfit]
     strong = large and evidence.kind == "batchnorm"
     words = "the preprocessing looks wrong" if strong else "another preprocessing fits better"
     text = f"{words}: {_named(best)} fits {best.gain:.1f} times as well as {own.recipe.text}, by {evidence.text}"
     if equal:
         text += f"; about as well: {'; '.join(map(_named, equal[:3]))}"
-    return Finding("preprocessing", Severity.PROBLEM if strong else Severity.HINT, "", text, advice(best))
+    told = f"look up how the network was trained, or {advice(best)}" if is_weak else advice(best)
+    return Finding("preprocessing", Severity.PROBLEM if strong else Severity.HINT, "", text, told)
 
 
 def _named(fit: Fit) -> str:
