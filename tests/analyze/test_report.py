@@ -21,6 +21,7 @@ from calib8.analyze.report import (
     sensitivity_csv,
     sensitivity_json,
     sensitivity_rows,
+    sensitivity_table,
     tuning_json,
 )
 from calib8.analyze.search import Accept
@@ -72,6 +73,18 @@ def test_the_table(found):
     rows = sensitivity_rows(found)
     assert all(len(row) == len(SENSITIVITY_HEADER) for row in rows)
     assert rows[0][0] == found.ranked()[0].unit.name
+
+
+def test_top_1_only_of_outputs_that_hold_classes(found):
+    assert sensitivity_table(found) == [SENSITIVITY_HEADER, *sensitivity_rows(found)] and found.whole.top1 >= 0
+    assert found.of_classes(["prob"]) == found
+    none = found.of_classes([])
+    header, *rows = sensitivity_table(none)
+    assert "top-1" not in header and all(len(row) == len(header) for row in rows)
+    assert math.isnan(none.whole.top1) and none.whole.snr_db == found.whole.snr_db
+    units = json.loads(sensitivity_json("digits", "kl", none))["units"]
+    assert {unit[mode]["outputs"]["top1"] for unit in units for mode in ("alone", "cumulative", "without")} == {None}
+    assert units[0]["alone"]["own_top"]["top1"] is not None
 
 
 def test_the_same_bytes(found):

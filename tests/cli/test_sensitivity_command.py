@@ -50,6 +50,20 @@ def test_table_json_and_csv_say_the_same(folder, capsys):
             assert {"cosine", "snr_db", "mse", "top1"} == set(units[0][mode][where])
 
 
+def test_no_top_1_of_outputs_that_are_no_classes(folder, capsys):
+    """Two layers of numbers at the end: what they say, nobody knows."""
+    prototxt = folder / "deploy.prototxt"
+    extra = 'layer { name: "half" type: "Power" bottom: "prob" top: "half" power_param { scale: 0.5 } }\n'
+    prototxt.write_text(prototxt.read_text() + extra + extra.replace("half", "third"))
+    assert sensitivity(folder, "--no-picture") == 0
+    out = capsys.readouterr().out
+    assert "top-1" not in out and "SNR" in out
+    report = json.loads((folder / f"{BASE}.json").read_text())
+    assert report["int8"]["outputs"]["top1"] is None
+    assert sensitivity(folder, "--no-picture", "--metric", "top1") == 0
+    assert "top-1 as in FP32" in capsys.readouterr().out
+
+
 def test_a_picture(folder):
     pytest.importorskip("matplotlib")
     assert sensitivity(folder) == 0

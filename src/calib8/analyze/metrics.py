@@ -17,8 +17,8 @@ and of a tensor of codes:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from typing import Any, TypeVar
 
@@ -214,6 +214,12 @@ class OutputComparison:
     def top1(self) -> float:
         """The smallest; NaN if no value has channels."""
         return min((c.top1 for c in self.by_value.values() if c.positions), default=math.nan)
+
+    def of_classes(self, values: Collection[str]) -> OutputComparison:
+        """The same, with a top-1 of these values only: of boxes and plain numbers the largest channel says nothing."""
+        return OutputComparison(
+            {v: c if v in values else replace(c, positions=0, agreeing=0) for v, c in self.by_value.items()}
+        )
 
 
 def compare_outputs(

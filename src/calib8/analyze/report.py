@@ -26,6 +26,13 @@ SENSITIVITY_HEADER = (
 )  # fmt: skip
 
 
+def sensitivity_table(sensitivity: Sensitivity) -> list[tuple[str, ...]]:
+    """Write `SENSITIVITY_HEADER` and the rows below it, without top-1 where no output holds classes."""
+    at = SENSITIVITY_HEADER.index("top-1")
+    rows = [SENSITIVITY_HEADER, *sensitivity_rows(sensitivity)]
+    return [row[:at] + row[at + 1 :] for row in rows] if math.isnan(sensitivity.whole.top1) else rows
+
+
 def sensitivity_rows(sensitivity: Sensitivity) -> list[tuple[str, ...]]:
     """Write the units, the most harmful first, as rows of text under `SENSITIVITY_HEADER`.
 

@@ -12,8 +12,8 @@ one before it are not computed again (`experiment`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from calib8.analyze.bench import Bench, Job, Parts, Runner, Setting
@@ -95,6 +95,14 @@ class Sensitivity:
     whole_loss: float
     judge: str
     samples: int
+
+    def of_classes(self, values: Collection[str]) -> Sensitivity:
+        """The same, with a top-1 of these outputs only, which hold classes."""
+        units = tuple(
+            replace(u, damage={mode: replace(d, outputs=d.outputs.of_classes(values)) for mode, d in u.damage.items()})
+            for u in self.units
+        )
+        return replace(self, units=units, whole=self.whole.of_classes(values))
 
     def ranked(self) -> tuple[UnitSensitivity, ...]:
         """Sort the units by the loss that they cause alone, the worst first; equal ones in the order of the network."""

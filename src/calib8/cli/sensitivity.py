@@ -6,7 +6,7 @@ import argparse
 import importlib.util
 import logging
 
-from calib8.analyze.report import SENSITIVITY_HEADER, sensitivity_rows
+from calib8.analyze.report import sensitivity_table
 from calib8.analyze.sensitivity import Sensitivity
 from calib8.atomic import claim_folder, write_together
 from calib8.cli.cluster import workers_of
@@ -52,7 +52,8 @@ def run(options: argparse.Namespace) -> int:
         with write_together():
             paths = write_sensitivity(output, options.name, result, calibration.origin, picture)
             note(options, output, "sensitivity", entry_of(options, output, samples, thresholds=origin, run=run))
-    print(aligned([SENSITIVITY_HEADER, *sensitivity_rows(result)], right=range(2, len(SENSITIVITY_HEADER))))
+    rows = sensitivity_table(result)
+    print(aligned(rows, right=range(2, len(rows[0]))))
     print(f"\neverything in INT8, {result.samples} samples: {_whole(result)}; thresholds: {calibration.origin}")
     print("\n".join(map(str, paths)))
     return 0
@@ -61,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
 def _whole(result: Sensitivity) -> str:
     figures = [f"{result.judge} {result.whole_loss:.3g}", f"{result.whole.snr_db:.1f} dB"]
     figures.append(f"cosine {result.whole.cosine:.5f}")
-    if result.whole.top1 == result.whole.top1:  # there are channels
+    if result.whole.top1 == result.whole.top1:  # there are classes
         figures.append(f"top-1 as in FP32 {result.whole.top1:.2%}")
     return ", ".join(figures)
 

@@ -87,7 +87,7 @@ def network_section(report: Report) -> Markup:
 
 def table_section(report: Report) -> Markup:
     """The sensitivity, to be sorted and searched."""
-    head = [tag("th", text, scope="col", title=_EXPLAINED.get(text)) for text in _TABLE]
+    head = [tag("th", text, scope="col", title=_EXPLAINED.get(text)) for text in _columns(report)]
     rows = [_table_row(report, row) for row in report.sensitivity.ranked()]
     box = tag(
         "input", type="search", id="search", placeholder="layer or type", aria_label="search layers", disabled=True
@@ -99,6 +99,12 @@ def table_section(report: Report) -> Markup:
         tag("div", table, class_="scroll wide-table", tabindex="0"),
         tag("p", f"Loss: {report.sensitivity.judge}, over {report.sensitivity.samples} samples.", class_="note"),
     )  # fmt: skip
+
+
+def _columns(report: Report) -> list[str]:
+    """Without top-1 where no output holds classes."""
+    no_classes = math.isnan(report.sensitivity.whole.top1)
+    return [text for text in _TABLE if not (no_classes and text == "top-1")]
 
 
 def _table_row(report: Report, row: UnitSensitivity) -> Markup:
@@ -113,7 +119,7 @@ def _table_row(report: Report, row: UnitSensitivity) -> Markup:
         tag("th", swatch, link, scope="row", data_sort=row.unit.name), tag("td", row.type),
         _cell(alone.loss, number(alone.loss, 3)), *(_cell(v, number(v, 3)) for v in (alone.outputs.snr_db,)),
         _cell(alone.outputs.cosine, f"{alone.outputs.cosine:.5f}"),
-        _cell(alone.outputs.top1, percent(alone.outputs.top1)),
+        *([_cell(alone.outputs.top1, percent(alone.outputs.top1))] if "top-1" in _columns(report) else []),
         *(_cell(v, number(v, 3)) for v in (alone.own.snr_db, cumulative, without)),
         _cell(row.threshold, number(row.threshold)), _cell(clipped, percent(clipped)),
         _cell(row.usage.saturation, percent(row.usage.saturation)), _cell(row.usage.in_use, percent(row.usage.in_use)),

@@ -18,7 +18,8 @@ calibration files in PATH, of a table, or measured here. The table has a row for
 harm alone first:
   loss              what the metric says of the layer alone
   SNR, cosine, top-1
-                    of the outputs against FP32: signal to noise, cosine, how often the best class is the same
+                    of the outputs against FP32: signal to noise, cosine, how often the best class is the same, where
+                    outputs hold classes
   own SNR           at the layer's own top
   cumulative SNR, SNR without
                     at the outputs: with all layers up to this one in INT8; with all but this one in INT8
