@@ -128,3 +128,33 @@ def test_several_layers_in_one_graph_give_the_same(monkeypatch, model, plan, run
 def test_large_weights_are_not_copied_for_graphs_of_several_layers(monkeypatch, model, plan):
     monkeypatch.setattr("calib8.repair.layer_runs._MOST_WEIGHTS", 100)
     assert LayerRuns(model, plan, ("ip",), ENGINE).parts_of_a_trial == 4  # of nine layers, one graph each
+
+
+ISLAND = """
+layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 3, 8, 8] } } }
+layer { name: "c" type: "Convolution" bottom: "x" top: "c" convolution_param { num_output: 6 kernel_size: 3 } }
+layer { name: "t" type: "TanH" bottom: "c" top: "t" }
+layer { name: "u" type: "TanH" bottom: "t" top: "u" }
+layer { name: "d" type: "Convolution" bottom: "t" top: "d" convolution_param { num_output: 6 kernel_size: 1 } }
+layer { name: "m" type: "Eltwise" bottom: "t" bottom: "d" top: "m" eltwise_param { operation: PROD } }
+layer { name: "s" type: "Eltwise" bottom: "m" bottom: "u" top: "s" }
+layer { name: "ip" type: "InnerProduct" bottom: "s" top: "ip" inner_product_param { num_output: 4 } }
+"""
+
+
+@pytest.mark.parametrize("together", [1, 3, 16])
+def test_what_a_layer_in_fp32_gives_is_rounded_where_one_in_int8_reads_it(monkeypatch, random_model, samples, together):
+    """And stays as it is for those in FP32."""
+    monkeypatch.setattr("calib8.repair.layer_runs._TOGETHER", together)
+    model = random_model(ISLAND, 6)
+    values = observed_values(model)
+    found = [run_float(model, sample, values) for sample in samples]
+    plan = make_plan(model, {v: max(float(np.abs(x[v]).max()) for x in found) for v in values})
+    coarse = replan(model, plan, {"t": 8.0})
+    runs = LayerRuns(model, coarse, ("ip",), ENGINE)
+    assert {"t", "u"} <= runs.rounded
+    for thresholds_of in (coarse, plan):
+        live = runs.run(runs.started(samples[0], thresholds_of.thresholds), thresholds_of.thresholds)
+        one = as_one_graph(model, thresholds_of, samples[0]["x"])
+        np.testing.assert_allclose(live["ip"], one, rtol=1e-4, atol=1e-4)
+    assert not np.allclose(as_one_graph(model, coarse, samples[0]["x"]), one, rtol=1e-3)

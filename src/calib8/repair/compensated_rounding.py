@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.arithmetic import INT8_LEVELS, MAX_RSHIFT, quantize_bias, round_half_up, saturate_int16
+from calib8.engine.memory import trim
 from calib8.graph import Layer
 from calib8.layer_kit.weighted_sum import WeightedSum
 from calib8.layer_kit.window_product import WindowProduct
@@ -45,6 +46,7 @@ _WINDOWS = 8192  # of a layer: more were measured to bring nothing
 _BYTES = 128 << 20  # of all windows; wide and many layers get fewer
 _INPUTS_PER_WINDOW = 8
 _BLOCK_ELEMENTS = 2 << 20  # of weights that are solved at a time
+_WIDE = 1 << 10  # inputs: matrices of so many squared are worth it that windows which have gone are given back before
 _DAMPING, _LEAST_DAMPING = 0.01, 1 / 12
 
 
@@ -79,8 +81,10 @@ class CompensatedRounding:
         for layer in model.net.layers:
             problem = problem_of(model, plan, layer)
             if problem is not None:
-                windows = observed[layer.bottoms[0]].by_layer[layer.name]
+                windows = observed[layer.bottoms[0]].by_layer.pop(layer.name)  # they go as layers are solved
                 if problem.is_known(windows):
+                    if problem.inputs >= _WIDE:
+                        trim()
                     plan = with_given(plan, problem.solved(windows), self.name)
         return plan
 
@@ -180,6 +184,7 @@ class LayerProblem:
             moments = windows.moments(inputs.start, inputs.stop)
             about = moments.covariance if takes_mean else moments.second
             over = curvature(about, damping(about))
+            del about
             wanted_of = moments.chosen(np.ldexp(self._sample(inputs), rshift), centred=takes_mean)
             for rows in self._blocks(inputs):
                 wanted = wanted_of(np.ldexp(self.target(rows, inputs), rshift))

@@ -75,8 +75,10 @@ class Moments:
     @property
     def covariance(self) -> NDArray[np.float64]:
         """E[x x^T] - E[x] E[x]^T, (G, K, K). The difference is taken of whole numbers below 2^53, exactly."""
-        of_sums = self.sums[:, :, None] * self.sums[:, None, :]
-        return (self.products * self.count - of_sums) / float(self.count) ** 2
+        found = self.products * self.count  # one matrix of a wide layer takes 42 MB, so the rest is done in place
+        found -= self.sums[:, :, None] * self.sums[:, None, :]
+        found /= float(self.count) ** 2
+        return found
 
     def chosen(self, weights: NDArray[np.float64], *, centred: bool) -> Callable[[NDArray[np.float64]], Wanted]:
         """Say what integers are to be near, as a function of real weights: here the weights themselves.

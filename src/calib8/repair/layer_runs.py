@@ -26,7 +26,7 @@ from calib8.lowering.cuts import needed_layers
 from calib8.lowering.shapes import Pair
 from calib8.lowering.steps import HostStep, Port, Step, close_graph
 from calib8.quantize import QuantPlan
-from calib8.repair.rounded_values import is_rounded, rounded_inputs, rounding_nodes
+from calib8.repair.rounded_values import entering_bottoms, is_rounded, rounded_inputs, rounding_nodes
 
 Array = NDArray[Any]
 Live = dict[str, Array]
@@ -176,7 +176,7 @@ def _scale_of(value: str) -> str:
 def _step(
     model: Model, plan: QuantPlan, pairs: Sequence[Pair], given: Collection[str], *, nan: bool
 ) -> tuple[Step, tuple[str, ...]]:
-    """Make the graph of a layer, or of several, and say which tops it rounds.
+    """Make the graph of a layer, or of several, and say which values it rounds: tops, and what FP32 gives to INT8.
 
     Args:
         given: the tops that are its outputs.
@@ -187,21 +187,26 @@ def _step(
     g = OnnxBuilder()
     names: dict[str, str] = {}
     ports: list[Port] = []
-    rounds: list[str] = []
+    scales: dict[str, str] = {}
+
+    def rounded_node(value: str, name: str) -> str:
+        if value not in scales:
+            scales[value] = g.input(())
+            ports.append(Port(_scale_of(value), scales[value], ()))
+        return rounding_nodes(g, name, scales[value], plan.channel_units.get(value), len(model.shapes[value]), nan=nan)
+
     for layer, op in pairs:
         for bottom in layer.bottoms:
             if bottom not in names:
                 names[bottom] = g.input(model.shapes[bottom])
                 ports.append(Port(bottom, names[bottom], model.shapes[bottom]))
-        tops = list(op.lower(g, model.call(layer, [names[b] for b in layer.bottoms])))
-        for at, value in enumerate(layer.tops if is_rounded(model, plan, layer.name) else ()):
-            ports.append(Port(_scale_of(value), g.input(()), ()))
-            units, rank = plan.channel_units.get(value), len(model.shapes[value])
-            tops[at] = rounding_nodes(g, tops[at], ports[-1].name, units, rank, nan=nan)
-            rounds.append(value)
-        names.update(zip(layer.tops, tops, strict=True))
+        entering = entering_bottoms(model, plan, layer)
+        bottoms = [rounded_node(b, names[b]) if b in entering else names[b] for b in layer.bottoms]
+        tops = op.lower(g, model.call(layer, bottoms))
+        rounds = is_rounded(model, plan, layer.name)
+        names.update({t: rounded_node(t, x) if rounds else x for t, x in zip(layer.tops, tops, strict=True)})
     outputs = [Port(t, names[t], model.shapes[t]) for layer, _ in pairs for t in layer.tops if t in given]
-    return close_graph(g, ports, outputs, tuple(layer.name for layer, _ in pairs)), tuple(rounds)
+    return close_graph(g, ports, outputs, tuple(layer.name for layer, _ in pairs)), tuple(scales)
 
 
 def _never(shapes: Mapping[str, Any]) -> tuple[Step, ...]:

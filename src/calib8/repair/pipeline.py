@@ -131,8 +131,9 @@ def _passed_on(work: Work, start: Start, name: str = "", *, is_new: bool = True)
             name or (f"{EQUALISED}, {start.counted.name}" if start.counted.name else WholeMultipliers.name), plan
         )
     for together in work.passes():
-        for one, observed in zip(together, work.observed(together, plan), strict=True):
-            plan = one.apply(work.model, plan, observed)
+        observed = work.observed(together, plan)
+        for one in together:
+            plan = one.apply(work.model, plan, observed.pop(0))  # what a pass has seen goes with it
             work.stage(f"{before}{one.name}", plan)
             units = plan if one.name == ChannelUnits.name else units
     return units

@@ -53,12 +53,20 @@ def curvature(second_moments: Array, damping: Array) -> Curvature:
         damping: added to each group's diagonal, (G), above 0: inputs that never moved among the samples, and directions
             in which few samples lie, are not taken for free.
     """
-    matrix = second_moments + damping[:, None, None] * np.eye(second_moments.shape[-1])
+    matrix = second_moments.copy()
+    places = np.arange(matrix.shape[-1])
+    matrix[:, places, places] += damping[:, None]
     order = np.argsort(-np.diagonal(matrix, axis1=1, axis2=2), axis=1, kind="stable")
-    last_first = order[:, ::-1]
-    sorted_rows = np.take_along_axis(matrix, last_first[:, :, None], axis=1)
-    factor = np.linalg.cholesky(np.take_along_axis(sorted_rows, last_first[:, None, :], axis=2))
+    factor = np.linalg.cholesky(_reordered(matrix, order[:, ::-1]))
     return Curvature(matrix, order, np.asarray(factor, dtype=np.float64))
+
+
+def _reordered(matrix: Array, order: NDArray[np.intp]) -> Array:
+    """Put rows and columns of each group's matrix in an order; of a single large one without a copy on the way."""
+    if len(matrix) == 1:
+        return np.asarray(matrix[0][np.ix_(order[0], order[0])][None])
+    rows = np.take_along_axis(matrix, order[:, :, None], axis=1)
+    return np.take_along_axis(rows, order[:, None, :], axis=2)
 
 
 def nearest(target: Array) -> Array:

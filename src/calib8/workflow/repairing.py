@@ -24,7 +24,7 @@ from calib8.workflow.samples import images_per_run
 
 _log = logging.getLogger(__name__)
 _GIVEN = "given thresholds"
-_KEPT_BYTES = 48 << 20  # of samples
+_KEPT_BYTES = 24 << 20  # of samples
 
 
 def repaired_plan(
