@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from calib8.analyze.judges import MeanJudge, Outputs
 from calib8.errors import OptionError
-from calib8.graph import Array, Shape
+from calib8.graph import Array
+from calib8.layer_kit.yolo_map import holds_boxes
 from calib8.lowering import Model
 
 Doubles = NDArray[np.float64]
@@ -108,7 +109,7 @@ def yolo_difference(model: Model, values: Sequence[str], anchors: Anchors = ()) 
         raise OptionError(f"{model.net.source}: metric yolo needs outputs (N, anchors * (5 + classes), H, W)")
     own = anchors or YOLOV3_ANCHORS[-3 * len(maps) :]
     each, rest = divmod(len(own), len(maps))
-    if rest or any(not _fits(shapes[v], each) for v in maps):
+    if rest or any(not holds_boxes(shapes[v], each) for v in maps):
         sizes = ", ".join(f"{model.net.blob_of[v]!r} {'x'.join(map(str, shapes[v]))}" for v in maps)
         raise OptionError(
             f"{model.net.source}: metric yolo: {len(own)} anchors do not divide among the outputs {sizes}; an output "
@@ -116,10 +117,6 @@ def yolo_difference(model: Model, values: Sequence[str], anchors: Anchors = ()) 
         )
     shared = {v: tuple(own[i * each : (i + 1) * each]) for i, v in enumerate(maps)}
     return YoloDifference(shared, (inputs[0][2], inputs[0][3]))
-
-
-def _fits(shape: Shape, anchors: int) -> bool:
-    return anchors > 0 and shape[1] % anchors == 0 and shape[1] // anchors > 5
 
 
 def _sigmoid(x: Doubles) -> Doubles:

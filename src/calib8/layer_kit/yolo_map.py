@@ -33,6 +33,11 @@ def check_maps(bottoms: Sequence[Shape], boxes: int, classes: int, *, square: bo
             )
 
 
+def holds_boxes(shape: Shape, anchors: int) -> bool:
+    """Tell whether the channels of a map (N, C, H, W) are those of so many anchors, each with at least one class."""
+    return anchors > 0 and shape[1] % anchors == 0 and shape[1] // anchors > _OF_A_BOX
+
+
 def are_maps(shapes: Sequence[Shape], image: Shape, anchors: int) -> bool:
     """Tell whether outputs look like maps (N, anchors * (5 + classes), H, W) of one YOLO network, by their shapes.
 
@@ -42,9 +47,8 @@ def are_maps(shapes: Sequence[Shape], image: Shape, anchors: int) -> bool:
         anchors: of each map.
     """
     return (
-        anchors > 0
-        and len(image) == _AXES
-        and all(len(s) == _AXES and s[1] % anchors == 0 and s[1] // anchors > _OF_A_BOX for s in shapes)
+        len(image) == _AXES
+        and all(len(s) == _AXES and holds_boxes(s, anchors) for s in shapes)
         and all(image[3] / s[3] in _STRIDES for s in shapes)
         and len({s[1] for s in shapes}) == 1
     )

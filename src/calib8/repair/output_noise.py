@@ -127,6 +127,7 @@ class _Search:
         self._at = 0
 
     def through(self, others: Sequence[Mapping[str, float]], progress: Callable[[int, int], None]) -> SearchResult:
+        """Try all groups, in the order of the network."""
         before = noise = self._noise({})
         first = self._lanes[0]
         moved: dict[str, tuple[float, float]] = {}

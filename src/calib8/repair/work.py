@@ -135,10 +135,7 @@ class Work:
     def _all_of(self, starts: list[Start]) -> list[Start]:
         """Count those that there might have been as done, and give what there is."""
         if self._options.level == "thorough":
-            passes = self.passes()
-            judged = 1 + sum(map(len, passes))
-            each = judged * self._samples.guarding + len(passes) * self._samples.solving
-            self._count((MOST_STARTS - len(starts)) * each)
+            self._count((MOST_STARTS - len(starts)) * self._samples_of_passes)
         return starts
 
     def _in_units(self, units: Units, as_it_is: Start, sets: ThresholdSets, names: Iterable[str]) -> dict[str, Start]:
@@ -210,8 +207,13 @@ class Work:
 
     def expect_passes(self) -> None:
         """Expect them once more, for the progress."""
+        self._total += self._samples_of_passes
+
+    @property
+    def _samples_of_passes(self) -> int:
+        """How many samples run where passes begin at a start that was not measured: it, and what is behind each."""
         passes = self.passes()
-        self._total += (1 + sum(map(len, passes))) * self._samples.guarding + len(passes) * self._samples.solving
+        return (1 + sum(map(len, passes))) * self._samples.guarding + len(passes) * self._samples.solving
 
     def stage(self, name: str, plan: QuantPlan) -> None:
         """Measure a plan."""

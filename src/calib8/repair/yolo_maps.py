@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.layer_kit.window_product import evenly
-from calib8.layer_kit.yolo_map import are_maps
+from calib8.layer_kit.yolo_map import are_maps, sigmoid
 from calib8.layers.convolution import Convolution
 from calib8.lowering import Model
 
@@ -56,10 +56,11 @@ def as_read(values: Array) -> Array:
     maps = np.moveaxis(values.reshape(len(values), _ANCHORS, -1, *values.shape[2:]), 2, 0)
     maps = maps.reshape(len(maps), -1)
     maps = maps[:, evenly(maps.shape[1], _KEPT // len(maps))].astype(np.float32)
-    box, sure = maps[:_SIZE_END], _sigmoid(maps[_SIZE_END])
+    box = maps[:_SIZE_END]
+    with np.errstate(over="ignore"):  # exp of far below 0 is infinite, and the sigmoid 0
+        sure, scores, centres = map(sigmoid, (maps[_SIZE_END], maps[_SIZE_END + 1 :], box[:_SIZES]))
     sizes = np.clip(box[_SIZES:], -_LARGEST_SIZE, _LARGEST_SIZE)
-    found = np.concatenate([_sigmoid(maps[_SIZE_END + 1 :]), _sigmoid(box[:_SIZES]), sizes])
-    return np.asarray(np.concatenate([sure[None], sure * found]))
+    return np.asarray(np.concatenate([sure[None], sure * np.concatenate([scores, centres, sizes])]))
 
 
 def are_mostly_empty(maps: Iterable[Array]) -> bool:
@@ -69,8 +70,3 @@ def are_mostly_empty(maps: Iterable[Array]) -> bool:
     """
     means = [float(one[0].mean(dtype=np.float64)) for one in maps]
     return bool(means) and sum(means) / len(means) < _MOSTLY_EMPTY
-
-
-def _sigmoid(x: Array) -> Array:
-    with np.errstate(over="ignore"):
-        return np.asarray(1 / (1 + np.exp(-x)), dtype=np.float32)
