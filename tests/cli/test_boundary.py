@@ -141,6 +141,40 @@ def test_a_name_of_100_kilobytes_does_not_fill_the_screen(tmp_path):
     assert done.returncode == 0 and len(done.stdout) < 5000
 
 
+def test_an_interrupt_in_a_finalizer_is_not_lost(capsys):
+    class Interrupted:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)  # the handler runs here, where Python swallows what it raises
+
+    def work() -> int:
+        Interrupted()
+        time.sleep(30)
+        return 0
+
+    before = sys.unraisablehook, signal.getsignal(signal.SIGINT)
+    started = time.monotonic()
+    assert guarded("p", work) == 130
+    assert time.monotonic() - started < 20
+    assert capsys.readouterr() == ("", "p: interrupted; no file was changed\n")
+    assert (sys.unraisablehook, signal.getsignal(signal.SIGINT)) == before
+
+
+def test_only_interrupts_are_raised_again(capsys):
+    class Odd:
+        def __del__(self) -> None:
+            raise OddError
+
+    said = []
+    before, sys.unraisablehook = sys.unraisablehook, said.append
+    try:
+        assert guarded("p", lambda: Odd() is None) == 0
+    finally:
+        sys.unraisablehook = before
+    assert [what.exc_type for what in said] == [OddError]
+    assert capsys.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_at_any_time_end_the_command_with_one_line(folder, number):
     command = [sys.executable, "-c", RUN, "calibrate", "digits", str(folder), "-n", "150", "--two-pass"]

@@ -14,7 +14,7 @@ from calib8.errors import DataError, OptionError
 def test_as_sensitivity_says_of_the_whole_network(network, result):
     found = evaluate(network, result, EvaluateOptions(samples=25))
     other = sensitivity(network, result, SensitivityOptions(samples=25))
-    assert found.loss == pytest.approx(other.whole_loss, rel=1e-9) and found.loss > 0
+    assert found.loss == pytest.approx(other.whole_loss, rel=1e-3) and found.loss > 0
     assert found.outputs.snr_db == pytest.approx(other.whole.snr_db) and found.outputs.top1 == other.whole.top1
     assert (found.metric, found.samples, found.fp32, found.int8) == ("difference", 25, None, None)
 

@@ -181,12 +181,17 @@ class _Proposal:
         return kept
 
     def _pruned(self, kept: Sequence[Unit]) -> list[Unit]:
-        """Without the units that are not needed any more; those that were kept last are tried last."""
-        left = list(kept)
-        for unit in kept:
-            fewer = [other for other in left if other is not unit]
-            if self._result(fewer)[0] <= self._max_drop:
-                left = fewer
+        """Without the units that are not needed any more; those that were kept last are tried last.
+
+        Errors may cancel: what was needed beside another unit may not be without it, so all are tried until none goes.
+        """
+        left, before = list(kept), len(kept) + 1
+        while len(left) < before:
+            before = len(left)
+            for unit in tuple(left):
+                fewer = [other for other in left if other is not unit]
+                if self._result(fewer)[0] <= self._max_drop:
+                    left = fewer
         return left
 
     def _result(self, kept: Collection[Unit]) -> tuple[float, float]:

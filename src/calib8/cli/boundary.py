@@ -114,6 +114,9 @@ def _outcome(
     except BaseException as why:  # noqa: BLE001 - the last line of defence
         # An interrupt within a library's own code may come out as anything, as an ImportError for instance.
         if came or isinstance(why, KeyboardInterrupt):
+            if came:  # a second Ctrl-C need not break into this line
+                for number in _SIGNALS:
+                    signal.signal(number, signal.SIG_IGN)
             what = printable(", ".join(map(str, written)))
             _say(program, f"interrupted; {f'written before: {what}' if written else 'no file was changed'}")
             return 128 + (came[0] if came else signal.SIGINT)
@@ -167,6 +170,9 @@ def _open_missing() -> bool:
 def _signals() -> Iterator[list[int]]:
     """Let SIGTERM and SIGHUP end the command as Ctrl-C does, with everything put right; not where they are ignored.
 
+    What interrupts a finalizer or a weak reference's callback (imports have one) is swallowed by Python: it is sent
+    again a moment later, so that no Ctrl-C is lost.
+
     Yields the list of those that came.
     """
     came: list[int] = []
@@ -178,15 +184,33 @@ def _signals() -> Iterator[list[int]]:
         came.append(number)
         raise KeyboardInterrupt
 
+    again: list[threading.Timer] = []
+
+    def swallowed(what: sys.UnraisableHookArgs) -> None:
+        if not came or not issubclass(what.exc_type, KeyboardInterrupt):
+            hook(what)
+            return
+        # From a thread of its own: raised here, it would be swallowed once more.
+        again.append(threading.Timer(0.01, os.kill, (os.getpid(), came[-1])))
+        again[-1].daemon = True
+        again[-1].start()
+
+    hook, sys.unraisablehook = sys.unraisablehook, swallowed
     usual = (signal.SIG_DFL, signal.default_int_handler)
-    before: dict[int, Any] = {
-        number: signal.signal(number, end) for number in _SIGNALS if signal.getsignal(number) in usual
-    }
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in _SIGNALS}  # None: not one of Python's
+    for number, handler in before.items():
+        if handler in usual:
+            signal.signal(number, end)
     try:
         yield came
     finally:
+        for timer in again:
+            timer.cancel()
+            timer.join()
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if handler is not None:
+                signal.signal(number, handler)
+        sys.unraisablehook = hook
 
 
 @contextlib.contextmanager

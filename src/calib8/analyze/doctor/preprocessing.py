@@ -38,6 +38,8 @@ scatter; without, the evidence itself is off: with eight networks (bench/doctor.
 _LARGE_GAIN = {"batchnorm": 2.0, "balance": 1.25}
 """Both are for evidence of full weight; of few BatchNorms more is asked (`_needed`)."""
 _EQUAL = 1.1
+_SAME = 1.001
+"""What differs by less is the rounding of floats: gray pictures are the same in both orders of channels."""
 _BAD_MISFIT = 0.5
 """A network whose BatchNorms fit no recipe better than this has been given other images than it was trained with."""
 
@@ -233,9 +235,10 @@ class _Trial:
         misfit = self.misfit(rows)
         gain = _gain(self._evidence.kind, misfit, reference)
         near = gain >= 1 / _GAIN[self._evidence.kind]
-        sure = float(np.mean(self.resampled(rows) < given)) if near else 0.0
+        drawn = self.resampled(rows) if near else np.full_like(given, np.inf)
+        sure, worse = float(np.mean(drawn < given)), float(np.mean(drawn > _SAME * given))
         clearly_better = gain >= _needed(_GAIN, self._evidence) and sure >= _SURE
-        clearly_worse = self._evidence.kind == "batchnorm" and sure <= 1 - _SURE
+        clearly_worse = self._evidence.kind == "batchnorm" and worse >= _SURE
         return Fit(way.recipe, way.what, misfit, gain, sure, near and not clearly_better and not clearly_worse)
 
     def _row(self, lane: int, inputs: Mapping[str, Array]) -> Doubles:
