@@ -195,7 +195,7 @@ def read_plan(
     plan = read_int8_model(int8_model, model, plan)
     if isinstance(parsed, str):
         plan = _with_plain_shifts(plan, parsed, source)
-    told = told_of_run(table, UNITS)
+    told = told_of_run(table, UNITS, unsaid=())
     if told is not None:
         return replace(plan, channel_units=units_from_json(told, given, str(record_path(table))))
     plan = replace(plan, channel_units=recovered_units(given, plan.thresholds, plan.forms))

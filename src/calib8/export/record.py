@@ -152,14 +152,14 @@ def calibrated_images(table: str | os.PathLike[str]) -> int | None:
     return images if isinstance(images, int) and images >= 0 else None
 
 
-def told_of_run(table: str | os.PathLike[str], key: str) -> Any:
-    """Read a key of the record beside a table; None where that does not know the file, or has no such key.
+def told_of_run(table: str | os.PathLike[str], key: str, unsaid: Any = None) -> Any:
+    """Read a key of the record beside a table; None where that does not know the file, `unsaid` where it lacks the key.
 
     Raises:
         TableError: the record is damaged.
     """
     origin = _Origin(table)
-    return None if origin.run is None or origin.record is None else origin.record.further.get(key)
+    return None if origin.run is None or origin.record is None else origin.record.further.get(key, unsaid)
 
 
 def note_command(

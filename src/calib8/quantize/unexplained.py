@@ -18,7 +18,8 @@ from calib8.quantize.plan import QuantPlan
 
 _FAR = 1.4  # times as large or as small as they should be; a repair changes rows by a tenth
 _ROWS = 256  # at a time
-_ENOUGH = 100.0  # of squares of steps: the noise of rounding is then a few percent of the row
+_ENOUGH = 100.0  # of squares of steps, in all and for each weight: the noise of rounding is then a few percent of the
+_ENOUGH_EACH = 0.25  # row, and few weights are so small that they all become 0, which takes a row's size away
 
 
 def unexplained_layers(model: Model, plan: QuantPlan) -> tuple[str, ...]:
@@ -54,6 +55,6 @@ def _has_other_rows(model: Model, plan: QuantPlan, layer: Layer, op: WindowProdu
 
 def _is_far(wanted: NDArray[np.float64], found: NDArray[np.float64]) -> bool:
     size, common = (np.einsum("ok,ok->o", wanted, other) for other in (wanted, found))
-    told = (size >= _ENOUGH) & (np.einsum("ok,ok->o", found, found) >= _ENOUGH)
+    told = (size >= max(_ENOUGH, _ENOUGH_EACH * wanted.shape[1])) & (np.einsum("ok,ok->o", found, found) >= _ENOUGH)
     factors = common[told] / size[told]
     return bool(((factors > _FAR) | (factors < 1 / _FAR)).any())
