@@ -80,8 +80,8 @@ def test_thresholds_are_of_no_use(folder, capsys):
 
 
 @pytest.mark.shared
-def test_a_real_network_with_swapped_colours_and_a_wrong_scale(shared, capsys):
-    model = shared / "models" / "cifar10_resnet20"
+def test_a_real_network_with_swapped_colours_and_a_wrong_scale(shared, capsys, tmp_path):
+    model = shutil.copytree(shared / "models" / "cifar10_resnet20", tmp_path / "net")
     images = shared / "images" / "imagenet" / "calibration"
     options = ["--images", str(images), "-n", "12", "--threads", "1", "--json"]
     assert main(["doctor", "c", str(model), *options]) == 0
