@@ -24,7 +24,8 @@ PIP_WITH_GROUPS := 'pip>=25.1'
 
 # As many processes as the machine has cores; the order is random: `make test TESTS=--randomly-seed=N` repeats one.
 JOBS := auto
-PYTEST := -m pytest --numprocesses $(JOBS)
+# `worksteal`: whoever is done takes tests that wait elsewhere; the longest take half a minute.
+PYTEST := -m pytest --numprocesses $(JOBS) --dist worksteal
 # Branches included, a little below what is measured.
 COVERAGE_FLOOR := 97
 

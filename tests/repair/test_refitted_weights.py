@@ -25,7 +25,7 @@ layer { name: "bn" type: "BatchNorm" bottom: "bare" top: "bare" }
 layer { name: "sc" type: "Scale" bottom: "bare" top: "bare" scale_param { bias_term: true } }
 layer { name: "ip" type: "InnerProduct" bottom: "bare" top: "ip" inner_product_param { num_output: 5 } }
 """
-SAMPLES = 60
+SAMPLES, FEW = 60, 16
 
 
 @pytest.fixture(scope="module")
@@ -185,12 +185,12 @@ layer { name: "ip" type: "InnerProduct" bottom: "cat" top: "ip" inner_product_pa
 """
 
 
-@pytest.mark.parametrize(("kept", "begun"), [(1 << 20, 1), (0, 5), (SAMPLES * 1200, 1)])
+@pytest.mark.parametrize(("kept", "begun"), [(1 << 20, 1), (0, 5), (FEW * 1200, 1)])
 def test_values_are_reached_from_where_samples_are(random_model, monkeypatch, kept, begun):
     """With room for all that is alive between layers, for nothing, and for the input alone."""
     model = random_model(BRANCHES, 2)
     rng = np.random.default_rng(3)
-    samples = [{"x": rng.normal(0, 1, (1, 4, 6, 6)).astype(np.float32)} for _ in range(SAMPLES)]
+    samples = [{"x": rng.normal(0, 1, (1, 4, 6, 6)).astype(np.float32)} for _ in range(FEW)]
     values = observed_values(model)
     found = [run_float(model, sample, values) for sample in samples]
     plan = make_plan(model, {v: max(float(np.abs(x[v]).max()) for x in found) for v in values})
@@ -201,10 +201,10 @@ def test_values_are_reached_from_where_samples_are(random_model, monkeypatch, ke
         return iter(samples)
 
     monkeypatch.setattr("calib8.repair.refitted_weights._KEPT_BYTES", kept)
-    solved = refit_weights(model, plan, 1.0, batches, SAMPLES)
+    solved = refit_weights(model, plan, 1.0, batches, FEW)
     assert len(reads) == begun
     for name, bottom in {"c": "t", "d": "x", "e": "sum", "ip": "cat"}.items():
-        windows = PairedWindows(model.op_of[name], plan.thresholds[bottom], -(-8192 // SAMPLES), 1.0)
+        windows = PairedWindows(model.op_of[name], plan.thresholds[bottom], -(-8192 // FEW), 1.0)
         for sample in samples:
             codes = run_int8(model, setup_of(solved), sample, [Codes(bottom)])[Codes(bottom)]
             windows.add((codes.astype(np.int16) - 128).astype(np.int8), run_float(model, sample, [bottom])[bottom])
