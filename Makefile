@@ -46,6 +46,9 @@ $(STAMP): pyproject.toml $(C_SOURCES)
 	$(BIN)/python $(PIP) -e . --group dev
 	@touch $@
 
+# Where bytecode is not kept, each of the hundreds of commands that tests start compiles calib8 anew.
+test coverage run-lowest: export PYTHONDONTWRITEBYTECODE :=
+
 test: $(STAMP)
 	$(BIN)/python $(PYTEST) $(TESTS)
 
@@ -75,7 +78,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-check: lint proto-check coverage
+check: lint proto-check test
 
 demo: $(STAMP)
 	@$(BIN)/python examples/demo.py
