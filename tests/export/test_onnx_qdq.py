@@ -156,6 +156,31 @@ def test_one_convolution_is_the_sum_of_rounded_numbers(random_model, zero):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("zero", Zero)
+@pytest.mark.parametrize(
+    "layer",
+    [
+        'type: "Convolution" convolution_param { num_output: 4 kernel_size: 1 }',
+        'type: "Deconvolution" convolution_param { num_output: 4 kernel_size: 1 }',
+        'type: "Deconvolution" convolution_param { num_output: 4 kernel_size: 1 group: 4 }',
+        'type: "InnerProduct" inner_product_param { num_output: 4 }',
+    ],
+)
+def test_biases_of_outputs_whose_weights_are_next_to_nothing(random_model, zero, layer):
+    """Training leaves such channels: their scale would be so small that a bias of 32 bits could not reach its value."""
+    text = DATA + f'layer {{ name: "y" bottom: "data" top: "y" {layer} }}'
+    weights, bias = (b.copy() for b in random_model(text).net.layers[1].blobs)
+    outputs = weights.swapaxes(0, 1) if "Deconvolution" in layer and "group" not in layer else weights
+    bias[...] = [3.3333, -5.0123, 7.0707, 0]
+    outputs[:] = 0
+    outputs[1], outputs[2], outputs[3] = 1e-12, 1e-38, 1e-42
+    model = random_model(text, weights={"y": [weights, bias]})
+    inputs = samples(model)
+    plan = make_plan(model, {"data": 2.0, "y": 8.0})
+    found = run(qdq_export("net", model, plan, zero).proto, inputs)["y"]
+    np.testing.assert_allclose(found, run_float(model, inputs, ["y"])["y"], rtol=1e-5, atol=1e-6)
+
+
 def test_layers_in_fp32_and_outputs_stay_real(random_model):
     model = random_model(NET)
     proto = qdq_export("net", model, planned(model), Zero.OFFSET).proto

@@ -40,6 +40,8 @@ from calib8.quantize.channel_units import in_channel_units
 
 _LEVELS, _UNSIGNED_LEVELS, _OFFSET = 127, 255, 128
 _LARGEST_BIAS = 2**30
+_LEAST_SCALE = 1e-30
+"""Weights of such a scale, and biases that fit it, are nothing beside any others."""
 
 
 class Zero(Enum):
@@ -79,6 +81,8 @@ class _Builder(GraphBuilder):
     bottom: float | None = None
     axis: int | None = 0
     """Of the outputs in the weights; None for one scale for all."""
+    biases: NDArray[np.float32] | None = None
+    """Of the layer that is visited, if they will be whole numbers in the scale of the sums."""
     _scales: NDArray[np.float32]
 
     def weight(self, array: NDArray[Any]) -> str:
@@ -92,9 +96,17 @@ class _Builder(GraphBuilder):
     def _per_output(self, array: NDArray[np.float32]) -> str:
         others = tuple(i for i in range(array.ndim) if i != self.axis)
         largest = np.abs(array).max(axis=others if self.axis is not None else None, keepdims=True)
-        self._scales = np.where(largest > 0, largest / _LEVELS, 1).astype(np.float32)
+        scales = np.maximum(largest / np.float64(_LEVELS), self._least_scales(largest.shape))
+        self._scales = np.where(scales > _LEAST_SCALE, scales, 1).astype(np.float32)
         codes = np.clip(np.rint(array / self._scales), -_LEVELS, _LEVELS).astype(np.int8)
         return self._dequantized(codes, self._scales.reshape(-1), self.axis)
+
+    def _least_scales(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """Find the scales of weights in which biases just fit: those of outputs whose weights are next to nothing."""
+        if self.biases is None or self.bottom is None:
+            return np.zeros(shape)
+        least = np.abs(self.biases, dtype=np.float64).ravel() / (_LARGEST_BIAS * self.bottom)
+        return least.reshape(shape) if self.axis is not None else least.max().reshape(shape)
 
     def _in_sums(self, array: NDArray[np.float32]) -> str:
         scales = np.float32(self.bottom) * self._scales.reshape(-1)
@@ -135,8 +147,9 @@ class _Graph:
         bottoms = [self._read(b) for b in layer.bottoms]
         if isinstance(op, WeightedWindow | InnerProduct) and self._in_integers(layer):
             self.g.bottom, self.g.axis = self._codes_of(layer.bottoms[0]).step, _outputs_axis(self.model, layer, op)
+            self.g.biases = layer.blobs[1] if len(layer.blobs) > 1 and not self.g.real_biases else None
         tops = op.lower(self.g, replace(self.model.call(layer), bottoms=tuple(bottoms)))
-        self.g.bottom = None
+        self.g.bottom = self.g.biases = None
         for top, tensor in zip(layer.tops, tops, strict=True):
             self.real[top] = tensor
             if _keeps_codes(op) and layer.bottoms[0] in self.codes:
