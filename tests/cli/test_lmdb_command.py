@@ -122,7 +122,7 @@ def test_mean(made, photos, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["create", "nothing.txt", "made"], "nothing.txt is no file"),
+        (["create", "nothing.txt", "made"], "nothing.txt is no file or folder; relative"),
         (["create", "photos", "made", "--resize", "crop"], "give --size, too"),
         (["create", "photos", "made", "--size", "4x4", "--short-side", "9"], "short_side"),
         (["create", "photos", "made", "--labels", "names.txt"], "names.txt is no file"),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from calib8.cli.main import main
+from calib8.cli.recording import _path
 from calib8.data import open_source, takes
 from calib8.errors import OptionError
 from calib8.proto.text import read_prototxt
@@ -65,6 +66,39 @@ def test_the_same_bytes_from_a_record(folder, tmp_path, capsys):
     assert files(again) == files(folder) and len(files(again)) == 4
     made = json.loads((again / "bmnet_d.calib8.json").read_text())
     assert made["run"] == content["run"] and made["samples"] == content["samples"]
+
+
+def test_images_of_a_folder_behind_a_symbolic_link(folder, tmp_path, monkeypatch, capsys):
+    far = tmp_path / "a" / "large" / "disk"
+    far.mkdir(parents=True)
+    folder.rename(far / "model")
+    (tmp_path / "pictures").rename(far / "pictures")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "model").symlink_to(far / "model")
+    (tmp_path / "here" / "photos").symlink_to(far / "pictures")
+    monkeypatch.chdir(tmp_path / "here")
+    assert calibrate(Path("model"), "--images", "photos", *OPTIONS) == 0
+    content = json.loads(Path("model/bmnet_d.calib8.json").read_text())
+    assert content["images"][0] == "--images={record}/../../../../here/photos"
+    assert main(["doctor", "d", "model", "-n", "8"]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor", "d", str(far / "model"), "-n", "8"]) == 0
+
+
+def test_images_that_share_only_the_root_with_the_record(tmp_path):
+    shared = next(p for p in ("/etc", "/usr", "/dev") if not tmp_path.is_relative_to(p))
+    assert _path(shared, tmp_path) == str(Path(shared).resolve())
+    assert _path("12.5,13", tmp_path) == "12.5,13"
+
+
+def test_a_folder_that_has_moved_away_from_its_images(folder, tmp_path, capsys):
+    assert calibrate(folder, *pictures(folder), *OPTIONS) == 0
+    moved = tmp_path / "one" / "deeper"
+    moved.mkdir(parents=True)
+    folder.rename(moved / "model")
+    assert main(["doctor", "d", str(moved / "model"), "-n", "8"]) == 1
+    assert "no such file; it was there when this was recorded" in capsys.readouterr().err.splitlines()[-1]
+    assert main(["doctor", "d", str(moved / "model"), "-n", "8", "--images", str(tmp_path / "pictures")]) == 0
 
 
 def test_what_is_given_counts_more_than_the_record(folder, tmp_path):

@@ -134,9 +134,14 @@ def note_if_possible(options: argparse.Namespace, command: str, entry: Mapping[s
 
 
 def _path(value: Any, folder: Path) -> str:
-    """From the record's folder; a mean in numbers stays as it is."""
-    path = Path(value)
-    return f"{{record}}/{Path(os.path.relpath(path, folder)).as_posix()}" if exists(path) else str(value)
+    """From the record's folder, or from the root where that is all that the two share; a mean in numbers stays."""
+    if not exists(Path(value)):
+        return str(value)
+    # Not by the names alone: `..` goes up from where a symbolic link leads to.
+    path, start = Path(os.path.realpath(Path(value).parent), Path(value).name), os.path.realpath(folder)
+    if os.path.commonpath([path, start]) == os.path.sep:
+        return path.as_posix()
+    return f"{{record}}/{Path(os.path.relpath(path, start)).as_posix()}"
 
 
 def with_record(options: argparse.Namespace, given: Sequence[str]) -> list[str] | None:
@@ -162,7 +167,17 @@ def with_record(options: argparse.Namespace, given: Sequence[str]) -> list[str] 
     if not words:
         return None
     _tell("images", words, path)
+    _refuse_moved(words, path)
     return _inserted(given, words)
+
+
+def _refuse_moved(words: Sequence[str], record: Path) -> None:
+    for flag, _, value in (word.partition("=") for word in words):
+        if flag in ("--images", "--samples") and not exists(Path(value)):
+            raise OptionError(
+                f"{record}: {flag}: {value}: no such file; it was there when this was recorded, and one of the two has"
+                f" moved since; say {flag} yourself"
+            )
 
 
 def _is_settled(flag: str, options: argparse.Namespace, given: Sequence[str]) -> bool:

@@ -104,6 +104,8 @@ def find_images(listing: str | os.PathLike[str], what: str) -> list[ListedImage]
         return _checked([ListedImage(str(p), 0, str(path)) for p in files], what, path)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return _checked([ListedImage(str(path), 0, what)], what, path)
+    if not exists(path):
+        raise DataError(f"{what}: {path} is no file or folder; relative paths start at {Path.cwd()}")
     return read_image_list(path, what, [path.parent])
 
 
