@@ -133,3 +133,12 @@ def paths_in(folder: Path, error: type[Calib8Error], what: str = "") -> list[Pat
     except (OSError, ValueError) as why:
         start = f"{what}: {folder}" if what else str(folder)
         raise error(f"{start}: cannot be listed: {getattr(why, 'strerror', None) or why}") from None
+
+
+def visible_paths_in(folder: Path, error: type[Calib8Error], what: str = "") -> list[Path]:
+    """List what a folder shows, sorted by name: on foreign disks macOS leaves a hidden `._x.jpg` beside every x.jpg.
+
+    Raises:
+        `error`: it cannot be listed.
+    """
+    return [path for path in paths_in(folder, error, what) if not path.name.startswith(".")]

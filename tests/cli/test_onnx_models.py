@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -71,6 +72,22 @@ def test_what_is_written_elsewhere_is_exported_as_it_is_said(folder, capsys):
     assert line.endswith(f"calib8 export net.onnx {expected}")
     run(*line.split("calib8 ")[-1].split())
     assert Path("out", "net_uint8.onnx").exists()
+
+
+def test_an_export_under_another_name_and_path(folder, capsys):
+    Path("my nets").mkdir()
+    Path("net.onnx").rename("my nets/net.onnx")
+    model = ["other", "my nets/net.onnx"]
+    options = ["--samples", "samples.npy", "-n", str(COUNT), "--no-verdict", "--repair", "none"]
+    run("calibrate", *model, *options)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "calib8 export" in line]
+    words = shlex.split(line.split("calib8 ")[-1])
+    assert words == ["export", *model, "--format", "onnx-uint8"]
+    run(*words)
+    assert Path("my nets", "other_uint8.onnx").exists()
+    Path("my nets", "bmnet_other_calibration_table.pb2").unlink()
+    assert main(words) == 1
+    assert "calibrate first: calib8 calibrate other 'my nets/net.onnx';" in capsys.readouterr().err
 
 
 def test_the_same_model_gives_the_same_bytes(folder):

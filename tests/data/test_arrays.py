@@ -37,6 +37,7 @@ def store_folders(folder, arrays):
         (folder / "s" / name).mkdir(parents=True)
         for i, sample in enumerate(array):
             np.save(folder / "s" / name / f"{i:03}.npy", sample)
+            (folder / "s" / name / "._000.npy").write_bytes(b"what macOS leaves on foreign disks")
     return folder / "s"
 
 

@@ -72,6 +72,8 @@ def test_a_folder_for_each_class(tmp_path, image):
     for name in ("dog/2.png", "cat/x/1.png", "cat/3.png"):
         image(name)
     (tmp_path / ".hidden").mkdir()
+    for beside in (tmp_path / "._dog.png", tmp_path / "dog" / "._2.png", tmp_path / "cat" / "x" / "._1.png"):
+        beside.write_bytes(b"what macOS leaves on foreign disks")
     found = records(tmp_path)
     assert [(k, d.label) for k, d in found] == [
         ("00000000_cat/3.png", 0), ("00000001_cat/x/1.png", 0), ("00000002_dog/2.png", 1),

@@ -160,6 +160,7 @@ def test_pickles_are_not_loaded(tmp_path: Path) -> None:
 def test_lists_folders_and_single_images(tmp_path: Path) -> None:
     write_images(tmp_path / "pictures", 12)
     (tmp_path / "pictures" / "notes.txt").write_text("not an image")
+    (tmp_path / "pictures" / "._3.png").write_bytes(b"what macOS leaves on foreign disks")
     (tmp_path / "list.txt").write_text("pictures/3.png\npictures/1.png 7\n")
     shape = (2, 3, 4, 6)
     folder = ImagesSource(tmp_path / "pictures", "in", shape, Preprocess())

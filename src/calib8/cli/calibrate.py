@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -217,12 +218,15 @@ def _clipped(result: CalibrationResult, value: str) -> float | None:
 
 def _export_of(model: Model, options: argparse.Namespace) -> str:
     """Say how an ONNX model that was calibrated like this is exported."""
-    words = ["calib8 export", str(options.files.given), "--format onnx-uint8"]
+    given = options.files.given
+    named = [] if options.name == given.stem else [options.name]
+    words = ["calib8", "export", *named, str(given), "--format", "onnx-uint8"]
     if options.shapes or options.size:  # which the model may leave open
-        words += [f"--shape {blob}={','.join(map(str, model.shapes[blob]))}" for blob in model.inputs]
+        for blob in model.inputs:
+            words += ["--shape", f"{blob}={','.join(map(str, model.shapes[blob]))}"]
     if options.output is not None:
-        words.append(f"--calibration {options.output} --output {options.output}")
-    return " ".join(words)
+        words += ["--calibration", str(options.output), "--output", str(options.output)]
+    return shlex.join(words)
 
 
 def _warn_of_clipping(model: Model, result: CalibrationResult, method: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 from pathlib import Path
 
 from calib8.atomic import claim_folder
@@ -45,7 +46,7 @@ def _export(options: argparse.Namespace, output: Path) -> int:
     if exists(table):
         plan = read_calibration(network, table, folder / f"bmnet_{name}_int8.caffemodel").plan
     missing = (
-        f"{table}: no such file; calibrate first: calib8 calibrate {name} {files.given}; "
+        f"{table}: no such file; calibrate first: {shlex.join(['calib8', 'calibrate', name, str(files.given)])}; "
         "--calibration FOLDER where its files are in another one"
     )
     if plan is None and FORMATS[options.format].needs_plan:

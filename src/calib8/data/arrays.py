@@ -26,7 +26,7 @@ from calib8.data.faces import Batch, SampleSource
 from calib8.data.npy import HEAD_BYTES, NpyHead, check_size, read_head
 from calib8.errors import DataError
 from calib8.graph import Shape
-from calib8.reading import is_file, is_folder, open_file, paths_in
+from calib8.reading import is_file, is_folder, open_file, visible_paths_in
 
 Array = NDArray[np.float32]
 _WHAT = "samples"
@@ -248,7 +248,7 @@ def _of_folder(path: Path, inputs: Collection[str]) -> dict[str, _Stored]:
 
 
 def _arrays_in(folder: Path) -> list[Path]:
-    return [p for p in paths_in(folder, DataError, _WHAT) if p.suffix == ".npy"]
+    return [p for p in visible_paths_in(folder, DataError, _WHAT) if p.suffix == ".npy"]
 
 
 def _with_reason(paths: Mapping[str, Sequence[Path]]) -> dict[str, _Stored]:

@@ -22,7 +22,7 @@ from calib8.data.datum import decode_image
 from calib8.data.files import find_path, read_lines
 from calib8.data.image_header import check_image
 from calib8.errors import DataError
-from calib8.reading import exists, is_file, is_folder, paths_in, read_file
+from calib8.reading import exists, is_file, is_folder, read_file, visible_paths_in
 
 MAX_PROBLEMS = 20
 """Most missing images that one message names."""
@@ -100,7 +100,7 @@ def find_images(listing: str | os.PathLike[str], what: str) -> list[ListedImage]
     """
     path = Path(listing)
     if is_folder(path):
-        files = [p for p in paths_in(path, DataError, what) if p.suffix.lower() in IMAGE_SUFFIXES]
+        files = [p for p in visible_paths_in(path, DataError, what) if p.suffix.lower() in IMAGE_SUFFIXES]
         return _checked([ListedImage(str(p), 0, str(path)) for p in files], what, path)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return _checked([ListedImage(str(path), 0, what)], what, path)

@@ -23,7 +23,7 @@ from calib8.data.image_list import IMAGE_SUFFIXES, MAX_PROBLEMS, ListedImage, fi
 from calib8.data.preprocess import Preprocess, resized
 from calib8.errors import DataError
 from calib8.proto import caffe_pb2
-from calib8.reading import is_file, is_folder, paths_in
+from calib8.reading import is_file, is_folder, visible_paths_in
 
 _LABEL_LIMIT = 2**31
 
@@ -68,8 +68,8 @@ def labelled_images(source: Path, classes: Sequence[str] = ()) -> LabelledImages
     Raises:
         DataError: no images, missing ones, folders that are no class, images beside folders.
     """
-    inside = paths_in(source, DataError, "images") if is_folder(source) else []
-    folders = [p for p in inside if is_folder(p) and not p.name.startswith(".")]
+    inside = visible_paths_in(source, DataError, "images") if is_folder(source) else []
+    folders = [p for p in inside if is_folder(p)]
     if not folders:
         return LabelledImages(tuple(find_images(source, "images")))
     beside = [p.name for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and is_file(p)]
@@ -88,7 +88,7 @@ def labelled_images(source: Path, classes: Sequence[str] = ()) -> LabelledImages
 def _images_below(folder: Path) -> list[Path]:
     """All images in a folder and in those in it, which must not be links: they could lead in a circle."""
     found: list[Path] = []
-    for path in paths_in(folder, DataError, "images"):
+    for path in visible_paths_in(folder, DataError, "images"):
         if is_folder(path) and not path.is_symlink():
             found += _images_below(path)
         elif path.suffix.lower() in IMAGE_SUFFIXES and is_file(path):
