@@ -200,6 +200,23 @@ def test_a_drop_of_labels(folder, tmp_path):
     assert json.loads((folder / "tuned" / "bmnet_digits_mixed.json").read_text())["metric"] == "top1"
 
 
+def test_what_may_drop_where_no_output_holds_classes(folder, capsys):
+    path = folder / "deploy.prototxt"
+    text = path.read_text()
+    start = text.rindex("layer {")
+    boxes = (
+        'layer { name: "prob" type: "Reshape" bottom: "ip" top: "prob" reshape_param { shape { dim: [0, 1, 10] } } }'
+    )
+    path.write_text(text[:start] + boxes)
+    assert main(["calibrate", "digits", str(folder), "-n", "20", "--method", "max", "--repair", "none"]) == 0
+    options = ["--search", "none", "--max-drop", "1"]
+    assert tune(folder, *options) == 1
+    assert "no output holds classes" in capsys.readouterr().err
+    assert not (folder / "tuned").exists()
+    assert tune(folder, *options, "--drop-metric", "difference") == 0
+    assert tune(folder, *options, "--drop-metric", "top1") == 0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from calib8 import DropOptions, Metric, SensitivityOptions, TuneOptions, Tuner, sensitivity, tune
@@ -14,6 +15,7 @@ from calib8.errors import DataError, OptionError, QuantizationError
 from calib8.proto import caffe_pb2
 from calib8.proto.caffemodel import write_caffemodel
 from calib8.workflow import change_thresholds, open_network, write_mixed, write_sensitivity, write_tuning
+from calib8.workflow.judging import make_judge
 
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
 IGNORED = frozenset(["conv1", "pool1", "conv2a", "conv2b", "sum", "relu_sum", "conv3_3x3", "pool3"])
@@ -140,3 +142,20 @@ def test_nothing_in_int8(tmp_path):
     network = open_network(tmp_path / "deploy.prototxt", tmp_path / "w")
     with pytest.raises(QuantizationError, match="no layer of this network runs in INT8"):
         sensitivity(network, change_thresholds(network, {"x": 1.0, "prob": 1.0}))
+
+
+@pytest.mark.parametrize("order", [("box", "prob"), ("prob", "box")])
+def test_top1_is_that_of_classes_not_of_boxes_beside_them(random_model, order):
+    text = """
+    layer { name: "data" type: "Input" top: "data" input_param { shape { dim: [1, 4] } } }
+    layer { name: "box" type: "InnerProduct" bottom: "data" top: "box" inner_product_param { num_output: 4 } }
+    layer { name: "fc" type: "InnerProduct" bottom: "data" top: "fc" inner_product_param { num_output: 3 } }
+    layer { name: "prob" type: "Softmax" bottom: "fc" top: "prob" }
+    """
+    model = random_model(text)
+    judge = make_judge(Metric("top1"), model, order, None)
+    reference = {"box": np.float32([[1, 2, 3, 4]]), "prob": np.float32([[0, 1, 0]])}
+    result = {"box": np.float32([[4, 3, 2, 1]]), "prob": np.float32([[0, 1, 0]])}
+    assert judge.loss([0], [judge.part(reference, result)]) == 0
+    result["prob"] = np.float32([[1, 0, 0]])
+    assert judge.loss([0], [judge.part(reference, result)]) == 1

@@ -224,6 +224,11 @@ def answers_of(model: Model, anchors: Anchors = ()) -> tuple[Answer, ...]:
     return tuple(_answer(model, value, alone=len(outputs) == 1) for value in outputs)
 
 
+def values_of_classes(model: Model) -> tuple[str, ...]:
+    """List the outputs that hold classes, of an image or of each pixel: those whose largest channel says something."""
+    return tuple(v for answer in answers_of(model) if isinstance(answer, Classes | ClassMap) for v in answer.values)
+
+
 def _answer(model: Model, value: str, *, alone: bool) -> Answer:
     op, shape = model.op_of[model.net.producer[value].name], model.shapes[value]
     pixels = int(np.prod(shape[2:])) if len(shape) > 2 else 1

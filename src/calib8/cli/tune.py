@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from calib8.analyze.answers import values_of_classes
 from calib8.analyze.report import difference_log
 from calib8.atomic import claim_folder, make_folder, write_together
 from calib8.cli.cluster import workers_of
@@ -55,6 +56,8 @@ def run(options: argparse.Namespace) -> int:
         raise OptionError(f"{output}: is a link, which is not followed; name the folder for the results with --output")
     with ExitStack() as stack, ProgressLines() as progress:
         network, calibration = open_start(options, progress)
+        if drop is not None and options.drop_metric is None and drop.metric.name == "top1":
+            _require_classes(options, network)
         workers = stack.enter_context(workers_of(options, network, start_images(options)))
         network, source = hashed(network)
         tuner = Tuner(network, calibration, wanted, drop, workers)
@@ -140,6 +143,16 @@ def _drop_metric(options: argparse.Namespace) -> str:
     if options.drop_metric is not None:
         return str(options.drop_metric)
     return "top1" if options.metric in ("difference", "yolo") else str(options.metric)
+
+
+def _require_classes(options: argparse.Namespace, network: Network) -> None:
+    """Top-1 is what may drop if nothing is said; of boxes it is nonsense. Who has labels has classes, too."""
+    if options.metric == "top1" or options.labels is not None or values_of_classes(network.model):
+        return
+    raise OptionError(
+        f"--max-drop: {options.files.definition}: no output holds classes, so that top-1 says nothing; say what may"
+        " drop: --drop-metric difference, or a function of yours; or --drop-metric top1, if they are classes"
+    )
 
 
 def _ignored(options: argparse.Namespace) -> frozenset[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from calib8.analyze.answers import values_of_classes
 from calib8.analyze.experiment import ExperimentOptions
 from calib8.analyze.judges import Judge, QualityDrop, SquaredDifference, finds_of, top1
 from calib8.analyze.user_metric import function_metric, user_metric
@@ -177,7 +178,9 @@ def make_judge(metric: Metric, model: Model, values: Sequence[str], labels: Arra
     if metric.reads_anchors:
         return yolo_difference(model, values, metric.anchors)
     if metric.function is None and metric.name == "top1":
-        return QualityDrop("top1", top1, values, labels)
+        # Boxes beside classes have no best class; who judges outputs without classes by top-1 says that they are some.
+        classes = [v for v in values if v in values_of_classes(model)]
+        return QualityDrop("top1", top1, classes or values, labels)
     if metric.function is None:
         name, (quality, code) = metric.name, user_metric(metric.name, model)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from calib8.analyze.answers import Classes, ClassMap, answers_of
+from calib8.analyze.answers import values_of_classes
 from calib8.analyze.bench import Setting
 from calib8.analyze.experiment import Experiment, ExperimentOptions
 from calib8.analyze.judges import compared_values
@@ -61,6 +61,5 @@ def sensitivity(
             experiment, calibration.plan, judge, compared,
             lambda done, units, name: progress(Progress("sensitivity", done, units, name)), runner,
         )  # fmt: skip
-    classes = [v for answer in answers_of(model) if isinstance(answer, Classes | ClassMap) for v in answer.values]
     # Who judges by top-1 says that the outputs are classes, whatever they look like.
-    return found if options.metric.name == "top1" else found.of_classes(classes)
+    return found if options.metric.name == "top1" else found.of_classes(values_of_classes(model))

@@ -11,7 +11,8 @@ METRICS = """\
 metrics, all of them as a loss, 0 for outputs that are those of FP32:
   difference        mean squared difference of each output, summed over outputs, averaged over images
   yolo              the same of boxes and scores, after decoding YOLO outputs; see --anchors
-  top1              by how much top-1 accuracy falls; without labels, how often the best class is another than in FP32
+  top1              by how much top-1 accuracy falls; without labels, how often the best class is another than in FP32;
+                    of the outputs that hold classes, the first counts
   module:function   by how much function(fp32, int8) falls, or function(fp32, int8, labels) with labels: your own, in a
                     module in the working directory or on PYTHONPATH. fp32 and int8 are dicts, blob name -> array with
                     all images along axis 0; more is better"""
