@@ -67,6 +67,10 @@ class ChannelClasses:
     of: Mapping[str, Classes]
     count: int
 
+    def by_value(self, units: Array) -> dict[str, Array]:
+        """Give every value the units of its channels, (C); 1 where a channel can have none."""
+        return {v: np.where(of >= 0, units[of], 1.0) for v, of in self.of.items()}
+
 
 def channel_classes(model: Model, plan: QuantPlan) -> ChannelClasses:
     """Find which channels can have units, and which of them share theirs."""
@@ -172,8 +176,7 @@ class EqualisedChannels:
         layers = list(self._noise.layers(self._classes.of, self._classes.count, by_value))
 
         def units(name: str, own: Array) -> Units:
-            of_values = {v: np.where(of >= 0, own[of], 1.0) for v, of in self._classes.of.items()}
-            return Units(name, self._model, of_values, largest, self._members)
+            return Units(name, self._model, own, self._classes, largest, self._members)
 
         least = least_noise(layers, self._classes.count, _SMALLEST)
         return Ways(units(LEAST_NOISE, least), units("by range", self._by_range(largest)))
@@ -203,22 +206,24 @@ class Units:
     Args:
         name: how they were chosen.
         model: the network.
-        units: by value, (C).
+        units: by class.
+        classes: those of channels.
         largest: the largest |x| of every channel, (C), by value that stands for a group.
         members: the values of each group.
 
     Attributes:
-        name: as given.
+        name, classes: as given.
         counters: of the second pass, by value; those that were always 0 have none.
     """
 
     def __init__(
-        self, name: str, model: Model, units: Mapping[str, Array], largest: Mapping[str, Array],
+        self, name: str, model: Model, units: Array, classes: ChannelClasses, largest: Mapping[str, Array],
         members: Mapping[str, tuple[str, ...]],
     ) -> None:  # fmt: skip
-        self.name, self._model, self._units, self._members = name, model, units, members
-        tops = {v: float((own / units[v]).max()) for v, own in largest.items()}
-        self.counters = {v: InUnits(units[v], top) for v, top in tops.items() if top > 0}
+        self.name, self.classes, self._model, self._units, self._members = name, classes, model, units, members
+        of_values = classes.by_value(units)
+        tops = {v: float((own / of_values[v]).max()) for v, own in largest.items()}
+        self.counters = {v: InUnits(of_values[v], top) for v, top in tops.items() if top > 0}
 
     def thresholds(self, find: Callable[[BlobHistogram], float]) -> dict[str, float]:
         """Find the thresholds of all values whose channels have units, in the distributions of the second pass."""
@@ -232,9 +237,14 @@ class Units:
         """What the second pass has counted."""
         return {value: counter.histogram for value, counter in self.counters.items()}
 
-    def network(self) -> InChannelUnits:
-        """Give the network in these units."""
-        return InChannelUnits(in_channel_units(self._model, self._units), _with_batch_norms(self._model, self._units))
+    def network(self, times: Array | None = None) -> InChannelUnits:
+        """Give the network in these units.
+
+        Args:
+            times: what they are multiplied by, by class; None for nothing.
+        """
+        units = self.classes.by_value(self._units if times is None else self._units * times)
+        return InChannelUnits(in_channel_units(self._model, units), _with_batch_norms(self._model, units))
 
 
 class Ways(NamedTuple):

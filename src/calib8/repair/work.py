@@ -33,6 +33,7 @@ from calib8.repair.output_noise import products_of_a_run, search_thresholds
 from calib8.repair.passes import PlanPass, observe
 from calib8.repair.refitted_weights import refit_weights
 from calib8.repair.stages import Counted, Stage, Start, ThresholdSets, Told
+from calib8.repair.whole_factors import whole_factors
 from calib8.repair.whole_multipliers import WholeMultipliers
 
 _BROKEN = 4.0  # times the noise
@@ -141,11 +142,16 @@ class Work:
     def _in_units(self, units: Units, as_it_is: Start, sets: ThresholdSets, names: Iterable[str]) -> dict[str, Start]:
         """Measure these sets of thresholds with channels in units, as far as the contract can express them."""
         found: dict[str, Start] = {}
-        before, self.counted = as_it_is.plan, Counted(units.name, units.network(), units.histograms)
+        before, counted = as_it_is.plan, Counted(units.name, units.network(), units.histograms)
 
         def made(name: str) -> QuantPlan:
             thresholds = {**before.thresholds, **units.thresholds(partial(sets.threshold_of, name))}
+            self.counted = counted
             plan = make_plan(self.model, thresholds, before.enable_concat_quantize)
+            times = whole_factors(self.model, plan, units.classes)
+            if times is not None:
+                self.counted = replace(counted, network=units.network(times))
+                plan = make_plan(self.model, thresholds, before.enable_concat_quantize)
             return self.passed(WholeMultipliers, plan)
 
         for name in names:
