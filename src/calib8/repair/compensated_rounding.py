@@ -13,8 +13,9 @@ of the bottom are off by is left alone.
 - The right shift is the contract's, or another one where that is better: one more, with the largest weights clipped
   (where few are large, 8 bits hold the others twice as finely), or fewer, where the bias would not fit its 16 bits and
   would be clamped.
-- Layers with far more inputs than windows are left to the contract's rounding: how their inputs go together is not
-  known.
+- An InnerProduct has one window a sample, and thousands of inputs. What few windows tell of how inputs go together is
+  worth it from four on (decision 0024); they leave so much freedom that a descent behind the first rounding brings
+  nothing.
 
 The damping of a group is 1 % of the mean of the diagonal, as in GPTQ, and at least that of a rounded input, 1/12.
 """
@@ -44,7 +45,7 @@ Array = NDArray[np.float64]
 
 _WINDOWS = 8192  # of a layer: more were measured to bring nothing
 _BYTES = 128 << 20  # of all windows; wide and many layers get fewer
-_INPUTS_PER_WINDOW = 8
+_FEWEST = 4  # windows: of a single one even the mean is chance
 _BLOCK_ELEMENTS = 2 << 20  # of weights that are solved at a time
 _WIDE = 1 << 10  # inputs: matrices of so many squared are worth it that windows which have gone are given back before
 _DAMPING, _LEAST_DAMPING = 0.01, 1 / 12
@@ -167,7 +168,7 @@ class LayerProblem:
 
     def is_known(self, windows: Windows) -> bool:
         """Tell whether there are enough windows to say how the inputs go together."""
-        return windows.count * _INPUTS_PER_WINDOW >= self.inputs
+        return windows.count >= _FEWEST
 
     def target(self, rows: slice, inputs: slice) -> Array:
         """Give a part of the weights in steps at a right shift of 0: these rows of every group."""
@@ -188,7 +189,9 @@ class LayerProblem:
             wanted_of = moments.chosen(np.ldexp(self._sample(inputs), rshift), centred=takes_mean)
             for rows in self._blocks(inputs):
                 wanted = wanted_of(np.ldexp(self.target(rows, inputs), rshift))
-                found = descended(wanted.weights, compensated(wanted.weights, over), over)
+                found = compensated(wanted.weights, over)
+                if windows.count >= inputs.stop - inputs.start:  # else there is freedom enough without
+                    found = descended(wanted.weights, found, over)
                 mean_error[:, rows] += wanted.means - np.einsum("gok,gk->go", found, moments.means)
                 rounded[:, rows, inputs] = found
         return self._forms(rounded, rshift, mean_error.reshape(-1))
