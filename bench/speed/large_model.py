@@ -114,7 +114,9 @@ import json, sys, time
 from pathlib import Path
 import numpy as np
 from calib8.data import Preprocess
-from calib8.repair import pipeline
+from calib8.repair import work
+from calib8.repair.bias_correction import BiasCorrection
+from calib8.repair.compensated_rounding import CompensatedRounding
 from calib8.workflow import Arrays, CalibrateOptions, Images, calibrate, open_network
 folder, images = Path(sys.argv[1]), sys.argv[2]
 found, parts = {}, ["load, and histograms of 10 images"]
@@ -140,11 +142,13 @@ def as_part(owner, method, name_of):
             if len(parts) == 1:
                 parts[0] = "the rest"
     setattr(owner, method, timed)
-as_part(pipeline.Guard, "__init__", lambda *_: "FP32 of held-out samples")
-as_part(pipeline._Work, "stage", lambda *_: "measure plans in INT8")
-as_part(pipeline._Work, "floor", lambda *_: "measure thresholds")
-as_part(pipeline._Work, "starts", lambda *_: "equalised channels")
-as_part(pipeline._Work, "run", lambda _, one, *__: one.name)
+as_part(work.Guard, "__init__", lambda *_: "FP32 of held-out samples")
+as_part(work.Work, "stage", lambda *_: "measure plans in INT8")
+as_part(work.Work, "floor", lambda *_: "measure thresholds")
+as_part(work.Work, "starts", lambda *_: "equalised channels")
+as_part(work.Work, "observed", lambda _, passes, *__: "observe for " + passes[0].name)
+for one in (CompensatedRounding, BiasCorrection):
+    as_part(one, "apply", lambda one, *_: one.name)
 if images:
     samples = Images(images, preprocess=Preprocess(mean=(104, 117, 123)))
 else:
