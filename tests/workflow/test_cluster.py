@@ -140,7 +140,7 @@ def test_the_command(tmp_path, monkeypatch):
 def test_a_run_that_was_stopped_goes_on_where_it_was(network, cluster, tmp_path, options):
     """What it has counted is not counted again, on a cluster as in one process; the bytes are those of one run."""
     whole = count_histograms(network, options).to_bytes()
-    total = 60 * (2 if options is KL else 1)
+    total, stopped = 60 * (2 if options is KL else 1), 0
     for stop in (20, 50, *((75, 110) if options is KL else ())):
         path, seen = tmp_path / f"{stop}.hist", []
 
@@ -149,9 +149,14 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(network, cluster, tmp_path,
             if progress.stage == "calibrating" and progress.done >= stop and saved.exists():
                 raise KeyboardInterrupt
 
-        with pytest.raises(KeyboardInterrupt):
+        try:
             count_on_cluster(network, FILES, options, cluster.scheduler_address, until, path=path, save_seconds=0)
-        assert not path.exists() and Path(f"{path}.part").exists()
+        except KeyboardInterrupt:
+            stopped += 1
+            assert not path.exists() and Path(f"{path}.part").exists()
+        else:  # on a busy machine the first shard may end last, and nothing is saved before the end
+            assert path.read_bytes() == whole
+            continue
         if stop == 50:  # what one has begun the other one ends
             found = count_to_file(network, options, path, progress=seen.append)
         else:
@@ -162,6 +167,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(network, cluster, tmp_path,
         assert counted == sorted(counted) and counted[-1] == total and len(counted) < total
         begun = [p for p in seen if p.stage == "comparing samples"]
         assert begun and counted[0] > begun[-1].total // 2
+    assert stopped
 
 
 def test_a_file_that_is_whole_is_not_counted_again(network, cluster, tmp_path):
