@@ -28,7 +28,9 @@ from numpy.typing import NDArray
 LEVELS = 128
 
 _EPSILON = 1e-30
-_CHUNK = 1 << 10
+_CHUNK = 1 << 8  # candidates at a time, whose groups a cache holds
+_TINY = 1e-300
+_LOG10_E = 1 / np.log(10)
 _RUN = 512
 _MOST_TERMS = 1 << 22
 _CALL_TERMS = 1 << 11
@@ -106,26 +108,32 @@ class _Prefixes:
 
     def __init__(self, counts: NDArray[np.int64]) -> None:
         self._counts = counts
-        self._mass = _running_count(counts)
-        self._filled = _running_count(counts > 0)
+        self._mass = _running_count(counts).astype(np.float64)  # exact below 2^53
+        self._filled = _running_count(counts > 0).astype(np.float64)
         self._entropy = _running_sum(_x_log_x(counts))
         self._total = float(self._mass[-1])
 
     def divergences(self, ends: NDArray[np.intp]) -> NDArray[np.float64]:
         # The sum over `h'` is the one over h with the last bin taken out and put back, grown by the tail.
         edges = _group_edges(ends)
-        mass = np.diff(self._mass[edges], axis=1).astype(np.float64)
-        filled = np.maximum(np.diff(self._filled[edges], axis=1), 1)
-        spread = mass / filled
-        inside = self._mass[ends].astype(np.float64)
+        mass, filled = (_differences(np.take(sums, edges)) for sums in (self._mass, self._filled))
+        spread = np.divide(mass, np.maximum(filled, 1.0, out=filled), out=filled)
+        inside = self._mass[ends]
         last = self._counts[ends - 1].astype(np.float64)
         tail = self._total - inside
         p_log_p = self._entropy[ends - 1] + _x_log_x(last + tail) - _x_log_x(np.array(self._total))
         # Q spreads a group over its filled bins only, so an empty last bin has 0, and the tail meets the epsilon.
         q_last = np.where(last > 0, spread[:, -1] / np.maximum(inside, 1), 0.0)
-        p_log_q = (mass * _log10(spread)).sum(axis=1) - _x_log_x(inside)
+        # Natural logarithms take half the time of those to 10. A group without mass has no part, whatever its own is.
+        logs = np.log(np.maximum(spread, _TINY, out=spread), out=spread)
+        p_log_q = np.einsum("ij,ij->i", mass, logs) * _LOG10_E - _x_log_x(inside)
         p_log_q += tail * np.log10(q_last + _EPSILON)
         return np.where(inside > 0, (p_log_p - p_log_q) / self._total, np.inf)
+
+
+def _differences(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What each group adds: shape (candidates, 128) from (candidates, 129)."""
+    return np.subtract(sums[:, 1:], sums[:, :-1])
 
 
 def _group_edges(ends: NDArray[np.intp]) -> NDArray[np.intp]:
