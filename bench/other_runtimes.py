@@ -95,6 +95,7 @@ def onnx_runs(proto: Any, network: Network, names: Sequence[str]) -> Callable[[A
     proto.graph.output.extend(inner)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.x64quantprecision", "1")  # else the figures are those of the processor
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return lambda sample: dict(zip(names, session.run(list(names), {network.blob: sample}), strict=True))
 

@@ -77,6 +77,26 @@ def test_onnx(calibrated, tmp_path, capsys):
     assert {node.op_type for node in onnx.load(paths[1]).graph.node} >= {"QuantizeLinear", "DequantizeLinear"}
 
 
+@pytest.mark.parametrize("codes", ["int8", "uint8"])
+def test_a_word_where_onnx_runtime_would_saturate(calibrated, capsys, monkeypatch, codes):
+    words = ["export", "digits", str(calibrated), "--format", f"onnx-{codes}"]
+    file = calibrated / f"digits_{codes}.onnx"
+    said, written = {}, {}
+    for saturates in (True, False):
+        monkeypatch.setattr("calib8.export.formats.int8_products_saturate", lambda saturates=saturates: saturates)
+        for reduced in ((), ("--reduce-range",)):
+            capsys.readouterr()
+            assert main([*words, *reduced]) == 0
+            out, said[saturates, reduced] = capsys.readouterr()
+            assert out == f"{file}\n"
+            written[saturates, reduced] = file.read_bytes()
+    word = said.pop((True, ()))
+    assert word.startswith(f"calib8: warning: digits_{codes}.onnx: ONNX Runtime saturates") and word.count("\n") == 1
+    assert 'session.x64quantprecision = "1"' in word and "--reduce-range" in word
+    assert set(said.values()) == {""}
+    assert written[True, ()] == written[False, ()] != written[True, ("--reduce-range",)]
+
+
 def test_onnx_without_a_calibration_is_the_float_network_and_a_word(folder, capsys):
     assert main(["export", "digits", str(folder), "--format", "onnx"]) == 0
     out, err = capsys.readouterr()
@@ -99,6 +119,7 @@ def test_data_need_not_be_there_if_shapes_are_given(folder, capsys):
         (["--format", "onnx", "--output", "nowhere/at/all"], "nowhere/at/all: no such folder"),
         (["--format", "onnx", "--batch", "0"], "batch is 0"),
         (["--format", "onnx", "--shape", "label=1"], "'label'"),
+        (["--format", "onnx", "--reduce-range"], "--reduce-range is for onnx-int8, onnx-uint8; leave it out"),
     ],
 )
 def test_an_error_is_one_message_and_no_file(folder, capsys, arguments, message):

@@ -50,7 +50,9 @@ def test_calibrate_and_export_for_onnx_runtime(folder, capsys):
 
     run("export", "net.onnx", "--format", "onnx-uint8")
     run("export", "net", "net.onnx", "--format", "onnx")
-    session = ort.InferenceSession(folder / "net_uint8.onnx", providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    session = ort.InferenceSession(folder / "net_uint8.onnx", options, providers=["CPUExecutionProvider"])
     assert any(node.op_type == "QuantizeLinear" for node in onnx.load("net_uint8.onnx").graph.node)
     samples = np.load("samples.npy")
     model = open_network("net.onnx").model

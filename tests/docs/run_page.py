@@ -20,6 +20,7 @@ from typing import Any
 
 from calib8.cli.main import main
 from calib8.errors import Calib8Error
+from calib8.export import formats
 from calib8.proto.text import parse_prototxt
 
 _SHELL_CHARACTERS = frozenset("|&;<>$*?~`#(){}")
@@ -74,6 +75,7 @@ def run_step(step: list[str], namespace: dict[str, Any]) -> tuple[int, str]:
 
 
 if __name__ == "__main__":
+    formats.int8_products_saturate = lambda: False  # type: ignore[assignment]  # pages show what most processors print
     sys.path.insert(0, "")  # as for a reader who types `python` in this folder
     names: dict[str, Any] = {"__name__": "__main__"}
     for one in json.load(sys.stdin):

@@ -9,7 +9,7 @@ import pytest
 from onnx import numpy_helper
 
 from calib8.engine import run_float
-from calib8.export.onnx_qdq import Zero, qdq_export
+from calib8.export.onnx_qdq import Zero, pairs_may_saturate, qdq_export
 from calib8.quantize import make_plan
 
 DATA = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: [1, 4, 8, 8] } } }\n'
@@ -44,9 +44,11 @@ def planned(model):
     return make_plan(model, found)
 
 
-def run(proto, inputs, level=ort.GraphOptimizationLevel.ORT_DISABLE_ALL):
+def run(proto, inputs, level=ort.GraphOptimizationLevel.ORT_DISABLE_ALL, *, exact=False):
     options = ort.SessionOptions()
     options.graph_optimization_level = level
+    if exact:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [x.name for x in session.get_outputs()]
     return dict(zip(names, session.run(names, inputs), strict=True))
@@ -187,3 +189,61 @@ def test_layers_in_fp32_and_outputs_stay_real(random_model):
     (softmax,) = (node for node in proto.graph.node if node.op_type == "Softmax")
     producers = {name: node.op_type for node in proto.graph.node for name in node.output}
     assert producers[softmax.input[0]] == "Gemm"
+
+
+LARGEST = (
+    DATA
+    + """
+layer { name: "c1" type: "Convolution" bottom: "data" top: "c1" convolution_param { num_output: 6 kernel_size: 3 } }
+layer { name: "c2" type: "Convolution" bottom: "c1" top: "c2" convolution_param { num_output: 6 kernel_size: 1 } }
+layer { name: "ip" type: "InnerProduct" bottom: "c2" top: "ip" inner_product_param { num_output: 6 } }
+layer { name: "y" type: "InnerProduct" bottom: "ip" top: "y" inner_product_param { num_output: 5 } }
+"""
+)
+
+
+@pytest.fixture
+def largest(random_model):
+    """A network, and inputs, whose weights and activations are all about the largest that their scales have."""
+    bare = random_model(LARGEST)
+    random = np.random.default_rng(0)
+    weights = {
+        layer.name: [random.uniform(0.95, 1, blob.shape).astype(np.float32) for blob in layer.blobs]
+        for layer in bare.net.layers
+    }
+    model = random_model(LARGEST, weights=weights)
+    return model, {"data": random.uniform(0.95, 1, model.shapes["data"]).astype(np.float32)}
+
+
+def plan_for(model, inputs):
+    found = run_float(model, inputs, list(model.shapes))
+    return make_plan(model, {value: float(np.abs(array).max()) for value, array in found.items()})
+
+
+def codes_of_weights(proto):
+    stored = constants(proto)
+    nodes = [node for node in proto.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in stored]
+    return [(node, stored[node.input[0]]) for node in nodes if stored[node.input[0]].dtype == np.int8]
+
+
+@pytest.mark.parametrize("zero", Zero)
+def test_no_two_layers_share_what_exact_kernels_change(largest, zero):
+    """Without VNNI, ONNX Runtime turns weights into uint8, their zero points with them: once for each name."""
+    model, inputs = largest
+    proto = qdq_export("net", model, plan_for(model, inputs), zero).proto
+    names = [name for node, _ in codes_of_weights(proto) for name in (node.input[0], node.input[2])]
+    assert len(set(names)) == len(names) == 8
+    found = run(proto, inputs, ort.GraphOptimizationLevel.ORT_ENABLE_ALL, exact=True)["y"]
+    np.testing.assert_allclose(found, run(proto, inputs)["y"], rtol=0.02)
+
+
+@pytest.mark.parametrize("zero", Zero)
+def test_weights_of_7_bits_saturate_on_no_processor(largest, zero):
+    model, inputs = largest
+    plan = plan_for(model, inputs)
+    export = qdq_export("net", model, plan, zero, reduce_range=True)
+    assert {int(np.abs(codes).max()) for _, codes in codes_of_weights(export.proto)} == {64}
+    assert pairs_may_saturate(qdq_export("net", model, plan, zero)) and not pairs_may_saturate(export)
+    found = run(export.proto, inputs, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)["y"]
+    expected = run_float(model, inputs, ["y"])["y"]
+    np.testing.assert_allclose(found, expected, rtol=0.03)

@@ -51,7 +51,7 @@ def _export(options: argparse.Namespace, output: Path) -> int:
     )
     if plan is None and FORMATS[options.format].needs_plan:
         raise OptionError(missing)
-    paths = write_format(output, options.format, name, network.model, plan)
+    paths = write_format(output, options.format, name, network.model, plan, reduce_range=options.reduce_range)
     if plan is None:
         _log.warning("%s; only the network in FP32 is written", missing)
     print("\n".join(map(str, paths)))

@@ -10,11 +10,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 from calib8.boundary import closed
+from calib8.engine.processor import int8_products_saturate
 from calib8.errors import OptionError
 from calib8.export.files import write_set
 from calib8.export.ncnn import ncnn_export
 from calib8.export.onnx_model import onnx_export
-from calib8.export.onnx_qdq import Zero, qdq_export
+from calib8.export.onnx_qdq import Zero, pairs_may_saturate, qdq_export
 from calib8.export.record import run_of
 from calib8.export.tensorrt import tensorrt_cache
 from calib8.export.tpu_mlir import tpu_mlir_files
@@ -23,6 +24,10 @@ from calib8.quantize import QuantPlan
 from calib8.quantize.channel_units import in_channel_units
 
 _log = logging.getLogger(__name__)
+_SATURATES = (
+    "ONNX Runtime saturates 8-bit weights on this processor, as on every x86 processor without VNNI, and gives wrong "
+    'results; run it with the session option session.x64quantprecision = "1", or export it with `reduce_range`'
+)
 Files = Iterator[tuple[str, bytes]]
 """Names and contents, one after another, so that only one is in memory."""
 
@@ -35,11 +40,13 @@ class Format:
         name: what the user writes.
         files: from the network's name, the network, and its integers or None, to the files.
         needs_plan: whether it says nothing of a network that is not calibrated.
+        reduced: as `files`, with weights of 7 bits; None where there is no such form.
     """
 
     name: str
     files: Callable[[str, Model, QuantPlan | None], Files]
     needs_plan: bool = False
+    reduced: Callable[[str, Model, QuantPlan | None], Files] | None = None
 
 
 def _tpu_mlir(name: str, model: Model, plan: QuantPlan | None) -> Files:
@@ -60,11 +67,15 @@ def _onnx(name: str, model: Model, plan: QuantPlan | None) -> Files:
         yield f"{name}_qdq.onnx", onnx_export(name, model, plan).data
 
 
-def _qdq(zero: Zero) -> Callable[[str, Model, QuantPlan | None], Files]:
+def _qdq(zero: Zero, *, reduce_range: bool = False) -> Callable[[str, Model, QuantPlan | None], Files]:
     def files(name: str, model: Model, plan: QuantPlan | None) -> Files:
         if plan is None:
             raise AssertionError("write_format lets no network through without a plan")
-        yield f"{name}_{zero.value}.onnx", qdq_export(name, model, plan, zero).data
+        file = f"{name}_{zero.value}.onnx"
+        export = qdq_export(name, model, plan, zero, reduce_range=reduce_range)
+        if pairs_may_saturate(export) and int8_products_saturate():
+            _log.warning("%s: %s", file, _SATURATES)
+        yield file, export.data
 
     return files
 
@@ -99,7 +110,10 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         for one in (
             Format("tpu-mlir", _tpu_mlir, needs_plan=True),
             Format("onnx", _onnx),
-            *(Format(f"onnx-{zero.value}", _qdq(zero), needs_plan=True) for zero in Zero),
+            *(
+                Format(f"onnx-{zero.value}", _qdq(zero), needs_plan=True, reduced=_qdq(zero, reduce_range=True))
+                for zero in Zero
+            ),
             Format("ncnn", _ncnn),
             Format("tensorrt", _tensorrt, needs_plan=True),
         )
@@ -110,7 +124,13 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
 
 @closed
 def write_format(
-    folder: str | os.PathLike[str], format: str, name: str, model: Model, plan: QuantPlan | None = None
+    folder: str | os.PathLike[str],
+    format: str,
+    name: str,
+    model: Model,
+    plan: QuantPlan | None = None,
+    *,
+    reduce_range: bool = False,
 ) -> tuple[Path, ...]:
     """Write a network for another tool: all files of a format or none; returns their paths.
 
@@ -120,14 +140,20 @@ def write_format(
         format: one of `FORMATS`.
         name: the network's, which the files' names begin with.
         plan: None for a network in FP32 alone.
+        reduce_range: weights of 7 bits, for onnx-int8 and onnx-uint8: for ONNX Runtime on x86 processors without VNNI,
+            where its kernels for 8 bits saturate.
 
     Raises:
-        OptionError: no such format, one that needs a plan, or a folder that cannot be written.
+        OptionError: no such format, one that needs a plan or has 8 bits only, or a folder that cannot be written.
         TableError, UnsupportedError: the network has no form in this format.
     """
     if format not in FORMATS:
         raise OptionError(f"`format` is {format!r}; expected one of {', '.join(FORMATS)}")
     if FORMATS[format].needs_plan and plan is None:
         raise OptionError(f"`format` {format} is for a calibrated network; calibrate it first")
-    files = FORMATS[format].files(name, model, plan)
+    make = FORMATS[format].reduced if reduce_range else FORMATS[format].files
+    if make is None:
+        having = ", ".join(one.name for one in FORMATS.values() if one.reduced is not None)
+        raise OptionError(f"`reduce_range` is for {having}; leave it out for `format` {format}")
+    files = make(name, model, plan)
     return write_set(folder, f"{name}_{format}", files, name, run_of(name, model, plan))

@@ -9,6 +9,9 @@ network's outputs, and what runs in FP32, stay real numbers.
 - uint8 (`Zero.OFFSET`): what is never negative has 255 levels, zero point 0; the rest 128 as its zero point. Biases
   are whole numbers of 32 bits in the scale of the sums. ONNX Runtime's kernels for x86 are fastest so.
 
+On x86 processors without VNNI, ONNX Runtime adds pairs of products of uint8 activations and int8 weights in 16 bits,
+which saturate; of int8 activations it makes uint8 ones before. With 64 levels no pair can.
+
 Source: onnx/onnx, docs/Operators.md, QuantizeLinear; TensorRT, Developer Guide, "Explicit Quantization".
 """
 
@@ -21,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
 
 from calib8.export.onnx_model import GraphBuilder, OnnxExport, finished_proto, reachable_outputs
 from calib8.export.tpu_mlir import non_negative_values
@@ -39,6 +43,7 @@ from calib8.quantize import QuantPlan
 from calib8.quantize.channel_units import in_channel_units
 
 _LEVELS, _UNSIGNED_LEVELS, _OFFSET = 127, 255, 128
+_REDUCED_LEVELS = 64  # 2 * 64 * 255 is below 2^15: no pair of products saturates
 _LARGEST_BIAS = 2**30
 _LEAST_SCALE = 1e-30
 """Weights of such a scale, and biases that fit it, are nothing beside any others."""
@@ -59,8 +64,11 @@ class _Codes:
     zero: np.int8 | np.uint8
 
 
-def qdq_export(name: str, model: Model, plan: QuantPlan, zero: Zero) -> OnnxExport:
+def qdq_export(name: str, model: Model, plan: QuantPlan, zero: Zero, *, reduce_range: bool = False) -> OnnxExport:
     """Write the network with weights per channel; where channels count in units, with weights that take them up.
+
+    Args:
+        reduce_range: weights with 64 levels in place of 127.
 
     Raises:
         UnsupportedError: nothing of the network can be computed without a layer that runs in Python.
@@ -69,15 +77,23 @@ def qdq_export(name: str, model: Model, plan: QuantPlan, zero: Zero) -> OnnxExpo
     folded = fold_channel_affines(in_channel_units(model, plan.channel_units))
     outputs, notes = reachable_outputs(folded)
     graph = _Graph(folded, plan, zero, outputs, non_negative_values(folded))
+    graph.g.levels = _REDUCED_LEVELS if reduce_range else _LEVELS
     for layer, op in needed_layers(folded, outputs):
         graph.visit(layer, op)
     return OnnxExport(graph.finish(name), notes)
+
+
+def pairs_may_saturate(export: OnnxExport) -> bool:
+    """Tell whether weights are so large that two products of them and activations may not fit into 16 bits."""
+    weights = (numpy_helper.to_array(x) for x in export.proto.graph.initializer if x.data_type == TensorProto.INT8)
+    return any(np.abs(codes).max(initial=0) > _REDUCED_LEVELS for codes in weights)
 
 
 class _Builder(GraphBuilder):
     """Quantises the weights of the layer that is visited, if it is told the step of its bottom."""
 
     real_biases = False
+    levels = _LEVELS
     bottom: float | None = None
     axis: int | None = 0
     """Of the outputs in the weights; None for one scale for all."""
@@ -96,9 +112,9 @@ class _Builder(GraphBuilder):
     def _per_output(self, array: NDArray[np.float32]) -> str:
         others = tuple(i for i in range(array.ndim) if i != self.axis)
         largest = np.abs(array).max(axis=others if self.axis is not None else None, keepdims=True)
-        scales = np.maximum(largest / np.float64(_LEVELS), self._least_scales(largest.shape))
+        scales = np.maximum(largest / np.float64(self.levels), self._least_scales(largest.shape))
         self._scales = np.where(scales > _LEAST_SCALE, scales, 1).astype(np.float32)
-        codes = np.clip(np.rint(array / self._scales), -_LEVELS, _LEVELS).astype(np.int8)
+        codes = np.clip(np.rint(array / self._scales), -self.levels, self.levels).astype(np.int8)
         return self._dequantized(codes, self._scales.reshape(-1), self.axis)
 
     def _least_scales(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
@@ -114,12 +130,12 @@ class _Builder(GraphBuilder):
         return self._dequantized(codes, scales, 0)
 
     def _dequantized(self, codes: NDArray[Any], scales: NDArray[np.float32], axis: int | None) -> str:
-        name = super().weight(codes)
+        name, single = super().weight(codes), axis is None or scales.size == 1
         # Without zero points, 0 is meant; ONNX Runtime 1.23.0 then makes one for all outputs of a Gemm, and fails.
-        if axis is None or scales.size == 1:
-            zero = [self.constant(np.int8(0))] if codes.dtype == np.int8 else []
-            return self.node("DequantizeLinear", name, self.scalar(float(scales[0])), *zero)
-        zeros = [self.constant(np.zeros(scales.size, np.int8))] if codes.dtype == np.int8 else []
+        # No two layers share one: with `session.x64quantprecision` ONNX Runtime 1.32 changes it, and fails otherwise.
+        zeros = [super().weight(np.zeros(() if single else scales.size, np.int8))] if codes.dtype == np.int8 else []
+        if single:
+            return self.node("DequantizeLinear", name, self.scalar(float(scales[0])), *zeros)
         return self.node("DequantizeLinear", name, self.constant(scales), *zeros, axis=axis)
 
 

@@ -30,7 +30,7 @@ _EPILOG = """\
 examples:
   calib8 export lenet models/lenet --format tpu-mlir
   calib8 export lenet models/lenet --format onnx --batch 1 --output build
-  calib8 export resnet18.onnx --format onnx-uint8"""
+  calib8 export resnet18.onnx --format onnx-uint8 --reduce-range"""
 
 
 def add_parser(commands: Commands) -> None:
@@ -49,5 +49,10 @@ def add_parser(commands: Commands) -> None:
         help="where `calib8 calibrate --output FOLDER` has put its files (default: PATH)",
     )  # fmt: skip
     parser.add_argument("--batch", metavar="N", type=int, help="images in a batch (default: as in the prototxt)")
+    parser.add_argument(
+        "--reduce-range", action="store_true",
+        help="onnx-int8 and onnx-uint8: weights of 7 bits, for ONNX Runtime on x86 processors without VNNI, where its "
+        "kernels for 8 bits saturate",
+    )  # fmt: skip
     add_shape_option(parser)
     parser.add_argument("-v", "--verbose", action="store_true", help="say also what was changed or left out")
