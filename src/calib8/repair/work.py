@@ -121,13 +121,12 @@ class Work:
         ways = choice.ways()
         self._observe(ways.counters)
         as_it_is = replace(as_it_is, noise=min(floor.values()) if floor else self.floor(as_it_is.plan))
-        found = self._in_units(ways.least_noise, as_it_is, sets, sets.names)
+        found, noise = self._in_units(ways.least_noise, as_it_is, sets, sets.names)
         # Most of what one way has shown holds for the other one.
-        noise = {name: start.noise for name, start in found.items()}
         likely = dict.fromkeys(min(of, key=of.__getitem__) for of in (floor, noise) if of) or sets.names[:1]
-        others = self._in_units(ways.by_range, as_it_is, sets, likely)
+        other, _ = self._in_units(ways.by_range, as_it_is, sets, likely)
         self._count((measured - len(sets.names) - len(likely)) * self.floored)
-        best = [min(one.values(), key=lambda start: start.noise) for one in (found, others) if one]
+        best = [start for start in (found, other) if start is not None]
         # What weights lose is not in these figures, and the first way is the one that sees to them.
         best.sort(key=lambda start: start.noise * (CLEARLY if start.counted.name == LEAST_NOISE else 1))
         worth_it = [start for start in best if start.noise < as_it_is.noise * WORTH_IT]
@@ -139,9 +138,16 @@ class Work:
             self._count((MOST_STARTS - len(starts)) * self._samples_of_passes)
         return starts
 
-    def _in_units(self, units: Units, as_it_is: Start, sets: ThresholdSets, names: Iterable[str]) -> dict[str, Start]:
-        """Measure these sets of thresholds with channels in units, as far as the contract can express them."""
-        found: dict[str, Start] = {}
+    def _in_units(
+        self, units: Units, as_it_is: Start, sets: ThresholdSets, names: Iterable[str]
+    ) -> tuple[Start | None, dict[str, float]]:
+        """Measure these sets of thresholds with channels in units, as far as the contract can express them.
+
+        Returns:
+            The best start, which alone keeps its network; and the noise of each.
+        """
+        best: Start | None = None
+        noise: dict[str, float] = {}
         before, counted = as_it_is.plan, Counted(units.name, units.network(), units.histograms)
 
         def made(name: str) -> QuantPlan:
@@ -160,9 +166,11 @@ class Work:
             except QuantizationError:
                 self._count(self.floored)
                 continue
-            found[name] = replace(start, noise=self.floor(start.plan))
+            noise[name] = self.floor(start.plan)
+            if best is None or noise[name] < best.noise:
+                best = replace(start, noise=noise[name])
         self.counted = as_it_is.counted
-        return found
+        return best, noise
 
     def _observe(self, counters: Mapping[str, Counter]) -> None:
         """Show counters the samples to solve on."""
