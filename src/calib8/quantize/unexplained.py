@@ -18,8 +18,8 @@ from calib8.quantize.plan import QuantPlan
 
 _FAR = 1.4  # times as large or as small as they should be; a repair changes rows by a tenth
 _ROWS = 256  # at a time
-_ENOUGH = 100.0  # of squares of steps, in all and for each weight: the noise of rounding is then a few percent of the
-_ENOUGH_EACH = 0.25  # row, and few weights are so small that they all become 0, which takes a row's size away
+_ENOUGH = 100.0  # of squares of steps: the noise of rounding is then a few percent of the row
+_ENOUGH_EACH = 0.25  # for each weight: where most of them round to 0, that alone makes a row smaller
 
 
 def unexplained_layers(model: Model, plan: QuantPlan) -> tuple[str, ...]:

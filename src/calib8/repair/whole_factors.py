@@ -41,14 +41,13 @@ def whole_factors(model: Model, plan: QuantPlan, classes: ChannelClasses) -> Arr
         model: the network, whose channels may count in units already.
         plan: of that network.
     """
-    found = np.ones(classes.count)
-    writers: NDArray[np.intp] | None = None
-    for top, exact in _steps(model, plan):
-        of = classes.of.get(top)
-        if of is not None:
-            writers = _writers(model, classes) if writers is None else writers
-            alone = (of >= 0) & (writers[of] == 1)
-            found[of[alone]] = _times(exact)[alone]
+    steps = [(classes.of[top], exact) for top, exact in _steps(model, plan) if top in classes.of]
+    if not steps:
+        return None
+    found, writers = np.ones(classes.count), _writers(model, classes)
+    for of, exact in steps:
+        alone = (of >= 0) & (writers[of] == 1)
+        found[of[alone]] = _times(exact)[alone]
     return found if (found != 1).any() else None
 
 
