@@ -179,7 +179,8 @@ def make_judge(metric: Metric, model: Model, values: Sequence[str], labels: Arra
         return yolo_difference(model, values, metric.anchors)
     if metric.function is None and metric.name == "top1":
         # Boxes beside classes have no best class; who judges outputs without classes by top-1 says that they are some.
-        classes = [v for v in values if v in values_of_classes(model)]
+        of_classes = values_of_classes(model)
+        classes = [v for v in values if v in of_classes]
         return QualityDrop("top1", top1, classes or values, labels)
     if metric.function is None:
         name, (quality, code) = metric.name, user_metric(metric.name, model)
