@@ -110,7 +110,7 @@ def test_tuning(digits):
 
 
 def test_mixed_precision():
-    unit = Unit(("bn", "scale"), "s", 1, 3)
+    unit = Unit(("bn", "scale"), "s", "s", 1, 3)
     proposal = MixedPrecision((KeptUnit(unit, 0.5),), 0.6, 0.1, ("conv",), ("bn", "scale"))
     report = json.loads(mixed_json("d", "top1", 20, 0.2, proposal))
     assert report["kept"] == [{"layers": ["bn", "scale"], "buys": 0.5}]

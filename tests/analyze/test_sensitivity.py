@@ -13,6 +13,8 @@ from calib8.analyze.units import units_of
 from calib8.engine import EngineOptions, run_int8
 from calib8.lowering.readings import Codes
 from calib8.quantize import setup_of
+from calib8.repair import run_pass
+from calib8.repair.channel_units import ChannelUnits
 
 SAMPLES = 4
 
@@ -50,6 +52,24 @@ def test_every_unit_in_every_mode(digits, experiment):
         )
         assert row.usage.in_use == len(np.unique(codes)) / 256
         assert row.usage.saturation == np.mean((codes == 0) | (codes == 255))
+
+
+def test_a_convolution_in_units_is_seen_behind_its_relu(digits, experiment):
+    """Its codes have no room for what the ReLU takes away, which would look like an error at its own top."""
+    plan = run_pass(ChannelUnits(len(digits.samples)), digits.model, digits.plan, lambda: iter(digits.samples))
+    unit = units_of(digits.model, plan, experiment.needed)[0]
+    assert unit.top in plan.channel_units and unit.layers == ("conv1",)
+    assert unit.seen == digits.model.net.layer_by_name["relu1"].tops[0]
+    assert units_of(digits.model, digits.plan, experiment.needed)[0].seen == unit.top
+    found = measure_sensitivity(experiment, plan, SquaredDifference(["prob"]), ["prob"]).units[0]
+    everything = setup_of(plan).int8_layers
+    layers = {"alone": {"conv1"}, "cumulative": {"conv1"}, "without": everything - {"conv1"}}
+    fp32 = list(runs(digits, setup_of(plan, ()), [unit.seen]))
+    for mode, chosen in layers.items():
+        int8 = list(runs(digits, setup_of(plan, chosen), [unit.seen]))
+        own = [compare(a[unit.seen], b[unit.seen]) for a, b in zip(fp32, int8, strict=True)]
+        assert found.damage[mode].own == sum(own[1:], own[0]), mode
+        assert found.damage[mode].own.snr_db > 25
 
 
 def test_batch_norm_and_scale_are_one_unit(digits, experiment):

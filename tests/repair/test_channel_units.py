@@ -19,7 +19,6 @@ from calib8.quantize import integer_setup, make_plan, observed_values, replan
 from calib8.quantize.channel_units import affine_pairs, recovered_units
 from calib8.repair import run_pass
 from calib8.repair.channel_units import ChannelUnits
-from calib8.repair.channel_values import ChannelValues
 from calib8.repair.compensated_rounding import CompensatedRounding
 from calib8.repair.passes import observe
 
@@ -94,6 +93,7 @@ def test_units_are_parts_of_the_threshold(model, plan, found):
     assert set(found.channel_units) == {between, "d"}
     units = found.channel_units[between]
     assert units.max() == pytest.approx(1) and (units > 0).all() and units.max() / units.min() > 8
+    assert found.thresholds[between] < 2 * plan.thresholds[between]
     assert found.thresholds["e"] == plan.thresholds["e"] and found.given.keys() == {"c", "bn", "sc", "d", "bd"}
 
 
@@ -110,12 +110,20 @@ def test_factors_are_exact(model, found):
 
 
 def test_codes_of_a_channel_reach_its_range(model, found, samples, run_int8):
-    """No channel is left with a few codes, and none is clipped much."""
+    """No channel that moves is left with a few codes; none is clipped much where a ReLU does not take it away."""
     between = model.net.layer_by_name["c"].tops[0]
+    pair = next(affine_pairs(model, found.forms))
     codes = [run_int8(model, found, s, [Codes(between)], real_inputs=["x"])[Codes(between)] for s in samples]
-    codes = np.abs(np.concatenate(codes)).transpose(1, 0, 2, 3).reshape(6, -1)
-    assert (np.quantile(codes[:5], 0.99, axis=1) > 40).all()
-    assert (np.mean(codes[:5] >= 127, axis=1) < 0.02).all()
+    values = [run_float(model, s, [between])[between] for s in samples]
+    codes, values = (np.concatenate(x).transpose(1, 0, 2, 3).reshape(6, -1)[:5] for x in (codes, values))
+    alive = values * pair.factors[:5, None] + pair.offsets[:5, None] > 0
+    assert (alive.mean(axis=1) > 0.001).sum() == 4
+    worth = np.abs(np.ldexp(pair.affine.scale[:5].astype(float), -pair.affine.rshift))
+    assert (worth >= 0.35).any()
+    for own, counts, ratio in zip(np.abs(codes.astype(int)), alive, worth, strict=True):
+        if counts.mean() > 0.001:
+            assert ratio < 0.35 or np.quantile(own, 0.99) > 40  # the BatchNorm has no more codes for it
+            assert np.mean(own[counts] >= 127) < 0.02
 
 
 @pytest.mark.parametrize(
@@ -124,7 +132,8 @@ def test_codes_of_a_channel_reach_its_range(model, found, samples, run_int8):
 def test_any_layers_in_int8_read_and_give_real_units(model, found, samples, layers):
     """Whatever runs in INT8, all values are near FP32's, in FP32's units."""
     names = ",".join(layers).split(",")
-    values = tuple(t for x in model.net.layers for t in x.tops if x.name != "bn")
+    # The ReLU takes away what there is no room for in c, and all of it, so it is left out here.
+    values = tuple(t for x in model.net.layers for t in x.tops if x.name not in ("c", "bn"))
     assert noise(model, found, samples[:4], names, values).max() < 0.02
 
 
@@ -183,25 +192,6 @@ layer { name: "too" type: "Convolution" bottom: "d" top: "too" convolution_param
     assert [p.convolution.name for p in affine_pairs(model, plan.forms)] == ["c"]
 
 
-def best_range(sizes, largest):
-    """The tried range with the least squared error, by loops."""
-    tried = [part * largest for part in np.linspace(1.0, 0.3, 29)]
-    return min(tried, key=lambda r: sum(max(x - r, 0) ** 2 for x in sizes) / len(sizes) + (r / 128) ** 2 / 12)
-
-
-def test_ranges_of_channels():
-    rng = np.random.default_rng(2)
-    values = rng.laplace(0, 1, (5, 3, 20, 30)).astype(np.float32) * np.float32([1, 5, 0])[None, :, None, None]
-    counter = ChannelValues(600)
-    for one in values:
-        counter.add(one[None])
-    found = counter.ranges()
-    for c in range(2):
-        sizes = np.abs(values[:, c]).ravel().astype(float)
-        assert found[c] == pytest.approx(best_range(sizes, sizes.max()))
-    assert found[2] == 0 and found[0] < np.abs(values[:, 0]).max()
-
-
 def test_the_plain_table_gives_its_shifts_and_a_table_alone_is_refused(model, found, tmp_path):
     """Shifts of a repaired plan do not follow from thresholds: they are read, or the weights are asked for."""
     weights, plain, binary, _ = write_calibration_files(tmp_path, "n", model, found)
@@ -211,7 +201,7 @@ def test_the_plain_table_gives_its_shifts_and_a_table_alone_is_refused(model, fo
             assert read.forms[name].accumulator_shift == form.accumulator_shift
             assert all(np.array_equal(a, b) for a, b in zip(read.forms[name].blobs, form.blobs, strict=True))
     assert read.channel_units.keys() == found.channel_units.keys()
-    with pytest.raises(TableError, match=r"do not follow from its thresholds(.|\n)*layer 'c' has a right shift"):
+    with pytest.raises(TableError, match=r"do not follow from its thresholds(.|\n)*layer 'bn' has a right shift"):
         read_plan(model, binary)
 
 
@@ -233,19 +223,3 @@ def test_compensated_rounding_may_be_observed_together_with_it(model, plan, foun
     for name, form in apart.forms.items():
         for a, b in zip(form.blobs if form else (), together.forms[name].blobs if form else (), strict=True):
             np.testing.assert_array_equal(a, b)
-
-
-def test_ranges_have_the_least_squared_error():
-    """Against every range that is tried, one after another."""
-    values = ChannelValues(500)
-    rng = np.random.default_rng(4)
-    sizes = np.array([1, 0.01, 30, 0, 2])
-    for _ in range(20):
-        x = rng.standard_t(3, (2, 5, 250)) * sizes[:, None]
-        values.add(x.astype(np.float32))
-    kept, largest = values.sizes().astype(np.float64), values.largest
-    tried = np.linspace(1.0, 0.3, 29)[:, None] * largest
-    costs = [(r / 128) ** 2 / 12 + (np.maximum(kept - r[:, None], 0) ** 2).mean(axis=1) for r in tried]
-    best = tried[np.argmin(costs, axis=0), np.arange(5)]
-    np.testing.assert_allclose(values.ranges(), best, rtol=1e-12)
-    assert (best < largest)[sizes > 0].any()  # heavy tails: something is cut off

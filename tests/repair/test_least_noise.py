@@ -128,9 +128,9 @@ def test_layers_are_described_by_their_matrices(random_model):
     assert a.bottoms.shape == (2, 2) and (a.bottoms == classes.count).all()
     np.testing.assert_array_equal(ip.bottoms[0], classes.of["b"])
 
-    factors = np.abs(model.op_of["bn"].factors(
+    factors = np.abs(model.op_of["bn"].affine(
         model.net.layer_by_name["bn"].blobs, model.op_of["sc"], model.net.layer_by_name["sc"].blobs
-    ))  # fmt: skip
+    )[0])  # fmt: skip
     weights = model.net.layer_by_name["a"].blobs[0].astype(np.float64) * factors.reshape(-1, 1, 1, 1)
     for at, (row, column) in enumerate(zip(a.rows, a.columns, strict=True)):
         assert a.sizes[at] == pytest.approx(np.abs(weights[row, column % 2]).max(), rel=1e-5)

@@ -6,8 +6,8 @@ A unit is a layer that can run in INT8, or a BatchNorm with its Scale. For each 
 - cumulative: all layers up to the unit in INT8, those behind it in FP32 (the loop of the BM1880 tool's guide)
 - without: everything in INT8 but the unit
 
-and compared with FP32 at the network's outputs and at the unit's own top. The layers that a unit has in common with the
-one before it are not computed again (`experiment`).
+and compared with FP32 at the network's outputs and at the unit's own top (`units.seen_at`). The layers that a unit has
+in common with the one before it are not computed again (`experiment`).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Damage:
 
     Attributes:
         outputs: at the network's outputs.
-        own: at the unit's own top.
+        own: at the unit's own top, or where it is seen (`units.seen_at`).
         loss: what the judge says; see `judges`.
     """
 
@@ -253,13 +253,15 @@ class _Measurement:
     def part(self, lane: Lane, sample: int) -> _UnitParts:
         """Run one sample in all modes."""
         unit, experiment = self._unit, self._experiment
-        own = Reference(lane.run(sample, experiment.fp32, [unit.top], keep=[unit.stop])[unit.top].copy())
+        own = Reference(lane.run(sample, experiment.fp32, [unit.seen], keep=[unit.stop])[unit.seen].copy())
         parts: dict[str, _Part] = {}
         usage = CodeUsage()
         # Each sample begins with another mode: threads that need the same graph wait until one of them has opened it.
         for mode in (*MODES[sample % len(MODES) :], *MODES[: sample % len(MODES)]):
-            top: Reading = unit.top if mode == "without" else Codes(unit.top)
-            names = tuple(dict.fromkeys([top, *experiment.outputs]))
+            # What a unit in INT8 writes is read as codes. What is seen behind it may be in FP32, and is real.
+            tops: list[Reading] = [unit.seen] if mode == "without" else [Codes(unit.top)]
+            tops += [unit.seen] if unit.seen != unit.top and mode != "without" else []
+            names = tuple(dict.fromkeys([*tops, *experiment.outputs]))
             values = lane.run(sample, self._variants[mode], names, self._kept(mode), self._cuts)
             if mode == "cumulative":
                 usage = code_usage(values[Codes(unit.top)])
@@ -270,7 +272,7 @@ class _Measurement:
         return [self._unit.stop] if mode == "cumulative" else [self._unit.start]
 
     def _part(self, sample: int, own: Reference, values: Mapping[Reading, Array]) -> _Part:
-        experiment, top = self._experiment, self._unit.top
+        experiment, top = self._experiment, self._unit.seen
         codes = values.get(Codes(top))
         plan = self._plan
         mine = values[top] if codes is None else real_values(codes, plan.thresholds[top], plan.channel_units.get(top))

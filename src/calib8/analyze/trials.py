@@ -17,7 +17,7 @@ from calib8.analyze.bench import Bench, Job, Parts, Runner
 from calib8.analyze.experiment import Experiment, Lane, Variant, lasting
 from calib8.analyze.judges import Judge, MeanJudge, Outputs, SquaredDifference
 from calib8.analyze.search import Accept, Question, Thresholds
-from calib8.analyze.units import Unit, units_of
+from calib8.analyze.units import Unit, seen_at, units_of
 from calib8.errors import QuantizationError
 from calib8.lowering import Model
 from calib8.quantize import FoldGroup, QuantPlan, fold_groups, replan, setup_of
@@ -216,10 +216,13 @@ class Trials:
     def _at_its_top(self, asked: Question) -> str | None:
         return asked.target if self._at_layer else None
 
+    def _seen(self, target: str) -> tuple[str, ...]:
+        return seen_at(self.experiment.model, self.plan, self.experiment.model.net.layer_by_name[target])
+
     def _judge_of(self, asked: Question) -> Judge:
         target = self._at_its_top(asked)
         if target is not None:
-            return SquaredDifference(self.experiment.model.net.layer_by_name[target].tops)
+            return SquaredDifference(self._seen(target))
         if asked.single and not isinstance(self._judge, MeanJudge):
             # a quality moves in steps, which one layer alone hardly reaches
             return SquaredDifference(self._judge.values)
@@ -233,7 +236,7 @@ class Trials:
         if self._target != target:
             self._target, self._references = target, {}
         missing = [sample for sample in samples if sample not in self._references]
-        tops, start = self.experiment.model.net.layer_by_name[target].tops, self.experiment.position(target)
+        tops, start = self._seen(target), self.experiment.position(target)
         found = self.experiment.each(lambda lane, i: lasting(lane.run(i, self.experiment.fp32, tops, [start])), missing)
         self._references.update(zip(missing, found, strict=True))
         return self._references

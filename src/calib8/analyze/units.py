@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from calib8.graph import Layer
 from calib8.lowering import Model
 from calib8.quantize import QuantPlan
+from calib8.quantize.channel_units import is_before_batch_norm, rectified_top
 
 
 @dataclass(frozen=True)
@@ -16,11 +18,13 @@ class Unit:
     Attributes:
         layers: their names, in the order of the network.
         top: the value that the last of them writes first.
+        seen: the value at which what it does is compared with FP32; see `seen_at`.
         start, stop: positions in the network: of the first layer, and behind the last.
     """
 
     layers: tuple[str, ...]
     top: str
+    seen: str
     start: int
     stop: int
 
@@ -41,5 +45,19 @@ def units_of(model: Model, plan: QuantPlan, needed: Collection[str]) -> tuple[Un
             continue
         names = (layer.name, scale_of[layer.name]) if layer.name in scale_of else (layer.name,)
         last = model.net.layer_by_name[names[-1]]
-        units.append(Unit(names, last.tops[0], place[names[0]], place[last.name] + 1))
+        seen = seen_at(model, plan, last)[0]
+        units.append(Unit(names, last.tops[0], seen, place[names[0]], place[last.name] + 1))
     return tuple(units)
+
+
+def seen_at(model: Model, plan: QuantPlan, layer: Layer) -> tuple[str, ...]:
+    """Name the values at which what a layer does is compared with FP32: its tops.
+
+    Codes with units before a BatchNorm have no room for what the ReLU behind it takes away, which would look like an
+    error there. Of such a convolution it is the ReLU's top.
+    """
+    top = layer.tops[0] if layer.tops else ""
+    if top in plan.channel_units and is_before_batch_norm(model, top):
+        rectified = rectified_top(model, model.net.consumers[top][0])
+        return (rectified,) if rectified is not None else layer.tops
+    return layer.tops

@@ -194,14 +194,18 @@ class BatchNorm(Op):
         own = self._quantize(q, gamma * factor, beta * factor + offset)
         return own, follower.skipped(blobs, own.rshift)
 
-    def factors(
+    def affine(
         self, blobs: Sequence[NDArray[np.float32]], follower: Op | None, weights: Weights
-    ) -> NDArray[np.float64]:
-        """Compute what the layer multiplies each channel by, (C), with the Scale behind it; 0 for dead ones."""
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Compute what the layer, with the Scale behind it, multiplies each channel by and adds: (C) each.
+
+        Dead channels have a factor of 0.
+        """
         gamma, beta = self.gamma_and_beta(blobs)
         if isinstance(follower, Scale):
-            gamma = gamma * follower.affine(weights)[0]
-        return normalisation(*self.statistics(blobs), self.eps, gamma, beta)[0]
+            times, plus = follower.affine(weights)
+            gamma, beta = gamma * times, beta * times + plus
+        return normalisation(*self.statistics(blobs), self.eps, gamma, beta)[:2]
 
     def _quantize(self, q: QuantizeCall, gamma: NDArray[np.float64], beta: NDArray[np.float64]) -> AffineChannels:
         step = quantize_normalisation(q, *self.statistics(q.call.blobs), self.eps, gamma, beta)

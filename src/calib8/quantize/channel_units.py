@@ -27,6 +27,7 @@ from calib8.layer_kit.weighted_sum import WeightedSum
 from calib8.layer_kit.window_product import WindowProduct
 from calib8.layers import IntegerForm
 from calib8.layers.batch_norm import AffineChannels, BatchNorm
+from calib8.layers.relu import ReLU
 from calib8.lowering import Model
 
 Array = NDArray[np.float64]
@@ -41,12 +42,14 @@ class AffinePair:
     Attributes:
         convolution, batch_norm: the layers.
         factors: what the BatchNorm, with its Scale, multiplies each channel by, (C); 0 for dead ones.
+        offsets: what it adds, (C).
         affine: the BatchNorm's integers.
     """
 
     convolution: Layer
     batch_norm: Layer
     factors: Array
+    offsets: Array
     affine: AffineChannels
 
     @property
@@ -66,17 +69,21 @@ def affine_pairs(model: Model, forms: Mapping[str, IntegerForm | None]) -> Itera
             continue
         norm, affine = model.op_of[readers[0].name], forms.get(readers[0].name)
         if isinstance(norm, BatchNorm) and isinstance(affine, AffineChannels):
-            yield AffinePair(layer, readers[0], batch_norm_factors(model, readers[0]), affine)
+            yield AffinePair(layer, readers[0], *_affine(model, readers[0]), affine)
 
 
 def batch_norm_factors(model: Model, batch_norm: Layer) -> Array:
     """Compute what a BatchNorm, with its Scale, multiplies each channel by, (C); 0 for dead ones."""
+    return _affine(model, batch_norm)[0]
+
+
+def _affine(model: Model, batch_norm: Layer) -> tuple[Array, Array]:
     norm, scale = model.op_of[batch_norm.name], model.batch_norm_pairs.get(batch_norm.name)
     if not isinstance(norm, BatchNorm):
         raise AssertionError("only a BatchNorm has factors")
     if scale is None:
-        return norm.factors(batch_norm.blobs, None, ())
-    return norm.factors(batch_norm.blobs, model.op_of[scale.name], scale.blobs)
+        return norm.affine(batch_norm.blobs, None, ())
+    return norm.affine(batch_norm.blobs, model.op_of[scale.name], scale.blobs)
 
 
 def recovered_units(
@@ -109,6 +116,16 @@ def _follows(pair: AffinePair, tx: float, ty: float) -> bool:
     return rshift == pair.affine.rshift and np.array_equal(
         quantize_weight(pair.factors, tx, ty, rshift), pair.affine.scale
     )
+
+
+def rectified_top(model: Model, batch_norm: Layer) -> str | None:
+    """Find the top of the ReLU that alone reads what a BatchNorm, with its Scale, gives; None where there is none.
+
+    Such a ReLU takes away whatever is below 0: codes before the BatchNorm need no room for it (`repair.affine_noise`).
+    """
+    readers = model.net.consumers[model.batch_norm_pairs.get(batch_norm.name, batch_norm).tops[0]]
+    op = model.op_of[readers[0].name] if len(readers) == 1 else None
+    return readers[0].tops[0] if isinstance(op, ReLU) and op.negative_slope == 0 else None
 
 
 def is_before_batch_norm(model: Model, value: str) -> bool:

@@ -5,19 +5,19 @@ convolution multiplies every channel by a factor of its own, so a channel's unit
 other: the convolution's weights W[c] / u[c] and the BatchNorm's factor s[c] * u[c] give the same numbers. In effect the
 convolution has weights, and its top a range, per channel.
 
-The units of a layer follow from the noise behind the BatchNorm. With the range a = u * T of a channel's codes, and d
-the right shift of the convolution's weights, the channel's error has the variance, in real units,
+The units of a layer follow from the noise behind the BatchNorm. With the range a = u * T of a channel's codes, r = s *
+a / t what a code is worth behind in codes of the top, and d the right shift of the convolution's weights, a channel
+loses
 
-    (s a / 128)^2 * (1/12 + rho 4^-d),   rho = w * K/12 * E[x^2]   (K inputs x in codes; w = 0.3 after compensation)
+    error(r) + p r^2 rho 4^-d,   rho = w * K/12 * E[x^2]   (K inputs x in codes; w = 0.3 after compensation)
 
-- the rounding of the top, and that of the weights - while a must be large enough for the channel's values, and for its
-weights to fit 8 bits: a >= max|W[c]| * tx * 2^d / 127. So the best ranges are known for each d; d is the best of all.
-Without that second bound, channels that hardly ever move would get weights a million times too large.
+- what values lose, which `affine_noise` measures, and what weights do, of which a ReLU lets a part p through - while a
+must be large enough for the channel's weights, and its bias, to fit: a >= max|W[c]| * tx * 2^d / 127. So the best
+ranges are known for each d; d is the best of all. Without that bound, channels that hardly ever move would get weights
+a million times too large.
 
-At last a is raised until the factor of the BatchNorm is a whole number of steps, so that its 8 bits are exact.
-
-A channel's own range is the one with the least squared error of quantising the values that were seen in it. Channels
-that the BatchNorm takes for dead, or multiplies by 0, keep the layer's range.
+Only those r are tried of which the BatchNorm's factor is a whole number of steps, so that its 8 bits are exact; its
+right shift is the best one, too. Channels that the BatchNorm takes for dead, or multiplies by 0, get the layer's range.
 
 What a value means is in the plan (`QuantPlan.channel_units`), so that blobs have real units wherever they are read, and
 wherever one of the two layers runs in FP32. Files need not hold it: the BatchNorm's factor is exact, and so tells the
@@ -37,11 +37,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calib8.arithmetic import INT8_LEVELS
 from calib8.layer_kit.weighted_sum import PLAIN
 from calib8.layer_kit.window_product import WindowProduct
 from calib8.lowering import Model
 from calib8.quantize import QuantPlan, fold_groups, refined
-from calib8.quantize.channel_units import AffinePair, affine_pairs
+from calib8.quantize.channel_units import AffinePair, affine_pairs, rectified_top
+from calib8.repair.affine_noise import RATIOS, noise_behind
 from calib8.repair.channel_values import ChannelValues, kept_per_sample, scattered
 from calib8.repair.input_windows import codes_of
 
@@ -52,6 +54,9 @@ _COMPENSATION = 0.3
 _LARGEST_CODE = 127
 _MOST_DOUBLINGS = 20
 _LARGEST_STEPS = 65  # at least, of the largest factor: below 64 the contract would double once more
+_LARGEST_BIAS = 32767
+_RSHIFTS = (7, 6, 5, 4, 3)  # of the BatchNorm: where two are as good, the finer one
+_CLOSE = 1e-9
 
 
 class ChannelUnits:
@@ -143,44 +148,55 @@ def _ranges(model: Model, plan: QuantPlan, pair: AffinePair, observed: Mapping[s
         raise AssertionError("observed what was asked for")
     if not top.seen:
         return None
-    factors, live = np.abs(pair.factors), pair.factors != 0
+    live = pair.factors != 0
+    if not (live & (top.largest > 0)).any():
+        return None
     tx, ty = plan.thresholds[pair.convolution.bottoms[0]], plan.thresholds[pair.batch_norm.tops[0]]
     weights = op.product_matrix(pair.convolution.blobs[0])
-    largest = np.abs(weights).max(axis=2).reshape(-1).astype(np.float64) * tx / _LARGEST_CODE
+    needs = np.abs(weights).max(axis=2).reshape(-1).astype(np.float64) * tx / _LARGEST_CODE
+    if len(pair.convolution.blobs) > 1:
+        bias = np.abs(pair.convolution.blobs[1].reshape(-1)).astype(np.float64)
+        needs = np.maximum(needs, bias * INT8_LEVELS / _LARGEST_BIAS)
+    worth = np.abs(pair.factors[live]) / ty
+    rectified = rectified_top(model, pair.batch_norm) is not None
+    errors, share = noise_behind(top.values()[live], pair.factors[live], pair.offsets[live], ty, rectified=rectified)
     noise = _COMPENSATION * weights.shape[2] / 12 * bottom.mean
-    ranges = _least_noise(top.ranges(), largest, factors, noise)
-    if not (live & (ranges > 0)).any():
+    ratios = _least_noise(errors, share * noise, needs[live] * worth)
+    if ratios is None:
         return None
+    ranges = np.empty(live.shape)
+    ranges[live] = ratios / worth
     ranges[~live] = ranges[live].max()
-    whole = _whole_factors(ranges, factors, ty)
-    whole[whole <= 0] = whole.max()
-    return whole
+    return ranges
 
 
-def _least_noise(values: Array, weights: Array, factors: Array, noise: float) -> Array:
-    """Choose ranges of channels with the least error behind the BatchNorm; see the module's text.
+def _least_noise(errors: Array, weights: Array, needs: Array) -> Array | None:
+    """Choose for every channel what a code is worth behind the BatchNorm; see the module's text.
 
     Args:
-        values: the range that each channel's values need, (C).
-        weights: the range that its weights need at a right shift of 0, (C).
-        factors: |s|, (C).
-        noise: rho.
+        errors: of the values by `RATIOS`, (C, ratios).
+        weights: what the weights' noise at a right shift of 0 is, in squared codes of the channel, (C).
+        needs: the least ratio that the weights and the bias have room in, at a right shift of 0, (C).
+
+    Returns:
+        One of `RATIOS` for every channel, (C); None where weights have no room in any.
     """
-    found, least = values, math.inf
+    found, least = None, math.inf
+    every = np.arange(len(errors))
     for doublings in range(_MOST_DOUBLINGS):
-        ranges = np.maximum(values, np.ldexp(weights, doublings))
-        error = float(((factors * ranges) ** 2).sum() * (1 / 12 + math.ldexp(noise, -2 * doublings)))
-        if error < least:
-            found, least = ranges, error
-    return np.array(found, dtype=np.float64)
-
-
-def _whole_factors(ranges: Array, factors: Array, ty: float) -> Array:
-    """Raise ranges until `s * a / ty` is a whole number of steps of the BatchNorm's right shift, at most 127."""
-    exact = factors * ranges / ty
-    rshift = max(0, 7 - math.frexp(float(exact.max()))[1])  # the largest goes to [64, 128)
-    steps = np.clip(np.ceil(np.ldexp(exact, rshift) - 0.02), 1, _LARGEST_CODE)  # 2 % of a step more is no loss
-    steps[np.argmax(exact)] = max(steps.max(), _LARGEST_STEPS)
-    with np.errstate(divide="ignore"):
-        raised = np.ldexp(steps, -rshift) * ty / factors
-    return np.where(np.isfinite(raised), raised, ranges)
+        costs = errors + (weights * math.ldexp(1, -2 * doublings))[:, None] * RATIOS**2
+        costs[np.ldexp(needs, doublings)[:, None] * (1 - _CLOSE) > RATIOS] = math.inf
+        for rshift in _RSHIFTS:
+            steps = np.ldexp(RATIOS, rshift)
+            able = np.flatnonzero((steps == np.rint(steps)) & (steps <= _LARGEST_CODE))
+            best = able[np.argmin(costs[:, able], axis=1)]
+            # The contract doubles on below 64 steps: one channel has to have more, the one that it costs least.
+            if not (steps[best] >= _LARGEST_STEPS).any() and np.isfinite(costs[every, best]).all():
+                large = able[steps[able] >= _LARGEST_STEPS]
+                more = costs[:, large] - costs[every, best][:, None]
+                channel, at = np.unravel_index(np.argmin(more), more.shape)
+                best[channel] = large[at]
+            cost = float(costs[every, best].sum())
+            if cost < least:
+                found, least = RATIOS[best], cost
+    return found

@@ -1,4 +1,4 @@
-"""What is kept of a value's channels: |x| at some places of every sample, and the largest of all."""
+"""What is kept of a value's channels: some places of every sample, and the largest |x| of all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.arithmetic import INT8_LEVELS
 from calib8.layer_kit.window_product import evenly
 from calib8.measure.counting import largest_of_rows
 
@@ -18,7 +17,6 @@ _KEPT_BYTES = 64 << 20  # of values of all layers
 _MOST_KEPT = 4096  # values of a channel
 _OF_MOMENTS = 256  # places of a sample: of eighty samples 20,000
 _TELLING = 256  # values of a sample that tell it from others
-_PARTS = np.linspace(1.0, 0.3, 29)  # of the largest value, that are tried as a channel's range
 
 
 def kept_per_sample(channels: int, samples: int) -> int:
@@ -107,7 +105,7 @@ class ChannelMoments(ChannelMaxima):
 
 
 class ChannelValues(ChannelMaxima):
-    """|x| of every channel, from some places of each sample, and the largest of all.
+    """Values of every channel, from some places of each sample, and the largest |x| of all.
 
     Args:
         per_sample: how many places.
@@ -125,32 +123,8 @@ class ChannelValues(ChannelMaxima):
         images = self._take(values.reshape(*values.shape[:2], -1))
         size = images.shape[2]
         image, place = np.divmod(scattered(images, len(images) * size, self._per_sample), size)
-        self._parts.append(np.abs(images[image, :, place]).T)
+        self._parts.append(images[image, :, place].T.astype(np.float32))
 
-    def sizes(self) -> NDArray[np.float32]:
-        """Give what was kept, sorted, (C, n): the order of samples does not count."""
-        return np.sort(np.concatenate(self._parts, axis=1), axis=1)
-
-    def ranges(self) -> Array:
-        """Choose each channel's range: that with the least squared error of quantising, (C); 0 for one of zeros.
-
-        A range r costs r^2 / (12 * 128^2), the rounding, and the squares of what lies beyond. At the largest value
-        nothing does.
-        """
-        largest, sizes = self.largest, self.sizes()
-        tried = _PARTS * largest[:, None]  # (C, parts)
-        beyond = [_squares_beyond(own.astype(np.float64), r) / own.size for r, own in zip(tried, sizes, strict=True)]
-        costs = (tried / INT8_LEVELS) ** 2 / 12 + np.stack(beyond)
-        return np.asarray(_PARTS[np.argmin(costs, axis=1)] * largest)
-
-
-def _squares_beyond(sizes: Array, ranges: Array) -> Array:
-    """Sum (x - r)^2 over all x > r, for each range r.
-
-    With sums over the end of the sorted sizes: sum x^2 - 2 r sum x + n r^2.
-    """
-    first = np.searchsorted(sizes, ranges, side="right")
-    tail = sizes[first.min() :][::-1]
-    sums, squares = (np.concatenate([[0.0], np.cumsum(part)]) for part in (tail, tail * tail))
-    count = sizes.size - first
-    return np.asarray(np.maximum(squares[count] - 2 * ranges * sums[count] + count * ranges * ranges, 0.0))
+    def values(self) -> NDArray[np.float32]:
+        """Give what was kept, (C, n)."""
+        return np.concatenate(self._parts, axis=1)

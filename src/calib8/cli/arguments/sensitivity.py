@@ -20,11 +20,12 @@ harm alone first:
   SNR, cosine, top-1
                     of the outputs against FP32: signal to noise, cosine, how often the best class is the same, where
                     outputs hold classes
-  own SNR           at the layer's own top
+  own SNR           at the layer's own top; of a convolution with units of channels, behind its BatchNorm and ReLU
   cumulative SNR, SNR without
                     at the outputs: with all layers up to this one in INT8; with all but this one in INT8
   saturated, codes used
-                    of the codes of its top: how many are -128 or 127, how many of the 256 occur
+                    of the codes of its top: how many are -128 or 127, how many of the 256 occur; before a BatchNorm,
+                    what the ReLU behind it takes away has no room, is -128 or 127, and costs nothing
 Into the output folder go
   bmnet_NAME_sensitivity.json, .csv    all figures
   bmnet_NAME_sensitivity.png           damage along the network; values and thresholds of the worst layers"""

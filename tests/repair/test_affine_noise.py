@@ -1,0 +1,69 @@
+"""What channels lose behind a BatchNorm: against loops over every value."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from calib8.repair.affine_noise import RATIOS, noise_behind
+
+
+def sat(code):
+    return max(-128, min(127, code))
+
+
+def error_of(x, s, b, threshold, ratio, rectified):
+    """Of one value, as the module's text has it."""
+    unit = abs(s) * 128 / threshold / ratio
+    code = math.floor(x * unit + 0.5)
+    z = sat(math.floor(sat(code) * math.copysign(ratio, s) + b * 128 / threshold + 0.5))
+    y = (x * s + b) * 128 / threshold
+    if rectified:
+        z, y = max(z, 0), max(y, 0)
+    return (z - y) ** 2 * (16 if code != sat(code) else 1)
+
+
+@pytest.mark.parametrize("rectified", [False, True])
+@pytest.mark.parametrize("count", [7, 200])
+def test_the_error_is_that_of_loops(rectified, count):
+    rng = np.random.default_rng(count)
+    values = rng.normal(0.3, 2, (5, count)).astype(np.float32)
+    factors, offsets = np.array([0.5, -0.7, 3.0, 0.01, -0.2]), np.array([0.31, -0.4, 0.0, 2.0, -3.0])
+    errors, share = noise_behind(values, factors, offsets, 4.0, rectified=rectified)
+    for c in range(5):
+        for at, ratio in enumerate(RATIOS):
+            exact = [error_of(float(x), factors[c], offsets[c], 4.0, ratio, rectified) for x in values[c]]
+            # float32 takes another code than float64 where a value is on a tie
+            assert errors[c, at] == pytest.approx(np.mean(exact), rel=0.02, abs=1e-3)
+        above = np.mean(values[c].astype(float) * factors[c] + offsets[c] > 0)
+        assert share[c] == pytest.approx(above if rectified else 1)
+
+
+def test_of_many_values_some_are_looked_at_and_all_far_out():
+    """A few values far out decide what is clipped; none of them is left out."""
+    rng = np.random.default_rng(3)
+    values = rng.normal(0, 1, (1, 5000)).astype(np.float32)
+    values[0, rng.permutation(5000)[:20]] = np.linspace(20, 30, 20)
+    errors, _ = noise_behind(values, np.ones(1), np.array([0.013]), 32.0, rectified=False)
+    for at in (0, 5, 11, len(RATIOS) - 1):
+        exact = np.mean([error_of(float(x), 1.0, 0.013, 32.0, RATIOS[at], False) for x in values[0]])
+        assert errors[0, at] == pytest.approx(exact, rel=0.1)
+
+
+def test_what_a_relu_takes_away_needs_no_room():
+    """A channel of -9 .. 1: a code is worth a part of one behind, with a ReLU there, and else more than two."""
+    values = np.linspace(-9, 1, 3000, dtype=np.float32)[None]
+    best = {
+        rectified: RATIOS[np.argmin(noise_behind(values, np.ones(1), np.array([0.014]), 4.0, rectified=rectified)[0])]
+        for rectified in (False, True)
+    }
+    assert best[True] < 0.5 and best[False] >= 2
+
+
+def test_the_order_of_values_does_not_count():
+    values = np.random.default_rng(1).normal(0, 1, (3, 900)).astype(np.float32)
+    one = noise_behind(values, np.array([1, -2, 0.5]), np.zeros(3), 3.0, rectified=True)
+    other = noise_behind(values[:, ::-1], np.array([1, -2, 0.5]), np.zeros(3), 3.0, rectified=True)
+    assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
