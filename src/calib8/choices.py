@@ -39,6 +39,7 @@ REPAIR_PASSES: Mapping[str, str] = MappingProxyType(
         "channel-units": "a unit for each channel between a convolution and its BatchNorm",
         "compensated-rounding": "weights rounded so that their errors cancel",
         "bias-correction": "biases that take back the mean error of rounded weights, where nothing else does",
+        "aligned-offsets": "one rounding instead of two, where a convolution with a bias has a BatchNorm",
         "output-noise": "thorough: thresholds searched by the noise at the outputs",
         "refitted-weights": "thorough: weights that make up for what the layers before are off by",
     }

@@ -17,10 +17,12 @@ from calib8.lowering.readings import Codes
 from calib8.measure.collect import CollectOptions
 from calib8.quantize import integer_setup, make_plan, observed_values, replan
 from calib8.quantize.channel_units import affine_pairs, recovered_units
-from calib8.repair import run_pass
+from calib8.repair import RepairOptions, ThresholdSets, repair, run_pass, split
+from calib8.repair.aligned_offsets import AlignedOffsets, aligned, moved_before
 from calib8.repair.channel_units import ChannelUnits
 from calib8.repair.compensated_rounding import CompensatedRounding
 from calib8.repair.passes import observe
+from calib8.repair.rounded_values import with_rounded_values
 
 NETWORK = """
 layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 3, 8, 7] } enable_quantize: 1 } }
@@ -93,7 +95,6 @@ def test_units_are_parts_of_the_threshold(model, plan, found):
     assert set(found.channel_units) == {between, "d"}
     units = found.channel_units[between]
     assert units.max() == pytest.approx(1) and (units > 0).all() and units.max() / units.min() > 8
-    assert found.thresholds[between] < 2 * plan.thresholds[between]
     assert found.thresholds["e"] == plan.thresholds["e"] and found.given.keys() == {"c", "bn", "sc", "d", "bd"}
 
 
@@ -223,3 +224,93 @@ def test_compensated_rounding_may_be_observed_together_with_it(model, plan, foun
     for name, form in apart.forms.items():
         for a, b in zip(form.blobs if form else (), together.forms[name].blobs if form else (), strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+# Offsets that are aligned behind it
+
+
+@pytest.fixture(scope="module")
+def rounded(model, found, samples):
+    return run_pass(CompensatedRounding(SAMPLES), model, found, lambda: iter(samples))
+
+
+@pytest.fixture(scope="module")
+def lined_up(model, rounded, samples):
+    return run_pass(AlignedOffsets(), model, rounded, lambda: iter(samples))
+
+
+def test_what_the_offset_gives_away_the_bias_takes_up(model, rounded, lined_up):
+    """In codes of the top: bias * r + offset is what it was, to half a step of each; without a bias nothing moves."""
+    before, after = (list(affine_pairs(model, one.forms)) for one in (rounded, lined_up))
+    moved = 0
+    for old, new in zip(before, after, strict=True):
+        one, other = rounded.forms[old.convolution.name], lined_up.forms[old.convolution.name]
+        np.testing.assert_array_equal(one.weights, other.weights)
+        np.testing.assert_array_equal(old.affine.scale, new.affine.scale)
+        if old.convolution.name == "d":
+            assert other is one and new.affine is old.affine
+            continue
+        ratio = np.ldexp(old.affine.scale.astype(float), -old.affine.rshift)
+
+        def together(form, affine, ratio=ratio):
+            return np.ldexp(form.bias.astype(float), -form.rshift) * ratio + np.ldexp(affine.shift, -affine.rshift)
+
+        step = np.abs(ratio) * 2.0**-other.rshift + 2.0**-new.affine.rshift
+        assert (np.abs(together(one, old.affine) - together(other, new.affine)) <= step / 2 + 1e-9).all()
+        offsets = np.ldexp(new.affine.shift.astype(float), -new.affine.rshift)
+        np.testing.assert_allclose(offsets, aligned(offsets, np.abs(ratio)), atol=2.0**-new.affine.rshift)
+        moved += int((old.affine.shift != new.affine.shift).sum())
+    assert moved > 0 and lined_up.thresholds == rounded.thresholds
+
+
+def test_the_network_loses_less_in_line(model, rounded, lined_up, samples):
+    names = [layer.name for layer in model.net.layers if layer.name != "x"]
+    assert noise(model, lined_up, samples, names)[0] < noise(model, rounded, samples, names)[0]
+
+
+def test_once_is_enough(model, lined_up, samples):
+    again = run_pass(AlignedOffsets(), model, lined_up, lambda: iter(samples))
+    for name, form in lined_up.forms.items():
+        for a, b in zip(form.blobs if form else (), again.forms[name].blobs if form else (), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_rounded_values_know_of_it(model, rounded, lined_up):
+    """With float weights a value is rounded where the integers round it: moved by what the offset has given away."""
+    between = model.net.layer_by_name["c"].tops[0]
+    moved, none = moved_before(model, lined_up)[between], moved_before(model, rounded)[between]
+    pair = next(affine_pairs(model, lined_up.forms))
+    step = lined_up.thresholds["c"] / 128 / np.abs(pair.factors[:5])  # a code of the top, in units of c
+    assert (np.abs(moved[:5]) <= 0.51 * step).all() and (np.abs(none[:5]) <= 0.51 * step / 8).all()
+    assert np.abs(moved[:5] / step).max() > 0.1 and moved[5] == 0
+    assert with_rounded_values(model, lined_up) is not model
+
+
+def test_offsets_that_do_not_fit_stay(model, rounded):
+    forms = dict(rounded.forms)
+    forms["c"] = replace(forms["c"], bias=np.full_like(forms["c"].bias, 32767))
+    changed = AlignedOffsets().apply(model, replace(rounded, forms=forms), {})
+    assert (changed.forms["c"].bias.astype(int) <= 32767).all()
+    kept = changed.forms["c"].bias == 32767
+    np.testing.assert_array_equal(changed.forms["bn"].shift[kept], rounded.forms["bn"].shift[kept])
+    assert kept.any()
+
+
+@pytest.mark.parametrize("without", [(), ("aligned-offsets",), ("channel-units",)])
+def test_a_repair_ends_with_it(model, plan, samples, without):
+    """Units alone make it possible; whoever leaves one of the two out has no such stage."""
+    sets = ThresholdSets(["max"], lambda name: plan, lambda name, histogram: histogram.maximum)
+    told = []
+    found = repair(
+        model,
+        sets,
+        split(lambda: iter(samples), SAMPLES),
+        RepairOptions(without=frozenset({"equalised-channels", *without})),
+        progress=lambda *one: told.append(one),
+    )
+    names = [stage.name for stage in found.stages]
+    assert ("aligned-offsets" in names) == (not without)
+    assert told[-1][1] == told[-1][2]
+    if not without:
+        before = found.stages[names.index("compensated-rounding")]
+        assert found.stages[names.index("aligned-offsets")].noise < before.noise

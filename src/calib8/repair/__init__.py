@@ -12,8 +12,9 @@ The passes, a file each:
 - `whole_multipliers`: poolings and sums without an error of their multipliers
 - `equalised_channels`: a unit for each channel between layers with weights; `least_noise` chooses them, and
   `whole_factors` moves some a little, so that BatchNorms and Scales multiply by whole numbers
-- `channel_units`: a unit for each channel between a convolution and its BatchNorm
+- `channel_units`: a unit for each channel between a convolution and its BatchNorm, by what `affine_noise` finds lost
 - `compensated_rounding`: weights rounded so that their errors cancel; the algorithm is in `rounding`
+- `aligned_offsets`: of the two roundings of a convolution with a bias and its BatchNorm one is left
 - `bias_correction`: takes the mean error that rounded weights make out of the biases
 
 What is thorough, and runs the network by itself:

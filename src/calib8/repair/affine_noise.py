@@ -14,6 +14,9 @@ What is clipped before the BatchNorm counts 16 times. Rounding is of either sign
 outputs, and clipping is not: counted once, clipped codes before BatchNorms alone left a ResNet-20 30.7 dB, those behind
 them 33, and the rounding of all values 28.
 
+Of a convolution with a bias, offsets b are those that `aligned_offsets` gives, and x is moved by the rest: where r of 1
+or one half can always make one rounding of two, it is chosen more often.
+
 It is computed over values that were seen, for every ratio in `RATIOS`: all of those far out, which are clipped or not,
 and some of the others, which are only rounded.
 """
@@ -24,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.arithmetic import INT8_LEVELS
+from calib8.repair.aligned_offsets import aligned
 
 Array = NDArray[np.float64]
 
@@ -40,7 +44,13 @@ _HALF = np.float32(0.5)
 
 
 def noise_behind(
-    values: NDArray[np.float32], factors: Array, offsets: Array, threshold: float, *, rectified: bool
+    values: NDArray[np.float32],
+    factors: Array,
+    offsets: Array,
+    threshold: float,
+    *,
+    rectified: bool,
+    has_bias: bool = False,
 ) -> tuple[Array, Array]:
     """Compute the error of the module's text.
 
@@ -49,6 +59,7 @@ def noise_behind(
         factors, offsets: s and b, (C); no factor is 0.
         threshold: t, in real units.
         rectified: whether all that reads the top is a ReLU.
+        has_bias: whether the layer before has a bias, so that offsets can be aligned.
 
     Returns:
         The error in squared codes of the top, (C, ratios), and the share of values that count, (C): of a rectified
@@ -67,10 +78,14 @@ def noise_behind(
             np.maximum(exact, 0, out=exact)
             share[part] = (exact > 0) @ weights
         for at, ratio in enumerate(RATIOS.astype(np.float32)):
-            codes = np.floor(scaled[part] * (signs[part] / ratio) + _HALF)
+            before, b = scaled[part], plus[part]
+            if has_bias:
+                b = aligned(b.astype(np.float64), np.array(RATIOS[at])).astype(np.float32)
+                before = before + (plus[part] - b)
+            codes = np.floor(before * (signs[part] / ratio) + _HALF)
             clipped = (codes < -INT8_LEVELS) | (codes >= INT8_LEVELS)
             np.clip(codes, -INT8_LEVELS, INT8_LEVELS - 1, out=codes)
-            behind = np.floor(codes * (signs[part] * ratio) + (plus[part] + _HALF))
+            behind = np.floor(codes * (signs[part] * ratio) + (b + _HALF))
             np.clip(behind, 0 if rectified else -INT8_LEVELS, INT8_LEVELS - 1, out=behind)
             off = np.square(behind - exact)
             np.multiply(off, _CLIPPED, out=off, where=clipped)

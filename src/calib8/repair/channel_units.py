@@ -64,12 +64,13 @@ class ChannelUnits:
 
     Args:
         samples: how many there will be.
+        aligns: whether `aligned_offsets` comes later.
     """
 
     name = "channel-units"
 
-    def __init__(self, samples: int) -> None:
-        self._samples = samples
+    def __init__(self, samples: int, *, aligns: bool = True) -> None:
+        self._samples, self._aligns = samples, aligns
 
     def counters(self, model: Model, plan: QuantPlan) -> dict[str, Seen]:
         """Ask for values of the convolutions' tops, and for their bottoms' mean squares."""
@@ -88,7 +89,7 @@ class ChannelUnits:
         units: dict[str, Array] = dict(plan.channel_units)
         thresholds, layers = dict(plan.thresholds), []
         for pair in _alone(model, plan):
-            ranges = _ranges(model, plan, pair, observed)
+            ranges = _ranges(model, plan, pair, observed, aligns=self._aligns)
             if ranges is not None:
                 thresholds[pair.between] = threshold = float(np.float32(ranges.max()))
                 units[pair.between] = ranges / threshold
@@ -140,7 +141,9 @@ class Seen:
                 counter.add(values)
 
 
-def _ranges(model: Model, plan: QuantPlan, pair: AffinePair, observed: Mapping[str, Seen]) -> Array | None:
+def _ranges(
+    model: Model, plan: QuantPlan, pair: AffinePair, observed: Mapping[str, Seen], *, aligns: bool
+) -> Array | None:
     """Choose the range of every channel, (C), in real units; None where all channels are dead."""
     top, bottom = observed[pair.between].channels, observed[pair.convolution.bottoms[0]].squares
     op = model.op_of[pair.convolution.name]
@@ -159,7 +162,10 @@ def _ranges(model: Model, plan: QuantPlan, pair: AffinePair, observed: Mapping[s
         needs = np.maximum(needs, bias * INT8_LEVELS / _LARGEST_BIAS)
     worth = np.abs(pair.factors[live]) / ty
     rectified = rectified_top(model, pair.batch_norm) is not None
-    errors, share = noise_behind(top.values()[live], pair.factors[live], pair.offsets[live], ty, rectified=rectified)
+    has_bias = aligns and len(pair.convolution.blobs) > 1
+    errors, share = noise_behind(
+        top.values()[live], pair.factors[live], pair.offsets[live], ty, rectified=rectified, has_bias=has_bias
+    )
     noise = _COMPENSATION * weights.shape[2] / 12 * bottom.mean
     ratios = _least_noise(errors, share * noise, needs[live] * worth)
     if ratios is None:

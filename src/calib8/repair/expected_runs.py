@@ -29,14 +29,15 @@ def runs_of_samples(sets: int, samples: Split, options: RepairOptions, floored: 
     sets = sets if options.does("thresholds") else 1
     starts = MOST_STARTS if options.does(EQUALISED) else 1
     solving = sum(map(options.does, _SOLVING))
-    judged, floors = 1 + sets + has_moved(options) + solving, 1 + (sets if sets > 1 else 0)
+    judging = solving + options.aligns
+    judged, floors = 1 + sets + has_moved(options) + judging, 1 + (sets if sets > 1 else 0)
     passes = runs = solving - all(map(options.does, _SOLVED_TOGETHER))
     if options.does(EQUALISED):
         floors, passes = floors + floors_in_units(sets) + (sets == 1), passes + 2
     if options.level == "thorough":
-        judged, passes = judged + (starts - 1) * (1 + solving), passes + (starts - 1) * runs
+        judged, passes = judged + (starts - 1) * (1 + judging), passes + (starts - 1) * runs
         if options.does(OUTPUT_NOISE):
-            judged, floors, passes = judged + 1 + solving, floors + 2, passes + runs
+            judged, floors, passes = judged + 1 + judging, floors + 2, passes + runs
         if options.does(REFITTED):
             judged += len(RIDGES)
             passes += len(RIDGES) if options.does(BiasCorrection.name) else 0

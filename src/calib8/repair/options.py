@@ -40,6 +40,11 @@ class RepairOptions:
         return name not in self.without and not (self.keep_thresholds and name in MOVING_PASSES)
 
     @property
+    def aligns(self) -> bool:
+        """Whether offsets are aligned: only units between a convolution and its BatchNorm make that possible."""
+        return self.does("aligned-offsets") and self.does("channel-units")
+
+    @property
     def left_out(self) -> tuple[str, ...]:
         """The parts that the level has, nobody left out, and that are not done since thresholds are kept."""
         of_level = [name for name in MOVING_PASSES if self.level == "thorough" or name not in THOROUGH_PASSES]

@@ -20,6 +20,7 @@ from functools import partial
 from calib8.errors import QuantizationError
 from calib8.lowering import Model
 from calib8.quantize import QuantPlan
+from calib8.repair.aligned_offsets import ALIGNED
 from calib8.repair.channel_units import ChannelUnits
 from calib8.repair.equalised_channels import EQUALISED
 from calib8.repair.expected_runs import RIDGES, has_moved
@@ -136,6 +137,7 @@ def _passed_on(work: Work, start: Start, name: str = "", *, is_new: bool = True)
             plan = one.apply(work.model, plan, observed.pop(0))  # what a pass has seen goes with it
             work.stage(f"{before}{one.name}", plan)
             units = plan if one.name == ChannelUnits.name else units
+    work.stage_aligned(f"{before}{ALIGNED}", plan)
     return units
 
 

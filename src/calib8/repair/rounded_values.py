@@ -19,8 +19,9 @@ from calib8.layer_kit.codes import without_nan
 from calib8.layers import Call, OnnxBuilder, Op
 from calib8.lowering import Model
 from calib8.quantize import QuantPlan
+from calib8.repair.aligned_offsets import moved_before
 
-_Step = tuple[float, NDArray[np.float64] | None]
+_Step = tuple[float, NDArray[np.float64] | None, NDArray[np.float64] | None]
 
 
 def with_rounded_values(model: Model, plan: QuantPlan, *, nan: bool = True) -> Model:
@@ -34,8 +35,10 @@ def with_rounded_values(model: Model, plan: QuantPlan, *, nan: bool = True) -> M
         nan: whether a value may hold NaN; see `rounding_nodes`.
     """
 
+    moved = moved_before(model, plan)
+
     def step(value: str) -> _Step:
-        return plan.thresholds[value], plan.channel_units.get(value)
+        return plan.thresholds[value], plan.channel_units.get(value), moved.get(value)
 
     def with_rounding(layer: Layer, op: Op) -> Op:
         entering = entering_bottoms(model, plan, layer)
@@ -94,11 +97,18 @@ class _Rounded:
         self, g: OnnxBuilder, values: Sequence[str], steps: Sequence[_Step | None], shapes: Sequence[Shape]
     ) -> list[str]:
         return [
-            x
-            if step is None
-            else rounding_nodes(g, x, g.scalar(step[0] / INT8_LEVELS), step[1], len(shape), nan=self._nan)
+            x if step is None else _moved_and_rounded(g, x, step, len(shape), nan=self._nan)
             for x, step, shape in zip(values, steps, shapes, strict=True)
         ]
+
+
+def _moved_and_rounded(g: OnnxBuilder, x: str, step: _Step, rank: int, *, nan: bool) -> str:
+    threshold, units, moved = step
+    scale = g.scalar(threshold / INT8_LEVELS)
+    if moved is None:
+        return rounding_nodes(g, x, scale, units, rank, nan=nan)
+    by = g.constant(moved.astype(np.float32).reshape(1, -1, *(1,) * (rank - 2)))
+    return g.node("Sub", rounding_nodes(g, g.node("Add", x, by), scale, units, rank, nan=nan), by)
 
 
 def rounding_nodes(

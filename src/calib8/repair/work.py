@@ -14,6 +14,7 @@ from calib8.lowering import Model
 from calib8.measure.collect import CollectOptions, collect
 from calib8.measure.counters import Counter
 from calib8.quantize import QuantPlan, make_plan, replan
+from calib8.repair.aligned_offsets import AlignedOffsets
 from calib8.repair.bias_correction import BiasCorrection
 from calib8.repair.channel_units import ChannelUnits
 from calib8.repair.compensated_rounding import CompensatedRounding
@@ -93,7 +94,7 @@ class Work:
         """
         solving = self._samples.solving
         known: tuple[tuple[PlanPass[Any], ...], ...] = (
-            (ChannelUnits(solving), CompensatedRounding(solving)),
+            (ChannelUnits(solving, aligns=self._options.aligns), CompensatedRounding(solving)),
             (BiasCorrection(),),
         )
         wanted = [[one for one in together if self.does(one.name)] for together in known]
@@ -102,6 +103,19 @@ class Work:
     def passed(self, kind: type[WholeMultipliers], plan: QuantPlan) -> QuantPlan:
         """Run the pass that observes nothing."""
         return kind(self.does("exact-pools"), self.does("whole-sums")).apply(self.model, plan, {})
+
+    def stage_aligned(self, name: str, plan: QuantPlan) -> None:
+        """Measure a plan with its offsets aligned, where they can be."""
+        if self._options.aligns:
+            aligned = self.aligned(plan)
+            if aligned is plan:
+                self._count(self._samples.guarding)
+            else:
+                self.stage(name, aligned)
+
+    def aligned(self, plan: QuantPlan) -> QuantPlan:
+        """Run the last pass, which observes nothing, where it is wanted."""
+        return AlignedOffsets().apply(self.model, plan, {}) if self._options.aligns else plan
 
     def starts(self, as_it_is: Start, sets: ThresholdSets, floor: Mapping[str, float]) -> list[Start]:
         """Find where passes can begin, the best first: in units of channels, chosen in one way or another, or as it is.
@@ -204,10 +218,10 @@ class Work:
             self.model, plan, ridge, self._samples.solve, self._samples.solving_runs, self._options.threads,
             lambda done, total: self._progress(f"refitting weights, {ridge:g}", done, total),
         )  # fmt: skip
-        if not self.does(BiasCorrection.name):
-            return found
-        correction = BiasCorrection()
-        return correction.apply(self.model, found, self.observed([correction], found)[0])
+        if self.does(BiasCorrection.name):
+            correction = BiasCorrection()
+            found = correction.apply(self.model, found, self.observed([correction], found)[0])
+        return self.aligned(found)
 
     def is_broken(self, plain: int) -> bool:
         """Tell whether the plan that passes began with is far worse in INT8 than plans without units.
@@ -227,7 +241,8 @@ class Work:
     def _samples_of_passes(self) -> int:
         """How many samples run where passes begin at a start that was not measured: it, and what is behind each."""
         passes = self.passes()
-        return (1 + sum(map(len, passes))) * self._samples.guarding + len(passes) * self._samples.solving
+        judged = 1 + sum(map(len, passes)) + self._options.aligns
+        return judged * self._samples.guarding + len(passes) * self._samples.solving
 
     def stage(self, name: str, plan: QuantPlan) -> None:
         """Measure a plan."""
@@ -241,7 +256,7 @@ class Work:
 
     def floor(self, plan: QuantPlan) -> float:
         """Measure its thresholds."""
-        noise = self._wide.noise_of_values(self.counted.network.real(plan))
+        noise = self._wide.noise_of_values(self.counted.network.real(self.aligned(plan)))
         self._count(self.floored)
         return noise
 
