@@ -151,3 +151,53 @@ def test_a_repair_has_them(model, plan, samples):
     steps = np.abs(in_units) * own.thresholds["cat"] / own.thresholds["sc"] * 2.0 ** own.forms["bn"].rshift
     few = steps >= 1
     np.testing.assert_allclose(steps[few], np.abs(own.forms["bn"].scale[few]), rtol=1e-4)
+
+
+CHAIN = """
+layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 3, 10, 8] } enable_quantize: 1 } }
+layer { name: "a" type: "Convolution" bottom: "x" top: "a"
+  convolution_param { num_output: 8 kernel_size: 3 pad: 1 bias_term: false } }
+layer { name: "bn" type: "BatchNorm" bottom: "a" top: "bn" }
+layer { name: "sc" type: "Scale" bottom: "bn" top: "sc" scale_param { bias_term: true } }
+layer { name: "r" type: "ReLU" bottom: "sc" top: "r" }
+layer { name: "b" type: "Convolution" bottom: "r" top: "b" convolution_param { num_output: 8 kernel_size: 1 BIAS } }
+layer { name: "bn2" type: "BatchNorm" bottom: "b" top: "bn2" }
+layer { name: "sc2" type: "Scale" bottom: "bn2" top: "sc2" scale_param { bias_term: true } }
+layer { name: "ip" type: "InnerProduct" bottom: "sc2" top: "ip" inner_product_param { num_output: 5 } }
+"""
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_offsets_become_whole_and_fp32_stays(random_model, samples, bias):
+    """From 8 codes on, where the convolution before has no bias; by a sixteenth of a unit at most."""
+    text = CHAIN.replace("BIAS", "" if bias else "bias_term: false")
+    blobs = {x.name: [b.copy() for b in x.blobs] for x in random_model(text, 6).net.layers}
+    blobs["sc"][1][:] = np.linspace(-2, 2, 8)
+    blobs["sc2"][1][:] = np.linspace(-0.3, 1, 8)
+    for name in ("bn", "bn2"):
+        blobs[name][0][:], blobs[name][2][:] = 0, 1
+    model = random_model(text, 6, blobs)
+    own = make_plan(model, dict.fromkeys(observed_values(model), 4.0))
+    choice = EqualisedChannels(model, own)
+    collect(model, lambda: iter(samples), choice.counters)
+    units = choice.ways().least_noise
+    before = units.network()
+    times = whole_factors(before.model, make_plan(before.model, own.thresholds), units.classes)
+    after = units.network(times)
+    for top, applies in (("sc", True), ("sc2", not bias)):
+        old, new = (network.units[top] for network in (before, after))
+        offsets = blobs[top][1] * 128 / 4.0
+        moved = new / old
+        assert np.abs(moved - 1).max() <= 1 / 16 + 1e-9
+        if not applies:
+            np.testing.assert_array_equal(old, new)
+            continue
+        for offset, a, b in zip(offsets, old, new, strict=True):
+            if abs(offset / a) >= 8:
+                assert offset / b == pytest.approx(round(offset / a), rel=1e-6)
+            else:
+                assert b == a or offset / b == pytest.approx(round(offset / a), rel=1e-6)
+        assert (np.abs(moved - 1) > 1e-4).any()
+    outputs = [run_float(network, samples[0], ["ip"])["ip"] for network in (model, before.model, after.model)]
+    for found in outputs[1:]:
+        np.testing.assert_allclose(found, outputs[0], rtol=1e-4, atol=1e-4)

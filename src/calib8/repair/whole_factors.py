@@ -1,10 +1,15 @@
-"""Whole factors: what a layer multiplies a channel by is a whole number of steps, where its top has units.
+"""Whole factors: what a layer multiplies a channel by is a whole number of steps, where its top has units; and offsets.
 
 A BatchNorm behind a Concat, a sum or a pooling has one 8-bit factor for each channel and one right shift for all, and
 so has a Scale alone: of a factor of 5 steps rounding takes up to a tenth, and no other weights could make up for it.
 Where the channels of its top have units (`equalised_channels`), one that is smaller or larger by that tenth makes the
 factor exact, and the weights that read the channel take it up. Between a convolution and a BatchNorm `channel_units`
 does it.
+
+A BatchNorm behind a convolution without a bias adds an offset of b codes. Where b is whole and a code before is worth
+one behind, what was rounded before is whole behind, and not rounded again. A bias would see to that
+(`aligned_offsets`). Without one, the unit of the channel becomes larger or smaller by a sixteenth at most, so that b
+is whole: from 8 codes on that is always enough.
 
 Factors of few steps go down, not to the nearest: a larger factor makes values larger, which might be clipped. Factors
 below one step stay as they are, and so do those of channels that share their unit with what other layers write.
@@ -17,13 +22,14 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from calib8.arithmetic import INT8_LEVELS
 from calib8.layer_kit.channel_flow import ChannelFlow
 from calib8.layer_kit.weighted_sum import WeightedSum
 from calib8.layers.batch_norm import AffineChannels
 from calib8.layers.scale import Scale
 from calib8.lowering import Model
 from calib8.quantize import QuantPlan
-from calib8.quantize.channel_units import batch_norm_factors, is_before_batch_norm
+from calib8.quantize.channel_units import affine_pairs, batch_norm_factors, is_before_batch_norm
 from calib8.repair.equalised_channels import ChannelClasses
 
 Array = NDArray[np.float64]
@@ -32,6 +38,7 @@ _LARGEST = 127
 _LARGEST_STEPS = 65  # at least, of the largest factor: below 64 the contract would double once more
 _FEW = 16  # steps
 _NEARLY = 0.02  # of a step
+_MOVED = 1 / 16  # of a unit, for an offset
 
 
 def whole_factors(model: Model, plan: QuantPlan, classes: ChannelClasses) -> Array | None:
@@ -41,13 +48,12 @@ def whole_factors(model: Model, plan: QuantPlan, classes: ChannelClasses) -> Arr
         model: the network, whose channels may count in units already.
         plan: of that network.
     """
-    steps = [(classes.of[top], exact) for top, exact in _steps(model, plan) if top in classes.of]
-    if not steps:
-        return None
+    times = [(top, _times(exact)) for top, exact in _steps(model, plan)]
+    times += [(top, _times_of_offsets(offsets)) for top, offsets in _offsets(model, plan)]
     found, writers = np.ones(classes.count), _writers(model, classes)
-    for of, exact in steps:
+    for of, own in ((classes.of[top], own) for top, own in times if top in classes.of):
         alone = (of >= 0) & (writers[of] == 1)
-        found[of[alone]] = _times(exact)[alone]
+        found[of[alone]] = own[alone]
     return found if (found != 1).any() else None
 
 
@@ -63,6 +69,14 @@ def _steps(model: Model, plan: QuantPlan) -> Iterator[tuple[str, Array]]:
         else:
             continue
         yield top, np.abs(factors) * (plan.thresholds[layer.bottoms[0]] / plan.thresholds[top] * 2.0**form.rshift)
+
+
+def _offsets(model: Model, plan: QuantPlan) -> Iterator[tuple[str, Array]]:
+    """Yield tops of BatchNorms behind convolutions without a bias, and their offsets, (C), in codes."""
+    for pair in affine_pairs(model, plan.forms):
+        if len(pair.convolution.blobs) == 1:
+            top = model.batch_norm_pairs.get(pair.batch_norm.name, pair.batch_norm).tops[0]
+            yield top, pair.offsets * (INT8_LEVELS / plan.thresholds[top])
 
 
 def _writers(model: Model, classes: ChannelClasses) -> NDArray[np.intp]:
@@ -82,3 +96,9 @@ def _times(exact: Array) -> Array:
         steps[np.argmax(exact)] = max(steps.max(), _LARGEST_STEPS)
     times: Array = np.divide(exact, np.clip(steps, 1, _LARGEST), out=np.ones_like(exact), where=exact >= 1)
     return times
+
+
+def _times_of_offsets(offsets: Array) -> Array:
+    """Give what units have to be multiplied by, so that offsets become whole; 1 where that is too much."""
+    times: Array = np.divide(offsets, np.rint(offsets), out=np.ones_like(offsets), where=np.abs(offsets) >= 0.5)
+    return np.where(np.abs(times - 1) <= _MOVED, times, 1.0)
