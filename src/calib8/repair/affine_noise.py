@@ -10,15 +10,14 @@ and all that was clipped there: a channel of -9 .. 1 behind its BatchNorm needs 
 assumed of how the two roundings go together: r of 1, or of one half, makes one of them, or nearly, where b is next to
 a whole number of codes, and two where it is not.
 
-What is clipped before the BatchNorm counts 16 times. Rounding is of either sign and averages out on the way to the
-outputs, and clipping is not: counted once, clipped codes before BatchNorms alone left a ResNet-20 30.7 dB, those behind
-them 33, and the rounding of all values 28.
+No value that was seen in any sample is clipped before the BatchNorm, unless its top clips it, too (`room`). Rounding is
+of either sign and averages out on the way to the outputs; clipping does not, and what is clipped is rare and counts: of
+a detector's maps the objects.
 
 Of a convolution with a bias, offsets b are those that `aligned_offsets` gives, and x is moved by the rest: where r of 1
 or one half can always make one rounding of two, it is chosen more often.
 
-It is computed over values that were seen, for every ratio in `RATIOS`: all of those far out, which are clipped or not,
-and some of the others, which are only rounded.
+It is computed over some of the values, for every ratio in `RATIOS`.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib8.arithmetic import INT8_LEVELS
+from calib8.layer_kit.window_product import evenly
 from calib8.repair.aligned_offsets import aligned
 
 Array = NDArray[np.float64]
@@ -37,8 +37,7 @@ RATIOS = np.array(
 """What a code before may be worth behind: parts of 1/32, an eighth to a half apart, so that few have to be tried.
 At 1/4 its rounding adds 6 % to that of the top. Less is worth nothing, and a channel that hardly moved has room."""
 
-_CLIPPED = np.float32(16)
-_FAR_OUT, _BETWEEN = 48, 160  # sorted values at each end that are all looked at, and how many of the others
+_LOOKED_AT = 256  # values of a channel
 _ELEMENTS = 1 << 15  # at a time: as many as stay in a cache
 _HALF = np.float32(0.5)
 
@@ -65,7 +64,7 @@ def noise_behind(
         The error in squared codes of the top, (C, ratios), and the share of values that count, (C): of a rectified
         channel those above 0.
     """
-    places, weights = _looked_at(values.shape[1])
+    places = evenly(values.shape[1], _LOOKED_AT)
     to_codes = INT8_LEVELS / threshold
     scaled = np.sort(values * (factors * to_codes).astype(np.float32)[:, None], axis=1)[:, places]
     plus, signs = (offsets * to_codes).astype(np.float32)[:, None], np.sign(factors).astype(np.float32)[:, None]
@@ -76,30 +75,34 @@ def noise_behind(
         exact = scaled[part] + plus[part]
         if rectified:
             np.maximum(exact, 0, out=exact)
-            share[part] = (exact > 0) @ weights
+            share[part] = (exact > 0).mean(axis=1)
         for at, ratio in enumerate(RATIOS.astype(np.float32)):
             before, b = scaled[part], plus[part]
             if has_bias:
                 b = aligned(b.astype(np.float64), np.array(RATIOS[at])).astype(np.float32)
                 before = before + (plus[part] - b)
             codes = np.floor(before * (signs[part] / ratio) + _HALF)
-            clipped = (codes < -INT8_LEVELS) | (codes >= INT8_LEVELS)
             np.clip(codes, -INT8_LEVELS, INT8_LEVELS - 1, out=codes)
             behind = np.floor(codes * (signs[part] * ratio) + (b + _HALF))
             np.clip(behind, 0 if rectified else -INT8_LEVELS, INT8_LEVELS - 1, out=behind)
-            off = np.square(behind - exact)
-            np.multiply(off, _CLIPPED, out=off, where=clipped)
-            errors[part, at] = off @ weights
+            errors[part, at] = np.square(behind - exact).mean(axis=1)
     return errors, share
 
 
-def _looked_at(count: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Say which of so many sorted values are looked at, and what share of all each stands for."""
-    between = count - 2 * _FAR_OUT
-    if between <= _BETWEEN:
-        return np.arange(count), np.full(count, 1 / count)
-    middle = _FAR_OUT + (2 * np.arange(_BETWEEN) + 1) * between // (2 * _BETWEEN)
-    places = np.concatenate([np.arange(_FAR_OUT), middle, np.arange(count - _FAR_OUT, count)])
-    weights = np.full(places.shape, 1 / count)
-    weights[_FAR_OUT:-_FAR_OUT] *= between / _BETWEEN
-    return places, weights
+def room(ends: tuple[Array, Array], factors: Array, offsets: Array, threshold: float, *, rectified: bool) -> Array:
+    """Compute the least ratio with which no value is clipped that is not clipped behind the BatchNorm, too: (C).
+
+    At most the largest of `RATIOS`.
+
+    Args:
+        ends: the least and the largest value of every channel before it, (C) each.
+        factors, offsets, threshold, rectified: as `noise_behind` has them.
+    """
+    to_codes = INT8_LEVELS / threshold
+    one, other = (end * factors * to_codes for end in ends)
+    plus = offsets * to_codes
+    least = np.maximum(np.minimum(one, other), (0 if rectified else -INT8_LEVELS) - plus)
+    largest = np.minimum(np.maximum(one, other), INT8_LEVELS - 1 - plus)
+    furthest = np.maximum(np.abs(least), np.abs(largest))
+    needed: Array = np.where(least < largest, furthest, 0) / (INT8_LEVELS - 1)
+    return np.asarray(np.minimum(needed, RATIOS[-1]))

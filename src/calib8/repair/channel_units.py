@@ -43,7 +43,7 @@ from calib8.layer_kit.window_product import WindowProduct
 from calib8.lowering import Model
 from calib8.quantize import QuantPlan, fold_groups, refined
 from calib8.quantize.channel_units import AffinePair, affine_pairs, rectified_top
-from calib8.repair.affine_noise import RATIOS, noise_behind
+from calib8.repair.affine_noise import RATIOS, noise_behind, room
 from calib8.repair.channel_values import ChannelValues, kept_per_sample, scattered
 from calib8.repair.input_windows import codes_of
 
@@ -166,6 +166,9 @@ def _ranges(
     errors, share = noise_behind(
         top.values()[live], pair.factors[live], pair.offsets[live], ty, rectified=rectified, has_bias=has_bias
     )
+    ends = top.ends[0][live], top.ends[1][live]
+    needed = room(ends, pair.factors[live], pair.offsets[live], ty, rectified=rectified)
+    errors[needed[:, None] > RATIOS] = math.inf
     noise = _COMPENSATION * weights.shape[2] / 12 * bottom.mean
     ratios = _least_noise(errors, share * noise, needs[live] * worth)
     if ratios is None:

@@ -105,7 +105,7 @@ class ChannelMoments(ChannelMaxima):
 
 
 class ChannelValues(ChannelMaxima):
-    """Values of every channel, from some places of each sample, and the largest |x| of all.
+    """Values of every channel, from some places of each sample, and the least and the largest of all.
 
     Args:
         per_sample: how many places.
@@ -115,6 +115,7 @@ class ChannelValues(ChannelMaxima):
         super().__init__()
         self._per_sample = per_sample
         self._parts: list[NDArray[np.float32]] = []
+        self._ends: NDArray[np.float32] | None = None
 
     def add(self, values: NDArray[Any]) -> None:
         """Take in a value of one sample, (N, C, ...)."""
@@ -122,8 +123,18 @@ class ChannelValues(ChannelMaxima):
             return
         images = self._take(values.reshape(*values.shape[:2], -1))
         size = images.shape[2]
+        ends = np.stack([-images.min(axis=(0, 2)), images.max(axis=(0, 2))]).astype(np.float32)
+        self._ends = ends if self._ends is None else np.maximum(self._ends, ends)
         image, place = np.divmod(scattered(images, len(images) * size, self._per_sample), size)
         self._parts.append(images[image, :, place].T.astype(np.float32))
+
+    @property
+    def ends(self) -> tuple[Array, Array]:
+        """The least and the largest x of every channel, (C) each."""
+        if self._ends is None:
+            raise AssertionError("nothing was observed")
+        least, largest = self._ends.astype(np.float64)
+        return -least, largest
 
     def values(self) -> NDArray[np.float32]:
         """Give what was kept, (C, n)."""
