@@ -9,7 +9,7 @@ The units of a layer follow from the noise behind the BatchNorm. With the range 
 a / t what a code is worth behind in codes of the top, and d the right shift of the convolution's weights, a channel
 loses
 
-    error(r) + p r^2 rho 4^-d,   rho = w * K/12 * E[x^2]   (K inputs x in codes; w = 0.3 after compensation)
+    error(r) + p r^2 rho 4^-d,   rho = w * K/12 * E[x^2]   (K inputs x in codes; w = 0.6 after compensation)
 
 - what values lose, which `affine_noise` measures, and what weights do, of which a ReLU lets a part p through - while a
 must be large enough for the channel's weights, and its bias, to fit: a >= max|W[c]| * tx * 2^d / 127. So the best
@@ -50,7 +50,7 @@ from calib8.repair.input_windows import codes_of
 Array = NDArray[np.float64]
 
 _OF_BOTTOM = 4096  # codes of a sample whose squares are averaged
-_COMPENSATION = 0.3
+_COMPENSATION = 0.6
 _LARGEST_CODE = 127
 _MOST_DOUBLINGS = 20
 _LARGEST_STEPS = 65  # at least, of the largest factor: below 64 the contract would double once more
