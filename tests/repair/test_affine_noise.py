@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from calib8.repair.affine_noise import RATIOS, noise_behind, room
+from calib8.repair.channel_values import ChannelValues
 
 
 def sat(code):
@@ -82,3 +83,12 @@ def test_the_order_of_values_does_not_count():
     one = noise_behind(values, np.array([1, -2, 0.5]), np.zeros(3), 3.0, rectified=True)
     other = noise_behind(values[:, ::-1], np.array([1, -2, 0.5]), np.zeros(3), 3.0, rectified=True)
     assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_what_is_no_number_counts_as_0():
+    kept = ChannelValues(100)
+    kept.add(np.float32([[[1, np.nan, 2], [-3, np.inf, -1], [-np.inf, 4, -5]]]))
+    least, largest = kept.ends
+    np.testing.assert_array_equal(least, [0, -3, -5])
+    np.testing.assert_array_equal(largest, [2, 0, 4])
+    np.testing.assert_array_equal(np.sort(kept.values(), axis=1), [[0, 1, 2], [-3, -1, 0], [-5, 0, 4]])

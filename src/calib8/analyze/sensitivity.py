@@ -259,8 +259,9 @@ class _Measurement:
         # Each sample begins with another mode: threads that need the same graph wait until one of them has opened it.
         for mode in (*MODES[sample % len(MODES) :], *MODES[: sample % len(MODES)]):
             # What a unit in INT8 writes is read as codes. What is seen behind it may be in FP32, and is real.
-            tops: list[Reading] = [unit.seen] if mode == "without" else [Codes(unit.top)]
-            tops += [unit.seen] if unit.seen != unit.top and mode != "without" else []
+            tops: list[Reading] = [] if mode == "without" else [Codes(unit.top)]
+            if mode == "without" or unit.seen != unit.top:
+                tops.append(unit.seen)
             names = tuple(dict.fromkeys([*tops, *experiment.outputs]))
             values = lane.run(sample, self._variants[mode], names, self._kept(mode), self._cuts)
             if mode == "cumulative":

@@ -56,8 +56,8 @@ def seen_at(model: Model, plan: QuantPlan, layer: Layer) -> tuple[str, ...]:
     Codes with units before a BatchNorm have no room for what the ReLU behind it takes away, which would look like an
     error there. Of such a convolution it is the ReLU's top.
     """
-    top = layer.tops[0] if layer.tops else ""
-    if top in plan.channel_units and is_before_batch_norm(model, top):
-        rectified = rectified_top(model, model.net.consumers[top][0])
-        return (rectified,) if rectified is not None else layer.tops
-    return layer.tops
+    found = layer.tops
+    if found and found[0] in plan.channel_units and is_before_batch_norm(model, found[0]):
+        rectified = rectified_top(model, model.net.consumers[found[0]][0])
+        found = found if rectified is None else (rectified,)
+    return found

@@ -41,6 +41,7 @@ class AffinePair:
 
     Attributes:
         convolution, batch_norm: the layers.
+        top: of the BatchNorm, or of its Scale.
         factors: what the BatchNorm, with its Scale, multiplies each channel by, (C); 0 for dead ones.
         offsets: what it adds, (C).
         affine: the BatchNorm's integers.
@@ -48,6 +49,7 @@ class AffinePair:
 
     convolution: Layer
     batch_norm: Layer
+    top: str
     factors: Array
     offsets: Array
     affine: AffineChannels
@@ -69,12 +71,16 @@ def affine_pairs(model: Model, forms: Mapping[str, IntegerForm | None]) -> Itera
             continue
         norm, affine = model.op_of[readers[0].name], forms.get(readers[0].name)
         if isinstance(norm, BatchNorm) and isinstance(affine, AffineChannels):
-            yield AffinePair(layer, readers[0], *_affine(model, readers[0]), affine)
+            yield AffinePair(layer, readers[0], _top(model, readers[0]), *_affine(model, readers[0]), affine)
 
 
 def batch_norm_factors(model: Model, batch_norm: Layer) -> Array:
     """Compute what a BatchNorm, with its Scale, multiplies each channel by, (C); 0 for dead ones."""
     return _affine(model, batch_norm)[0]
+
+
+def _top(model: Model, batch_norm: Layer) -> str:
+    return model.batch_norm_pairs.get(batch_norm.name, batch_norm).tops[0]
 
 
 def _affine(model: Model, batch_norm: Layer) -> tuple[Array, Array]:
@@ -123,7 +129,7 @@ def rectified_top(model: Model, batch_norm: Layer) -> str | None:
 
     Such a ReLU takes away whatever is below 0: codes before the BatchNorm need no room for it (`repair.affine_noise`).
     """
-    readers = model.net.consumers[model.batch_norm_pairs.get(batch_norm.name, batch_norm).tops[0]]
+    readers = model.net.consumers[_top(model, batch_norm)]
     op = model.op_of[readers[0].name] if len(readers) == 1 else None
     return readers[0].tops[0] if isinstance(op, ReLU) and op.negative_slope == 0 else None
 

@@ -32,7 +32,7 @@ from calib8.quantize.channel_units import AffinePair, affine_pairs
 Array = NDArray[np.float64]
 
 ALIGNED = "aligned-offsets"
-_LARGEST = 32767
+_LARGEST = np.iinfo(np.int16).max
 
 
 class AlignedOffsets:
@@ -68,8 +68,7 @@ def moved_before(model: Model, plan: QuantPlan) -> dict[str, Array]:
     """
     found = {}
     for pair, _, _ in _with_bias(model, plan):
-        top = model.batch_norm_pairs.get(pair.batch_norm.name, pair.batch_norm).tops[0]
-        step = plan.thresholds[top] / INT8_LEVELS * plan.channel_units.get(top, np.ones(1))
+        step = plan.thresholds[pair.top] / INT8_LEVELS * plan.channel_units.get(pair.top, np.ones(1))
         there = np.ldexp(pair.affine.shift.astype(np.float64).reshape(-1), -pair.affine.rshift) * step
         known = (pair.factors != 0) & (np.abs(pair.affine.shift.reshape(-1)) < _LARGEST)
         found[pair.between] = np.divide(pair.offsets - there, pair.factors, out=np.zeros(known.shape), where=known)

@@ -54,7 +54,7 @@ _COMPENSATION = 0.6
 _LARGEST_CODE = 127
 _MOST_DOUBLINGS = 20
 _LARGEST_STEPS = 65  # at least, of the largest factor: below 64 the contract would double once more
-_LARGEST_BIAS = 32767
+_LARGEST_BIAS = np.iinfo(np.int16).max
 _RSHIFTS = (7, 6, 5, 4, 3)  # of the BatchNorm: where two are as good, the finer one
 _CLOSE = 1e-9
 
@@ -152,7 +152,8 @@ def _ranges(
     if not top.seen:
         return None
     live = pair.factors != 0
-    if not (live & (top.largest > 0)).any():
+    ends = top.ends[0][live], top.ends[1][live]
+    if not np.any(ends):
         return None
     tx, ty = plan.thresholds[pair.convolution.bottoms[0]], plan.thresholds[pair.batch_norm.tops[0]]
     weights = op.product_matrix(pair.convolution.blobs[0])
@@ -166,7 +167,6 @@ def _ranges(
     errors, share = noise_behind(
         top.values()[live], pair.factors[live], pair.offsets[live], ty, rectified=rectified, has_bias=has_bias
     )
-    ends = top.ends[0][live], top.ends[1][live]
     needed = room(ends, pair.factors[live], pair.offsets[live], ty, rectified=rectified)
     errors[needed[:, None] > RATIOS] = math.inf
     noise = _COMPENSATION * weights.shape[2] / 12 * bottom.mean

@@ -104,15 +104,16 @@ class ChannelMoments(ChannelMaxima):
         return np.asarray(np.sort(np.stack(self._sums), axis=0).sum(axis=0) / self._count)
 
 
-class ChannelValues(ChannelMaxima):
+class ChannelValues:
     """Values of every channel, from some places of each sample, and the least and the largest of all.
+
+    What is no number, or infinite, counts as 0.
 
     Args:
         per_sample: how many places.
     """
 
     def __init__(self, per_sample: int) -> None:
-        super().__init__()
         self._per_sample = per_sample
         self._parts: list[NDArray[np.float32]] = []
         self._ends: NDArray[np.float32] | None = None
@@ -121,12 +122,19 @@ class ChannelValues(ChannelMaxima):
         """Take in a value of one sample, (N, C, ...)."""
         if not values.size:
             return
-        images = self._take(values.reshape(*values.shape[:2], -1))
-        size = images.shape[2]
-        ends = np.stack([-images.min(axis=(0, 2)), images.max(axis=(0, 2))]).astype(np.float32)
+        images = values.reshape(*values.shape[:2], -1)
+        size, ends = images.shape[2], _ends(images)
+        if not np.isfinite(ends).all():
+            images = np.nan_to_num(images, posinf=0.0, neginf=0.0)
+            ends = _ends(images)
         self._ends = ends if self._ends is None else np.maximum(self._ends, ends)
         image, place = np.divmod(scattered(images, len(images) * size, self._per_sample), size)
         self._parts.append(images[image, :, place].T.astype(np.float32))
+
+    @property
+    def seen(self) -> bool:
+        """Whether there was a number in any sample."""
+        return self._ends is not None
 
     @property
     def ends(self) -> tuple[Array, Array]:
@@ -139,3 +147,8 @@ class ChannelValues(ChannelMaxima):
     def values(self) -> NDArray[np.float32]:
         """Give what was kept, (C, n)."""
         return np.concatenate(self._parts, axis=1)
+
+
+def _ends(images: NDArray[Any]) -> NDArray[np.float32]:
+    """The least x, negated, and the largest, of every channel of (N, C, n): (2, C)."""
+    return np.stack([-images.min(axis=(0, 2)), images.max(axis=(0, 2))]).astype(np.float32)

@@ -50,6 +50,8 @@ def whole_factors(model: Model, plan: QuantPlan, classes: ChannelClasses) -> Arr
     """
     times = [(top, _times(exact)) for top, exact in _steps(model, plan)]
     times += [(top, _times_of_offsets(offsets)) for top, offsets in _offsets(model, plan)]
+    if not times:
+        return None
     found, writers = np.ones(classes.count), _writers(model, classes)
     for of, own in ((classes.of[top], own) for top, own in times if top in classes.of):
         alone = (of >= 0) & (writers[of] == 1)
@@ -75,8 +77,7 @@ def _offsets(model: Model, plan: QuantPlan) -> Iterator[tuple[str, Array]]:
     """Yield tops of BatchNorms behind convolutions without a bias, and their offsets, (C), in codes."""
     for pair in affine_pairs(model, plan.forms):
         if len(pair.convolution.blobs) == 1:
-            top = model.batch_norm_pairs.get(pair.batch_norm.name, pair.batch_norm).tops[0]
-            yield top, pair.offsets * (INT8_LEVELS / plan.thresholds[top])
+            yield pair.top, pair.offsets * (INT8_LEVELS / plan.thresholds[pair.top])
 
 
 def _writers(model: Model, classes: ChannelClasses) -> NDArray[np.intp]:
