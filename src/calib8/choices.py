@@ -41,12 +41,12 @@ REPAIR_PASSES: Mapping[str, str] = MappingProxyType(
         "bias-correction": "biases that take back the mean error of rounded weights, where nothing else does",
         "aligned-offsets": "one rounding instead of two, where a convolution with a bias has a BatchNorm",
         "output-noise": "thorough: thresholds searched by the noise at the outputs",
-        "refitted-weights": "thorough: weights that make up for what the layers before are off by",
+        "refitted-weights": "weights that make up for what the layers before are off by",
     }
 )
 """What `RepairOptions.without` can name, and what it is."""
 
-THOROUGH_PASSES = ("output-noise", "refitted-weights")
+THOROUGH_PASSES = ("output-noise",)
 """Parts that `thorough` alone has."""
 MOVING_PASSES = ("thresholds", "exact-pools", "whole-sums", "equalised-channels", "channel-units", "output-noise")
 """Parts of the repair that move thresholds, and are left out where these are given."""

@@ -63,7 +63,7 @@ def areas(boxes: Floats) -> Floats:
 
 
 def jaccard(boxes: Floats, other: Floats) -> Floats:
-    """Compute intersection over union of every box (M, 4) with one box (4); 0 where they do not meet."""
+    """Compute intersection over union of boxes (..., 4) with one box, or with boxes; 0 where they do not meet."""
     width, height = _common(boxes, other, 0), _common(boxes, other, 1)
     common = width * height
     union = areas(boxes) + areas(other) - common
@@ -123,7 +123,7 @@ def _common(boxes: Floats, other: Floats, side: int) -> Floats:
 
     Not numpy's maximum and minimum: those hand a NaN on, C++'s ignore it.
     """
-    low = np.where(boxes[..., side] < other[side], other[side], boxes[..., side])
-    high = np.where(other[side + 2] < boxes[..., side + 2], other[side + 2], boxes[..., side + 2])
+    low = np.where(boxes[..., side] < other[..., side], other[..., side], boxes[..., side])
+    high = np.where(other[..., side + 2] < boxes[..., side + 2], other[..., side + 2], boxes[..., side + 2])
     length: Floats = high - low
     return length

@@ -17,10 +17,12 @@ The passes, a file each:
 - `aligned_offsets`: of the two roundings of a convolution with a bias and its BatchNorm one is left
 - `bias_correction`: takes the mean error that rounded weights make out of the biases
 
-What is thorough, and runs the network by itself:
+What runs the network by itself:
 
-- `output_noise`: thresholds searched by the noise at the outputs, in networks that `layer_runs` runs layer by layer
-- `refitted_weights`: weights that make up for what the layers before are off by
+- `refitted_weights`: weights that make up for what the layers before are off by; `paired_runs` runs FP32 and INT8 side
+  by side, and `paired_windows` are what it sees
+- `output_noise`, thorough: thresholds searched by the noise at the outputs, in networks that `layer_runs` runs layer by
+  layer
 
 and what they look at: `channel_values`, what channels reach; `input_windows`, windows of codes and their moments;
 `rounded_values`, a network with rounded values and float weights.

@@ -15,7 +15,7 @@ top. `channel_units` chooses r, and knows of it. Without a bias there is nowhere
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -36,9 +36,16 @@ _LARGEST = np.iinfo(np.int16).max
 
 
 class AlignedOffsets:
-    """The pass; see the module's text. It observes nothing, and other passes that give biases come before it."""
+    """The pass; see the module's text. It observes nothing, and other passes that give biases come before it.
+
+    Args:
+        only: the convolutions that it may give other biases, by name; None for all.
+    """
 
     name = ALIGNED
+
+    def __init__(self, only: Collection[str] | None = None) -> None:
+        self._only = only
 
     def counters(self, model: Model, plan: QuantPlan) -> dict[str, Counter]:
         """Ask for nothing."""
@@ -48,6 +55,8 @@ class AlignedOffsets:
         """Give convolutions and BatchNorms with units between them other biases and offsets."""
         found: dict[str, IntegerForm] = {}
         for pair, form, bias in _with_bias(model, plan):
+            if self._only is not None and pair.convolution.name not in self._only:
+                continue
             moved = _moved(pair)
             scale, unit = pair.affine.scale.astype(np.float64), float(1 << pair.affine.rshift)
             # In codes of the convolution's top, then in steps of its accumulator.

@@ -43,14 +43,16 @@ def in_common(reference: Array, found: Array) -> tuple[float, float]:
     """
     reference, found = (_boxes(rows) for rows in (reference, found))
     left = np.ones(len(found), dtype=bool)
+    rivals = (reference[:, None, :2] == found[:, :2]).all(axis=2)
+    with np.errstate(divide="ignore", invalid="ignore"):  # boxes without an area
+        overlaps = np.where(rivals, jaccard(found[:, 3:], reference[:, None, 3:]), 0)
     common = 0.0
-    for row in reference[np.argsort(-reference[:, 2], kind="stable")]:
-        rivals = np.flatnonzero(left & (found[:, 0] == row[0]) & (found[:, 1] == row[1]))
-        overlaps = jaccard(found[rivals, 3:], row[3:])
-        if overlaps.max(initial=0) >= _LEAST_OVERLAP:
-            best = rivals[np.argmax(overlaps)]
+    for row in np.argsort(-reference[:, 2], kind="stable") if len(found) else ():
+        free = overlaps[row] * left
+        best = int(free.argmax())
+        if free[best] >= _LEAST_OVERLAP:
             left[best] = False
-            common += float(overlaps.max()) * float(min(row[2], found[best, 2]))
+            common += float(free[best]) * float(min(reference[row, 2], found[best, 2]))
     return common, float(reference[:, 2].sum(dtype=np.float64) + found[:, 2].sum(dtype=np.float64)) / 2
 
 

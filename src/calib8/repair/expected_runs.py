@@ -9,39 +9,40 @@ from calib8.repair.equalised_channels import EQUALISED
 from calib8.repair.guard import Split
 from calib8.repair.options import RepairOptions
 from calib8.repair.output_noise import OUTPUT_NOISE
-from calib8.repair.refitted_weights import REFITTED
 
-RIDGES = (1.0, 4.0)
-"""How tightly weights are held when they are refitted; each is tried. See `refitted_weights`."""
 MOST_STARTS = 3
 """Where passes may begin: as it is, and with units of channels that were found in two ways."""
 _SOLVING = (ChannelUnits.name, CompensatedRounding.name, BiasCorrection.name)
 _SOLVED_TOGETHER = (ChannelUnits.name, CompensatedRounding.name)  # see `Work.passes`
 
 
-def runs_of_samples(sets: int, samples: Split, options: RepairOptions, floored: int) -> int:
+def runs_of_samples(sets: int, samples: Split, options: RepairOptions, floored: int, *, refits: bool) -> int:
     """Count the samples that a repair runs, each time anew, for a progress line.
 
     Args:
         sets: how many sets of thresholds there are.
         floored: on how many samples thresholds are measured with float weights.
+        refits: whether weights are refitted; what that runs itself is told apart.
     """
     sets = sets if options.does("thresholds") else 1
     starts = MOST_STARTS if options.does(EQUALISED) else 1
     solving = sum(map(options.does, _SOLVING))
-    judging = solving + options.aligns
+    judging = solving + options.aligns + refits
     judged, floors = 1 + sets + has_moved(options) + judging, 1 + (sets if sets > 1 else 0)
-    passes = runs = solving - all(map(options.does, _SOLVED_TOGETHER))
+    passes = runs = solving_runs(options, refits=refits)
     if options.does(EQUALISED):
         floors, passes = floors + floors_in_units(sets) + (sets == 1), passes + 2
     if options.level == "thorough":
         judged, passes = judged + (starts - 1) * (1 + judging), passes + (starts - 1) * runs
         if options.does(OUTPUT_NOISE):
-            judged, floors, passes = judged + 1 + judging, floors + 2, passes + runs
-        if options.does(REFITTED):
-            judged += len(RIDGES)
-            passes += len(RIDGES) if options.does(BiasCorrection.name) else 0
+            judged, passes = judged + 1 + judging, passes + runs
     return judged * samples.guarding + floors * floored + passes * samples.solving
+
+
+def solving_runs(options: RepairOptions, *, refits: bool) -> int:
+    """Count how often the samples to solve on are run for the passes, from where they begin."""
+    together = all(map(options.does, _SOLVED_TOGETHER))
+    return sum(map(options.does, _SOLVING)) - together + (refits and options.does(BiasCorrection.name))
 
 
 def has_moved(options: RepairOptions) -> bool:

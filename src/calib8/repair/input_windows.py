@@ -119,7 +119,7 @@ class InputWindows:
         per_sample: how many windows of a sample are kept; all of them where there are fewer.
     """
 
-    widest = 2304  # a matrix of them takes 42 MB, and three are alive
+    widest = 1536  # a matrix of them takes 19 MB, and three are alive
 
     def __init__(self, op: WindowProduct, threshold: float, per_sample: int) -> None:
         self._op, self._threshold, self._per_sample = op, threshold, per_sample
@@ -131,7 +131,11 @@ class InputWindows:
 
     def add_codes(self, codes: NDArray[np.int8]) -> None:
         """Take in a value of one sample, as codes."""
-        self._parts.append(self._op.product_windows(codes, self._per_sample))
+        self.add_windows(self._op.product_windows(codes, self._per_sample))
+
+    def add_windows(self, windows: NDArray[np.int8]) -> None:
+        """Take in windows of one sample, (G, n, K)."""
+        self._parts.append(windows)
 
     @property
     def parts(self) -> Sequence[NDArray[np.int8]]:
@@ -148,11 +152,12 @@ class InputWindows:
         sums = [np.square(part, dtype=np.int64).sum(axis=1) for part in self._parts]
         return np.asarray(sum(sums) / self.count, dtype=np.float64)
 
-    def moments(self, first: int = 0, last: int | None = None) -> Moments:
-        """Compute the moments of a range of the K inputs, all by default."""
-        if not self._parts:
+    def moments(self, first: int = 0, last: int | None = None, samples: Sequence[int] | None = None) -> Moments:
+        """Compute the moments of a range of the K inputs, all by default, over all samples or those of some numbers."""
+        parts = self._parts if samples is None else [self._parts[at] for at in samples]
+        if not parts:
             raise AssertionError("nothing was observed")
-        chosen = np.concatenate([part[:, :, first:last] for part in self._parts], axis=1)
+        chosen = np.concatenate([part[:, :, first:last] for part in parts], axis=1)
         groups, count, inputs = chosen.shape
         sums, products = np.zeros((groups, inputs)), np.zeros((groups, inputs, inputs))
         for start in range(0, count, _ROWS_EXACT):

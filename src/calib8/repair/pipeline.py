@@ -1,7 +1,7 @@
 """Repair: from several sets of thresholds to the one plan that loses least.
 
-    thresholds (several) -> the best set -> passes, one after another -> the best of all plans on the way
-                                 thorough: search by output noise, passes again, refitted weights ->
+    thresholds (several) -> the best set -> passes, one after another, refitted weights -> the best of all plans
+                        thorough: from other units, and behind a search by output noise, the same again ->
 
 Which thresholds and which units of channels passes begin with is decided by what remains of the error when weights are
 float: on samples that nothing was solved on (`guard`) and, of small networks, on others as well. Thresholds come from
@@ -23,7 +23,7 @@ from calib8.quantize import QuantPlan
 from calib8.repair.aligned_offsets import ALIGNED
 from calib8.repair.channel_units import ChannelUnits
 from calib8.repair.equalised_channels import EQUALISED
-from calib8.repair.expected_runs import RIDGES, has_moved
+from calib8.repair.expected_runs import has_moved
 from calib8.repair.guard import Split
 from calib8.repair.options import RepairOptions
 from calib8.repair.output_noise import OUTPUT_NOISE
@@ -63,14 +63,13 @@ def repair(
     chosen, floor = _started(work, sets)
     plain = len(work.stages)
     starts = work.starts(chosen, sets, floor)
-    units = _passed_on(work, starts[0], is_new=has_moved(options))
+    _passed_on(work, starts[0], is_new=has_moved(options))
     as_it_is = next(start for start in starts if not start.counted.name)
     if options.level == "standard" and starts[0] is not as_it_is and work.is_broken(plain):
         work.expect_passes()
         _passed_on(work, as_it_is, _AS_IT_IS)
     if options.level == "thorough":
-        start, units = _best_start(work, starts, units, plain)
-        _thorough(work, start, units, [stage.plan.thresholds for stage in work.stages[:plain]])
+        _thorough(work, _best_start(work, starts, plain), [stage.plan.thresholds for stage in work.stages[:plain]])
     stages = tuple(work.stages)
     begun_with = (
         {sets.names[0], min(floor, key=floor.__getitem__, default="")}
@@ -117,8 +116,8 @@ def _begun(work: Work, sets: ThresholdSets, name: str) -> QuantPlan:
     return work.passed(WholeMultipliers, work.measured(name) or sets.plan_of(name))
 
 
-def _passed_on(work: Work, start: Start, name: str = "", *, is_new: bool = True) -> QuantPlan:
-    """Run the passes, and measure the plan behind each; that with units before BatchNorms is returned.
+def _passed_on(work: Work, start: Start, name: str = "", *, is_new: bool = True) -> None:
+    """Run the passes, and refit weights from where these are rounded; measure the plan behind each.
 
     Args:
         name: of the stage to begin with, which later ones have before theirs; empty for the first start.
@@ -126,7 +125,7 @@ def _passed_on(work: Work, start: Start, name: str = "", *, is_new: bool = True)
     """
     work.counted = start.counted
     before, plan = f"{name}, " if name else "", start.make()
-    units = plan
+    unrounded = plan
     if is_new:
         work.stage(
             name or (f"{EQUALISED}, {start.counted.name}" if start.counted.name else WholeMultipliers.name), plan
@@ -136,37 +135,34 @@ def _passed_on(work: Work, start: Start, name: str = "", *, is_new: bool = True)
         for one in together:
             plan = one.apply(work.model, plan, observed.pop(0))  # what a pass has seen goes with it
             work.stage(f"{before}{one.name}", plan)
-            units = plan if one.name == ChannelUnits.name else units
+            unrounded = plan if one.name == ChannelUnits.name else unrounded
     work.stage_aligned(f"{before}{ALIGNED}", plan)
-    return units
+    if work.refits:
+        work.stage(f"{before}{REFITTED}", work.refitted(unrounded))
 
 
-def _best_start(work: Work, starts: Sequence[Start], units: QuantPlan, plain: int) -> tuple[Start, QuantPlan]:
-    """Run the passes from all other starts, too; the start that they bring furthest, with units before BatchNorms.
+def _best_start(work: Work, starts: Sequence[Start], plain: int) -> Start:
+    """Run the passes from all other starts, too; the start that they bring furthest.
 
     Args:
-        units: what they have made of the first one.
         plain: how many stages there were before.
     """
-    tried = [(min(stage.noise for stage in work.stages[plain:]), starts[0], units)]
+    tried = [(min(stage.noise for stage in work.stages[plain:]), starts[0])]
     for start in starts[1:]:
         begun = len(work.stages)
-        units = _passed_on(work, start, start.counted.name or _AS_IT_IS)
-        tried.append((min(stage.noise for stage in work.stages[begun:]), start, units))
-    return min(tried, key=lambda one: one[0])[1:]
+        _passed_on(work, start, start.counted.name or _AS_IT_IS)
+        tried.append((min(stage.noise for stage in work.stages[begun:]), start))
+    return min(tried, key=lambda one: one[0])[1]
 
 
-def _thorough(work: Work, start: Start, units: QuantPlan, others: Sequence[Mapping[str, float]]) -> None:
-    """Go on from the standard repair.
+def _thorough(work: Work, start: Start, others: Sequence[Mapping[str, float]]) -> None:
+    """Go on from the standard repair, with other thresholds.
 
     Args:
-        start, units: its plan before the passes, and that with units of channels.
+        start: its plan before the passes.
         others: the sets of thresholds that were measured.
     """
     work.counted = start.counted
     if work.does(OUTPUT_NOISE):
         found = work.searched(start.make(), others)
-        searched = _passed_on(work, replace(start, plan=found, make=lambda: found), OUTPUT_NOISE)
-        units = min((units, searched), key=work.floor)
-    for ridge in RIDGES if work.does(REFITTED) else ():
-        work.stage(f"{REFITTED}, {ridge:g}", work.refitted(units, ridge))
+        _passed_on(work, replace(start, plan=found, make=lambda: found), OUTPUT_NOISE)

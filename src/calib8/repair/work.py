@@ -27,12 +27,12 @@ from calib8.repair.equalised_channels import (
     InChannelUnits,
     Units,
 )
-from calib8.repair.expected_runs import MOST_STARTS, floors_in_units, runs_of_samples
+from calib8.repair.expected_runs import MOST_STARTS, floors_in_units, runs_of_samples, solving_runs
 from calib8.repair.guard import Guard, Split
 from calib8.repair.options import RepairOptions
 from calib8.repair.output_noise import products_of_a_run, search_thresholds
 from calib8.repair.passes import PlanPass, observe
-from calib8.repair.refitted_weights import refit_weights
+from calib8.repair.refitted_weights import REFITTED, refit_weights
 from calib8.repair.stages import Counted, Stage, Start, ThresholdSets, Told
 from calib8.repair.whole_factors import whole_factors
 from calib8.repair.whole_multipliers import WholeMultipliers
@@ -66,7 +66,8 @@ class Work:
         if self._large or 2 * more * samples.per_run < samples.guarding:  # a few more are not worth another FP32 pass
             more = 0
         self.floored = samples.guarding + more * samples.per_run
-        self._done, self._total = 0, runs_of_samples(sets, samples, options, self.floored)
+        self._done = 0
+        self._total = runs_of_samples(sets, samples, options, self.floored, refits=self.refits)
         self._guard = Guard(model, samples.guard, options.threads, nan=nan)
         self._count(samples.guarding)
         self._wide = Guard(model, samples.wider(more), options.threads, nan=nan) if more else self._guard
@@ -85,6 +86,11 @@ class Work:
     def judges_boxes(self) -> bool:
         """Whether decoded boxes are judged, too."""
         return self._guard.judges_boxes
+
+    @property
+    def refits(self) -> bool:
+        """Whether weights are refitted: of a large network that takes minutes."""
+        return self.does(REFITTED) and (self._options.level == "thorough" or not self._large)
 
     def passes(self) -> list[list[PlanPass[Any]]]:
         """Make the passes that solve on samples, in their order; those that are observed together are in one list.
@@ -212,11 +218,11 @@ class Work:
         )  # fmt: skip
         return self.passed(WholeMultipliers, replan(self.model, plan, found.changes))
 
-    def refitted(self, plan: QuantPlan, ridge: float) -> QuantPlan:
+    def refitted(self, plan: QuantPlan) -> QuantPlan:
         """Refit weights, and see to the mean errors of what is left."""
         found = refit_weights(
-            self.model, plan, ridge, self._samples.solve, self._samples.solving_runs, self._options.threads,
-            lambda done, total: self._progress(f"refitting weights, {ridge:g}", done, total),
+            self.model, plan, self._samples.solve, self._samples.solving_runs, self._options.threads,
+            lambda done, total: self._progress("refitting weights", done, total), aligns=self._options.aligns,
         )  # fmt: skip
         if self.does(BiasCorrection.name):
             correction = BiasCorrection()
@@ -240,9 +246,9 @@ class Work:
     @property
     def _samples_of_passes(self) -> int:
         """How many samples run where passes begin at a start that was not measured: it, and what is behind each."""
-        passes = self.passes()
-        judged = 1 + sum(map(len, passes)) + self._options.aligns
-        return judged * self._samples.guarding + len(passes) * self._samples.solving
+        judged = 1 + sum(map(len, self.passes())) + self._options.aligns + self.refits
+        solving = solving_runs(self._options, refits=self.refits)
+        return judged * self._samples.guarding + solving * self._samples.solving
 
     def stage(self, name: str, plan: QuantPlan) -> None:
         """Measure a plan."""
