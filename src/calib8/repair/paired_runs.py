@@ -99,7 +99,8 @@ class PairedRuns:
         return found
 
     def _reach(self, plan: QuantPlan, value: str, until: int) -> _Reach:
-        integers, floats = setup_of(plan), replace(setup_of(plan), int8_layers=frozenset())
+        integers = replace(setup_of(plan), integer_kernels=self._engine.integer_kernels)
+        floats = replace(integers, int8_layers=frozenset())
         alive = (self._alive(floats, until), self._alive(integers, until))
         room = _KEPT_BYTES // max(sum(map(self._bytes, alive)), 1)
         count = len(self._chosen)
