@@ -202,7 +202,7 @@ layer { name: "ip" type: "InnerProduct" bottom: "cat" top: "ip" inner_product_pa
 
 @pytest.mark.parametrize(
     ("kept", "begun", "parts"),
-    [(1 << 20, 1, [1, 1, 1, 1, 1]), (0, 5, [4, 4, 4, 4, 4]), (FEW * 1200, 2, [1, 2, 4, 4, 2])],
+    [(1 << 20, 1, [1, 1, 1, 1, 1]), (0, 5, [16, 16, 16, 16, 16]), (FEW * 1200, 2, [1, 2, 4, 4, 2])],
 )
 def test_values_are_reached_from_where_samples_are(random_model, monkeypatch, kept, begun, parts):
     """With room for all that is alive between layers, for nothing, and for the input alone; others join again later."""

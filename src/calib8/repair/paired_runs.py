@@ -2,8 +2,8 @@
 
 Samples go through the network once, as far as that is possible: what is alive of them between two layers is kept, and
 the next value is reached from there. Early layers are large, so that fewer samples have room there; each of those gives
-more windows. The others join where there is room for them, from the inputs. Where not even a quarter has room, a
-quarter is run again for each value, from where it was last.
+more windows. The others join where there is room for them, from the inputs. Where not even a sixteenth has room, that
+is run again for each value, from where it was last.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _BYTES = 128 << 20  # of the windows of one value
 _KEPT_BYTES = 96 << 20  # of what is alive of all samples between two layers
 _FEWEST = 40  # samples: half of them were measured to cost a decibel, twice as many to bring nothing
 _PRODUCTS = 2e9  # of all samples: a small network runs more of them in no time
-_PARTS = (1, 2, 4)  # of the samples, by how much room there is
+_PARTS = (1, 2, 4, 8, 16)  # of the samples, by how much room there is
 
 
 class PairedRuns:
