@@ -12,7 +12,7 @@ from calib8.quantize import make_plan, observed_values, setup_of
 from calib8.repair import Guard, run_pass
 from calib8.repair.compensated_rounding import CompensatedRounding, problem_of
 from calib8.repair.paired_runs import PairedRuns
-from calib8.repair.paired_windows import PairedWindows
+from calib8.repair.paired_windows import PairedMoments, PairedWindows
 from calib8.repair.refitted_weights import refit_weights
 
 NETWORK = """
@@ -106,6 +106,14 @@ def test_noise_that_inputs_have_nothing_to_do_with_makes_no_weight_smaller(model
     found = next(paired.moments().refitted(weights, 1e-6, centred=True))
     slope = float(np.vdot(found, weights) / np.vdot(weights, weights))
     assert abs(slope - 1) < 0.05
+
+
+def test_codes_that_run_against_their_inputs_leave_the_weights_as_they_are():
+    """E[x x'^T] is what the ridge makes 0."""
+    sums, products = np.zeros((1, 1)), np.full((1, 1, 1), 4.0)
+    moments = PairedMoments(4, sums, products, sums, -products * (1 + 1 / 12), products)
+    weights = np.array([[[3.0]]])
+    assert list(moments.refitted(weights, 1.0, centred=False)) == [weights]
 
 
 @pytest.mark.parametrize("part", [1.0, 0.8])

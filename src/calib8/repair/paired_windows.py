@@ -63,32 +63,33 @@ class PairedMoments(Moments):
         """
         count = self.count - (without.count if without else 0)
 
-        def mean(name: str) -> NDArray[np.float64]:
-            found: NDArray[np.float64] = getattr(self, name) - (getattr(without, name) if without else 0)
+        def mean(of: Callable[[PairedMoments], NDArray[np.float64]]) -> NDArray[np.float64]:
+            found: NDArray[np.float64] = of(self) - (of(without) if without else 0)
             found /= count
             return found
 
-        means, float_means = mean("sums"), mean("float_sums")
-        squares = np.diagonal(self.products, axis1=1, axis2=2) - (
-            np.diagonal(without.products, axis1=1, axis2=2) if without else 0
-        )
-        size = (squares / count - (means**2 if centred else 0)).mean(axis=1) + 1 / 12
-        # One matrix of a wide layer takes 11 MB, so that the others are made when they are needed.
-        floats = mean("float_products")
+        means, float_means = mean(lambda m: m.sums), mean(lambda m: m.float_sums)
+        squares = mean(lambda m: np.diagonal(m.products, axis1=1, axis2=2))
+        size = (squares - (means**2 if centred else 0)).mean(axis=1) + 1 / 12
+        # One matrix of a wide layer takes 11 MB, so that each is made when it is needed.
+        floats = mean(lambda m: m.float_products)
         if centred:
             floats -= float_means[:, :, None] * float_means[:, None, :]
-        wanted = floats @ weights.transpose(0, 2, 1)
+        transposed = weights.transpose(0, 2, 1)
+        wanted, places = floats @ transposed, np.arange(weights.shape[-1])
         del floats
-        cross, places = mean("cross"), np.arange(weights.shape[-1])
+        cross = mean(lambda m: m.cross)
         if centred:
             cross -= float_means[:, :, None] * means[:, None, :]
         diagonal = np.diagonal(cross, axis1=1, axis2=2).copy()
         for ridge in ridges:
             held = (ridge * size)[:, None]
             cross[:, places, places] = diagonal + held
-            # (E[x x'^T] + held) V^T = (E[x x^T] + held) W^T
-            found = np.linalg.solve(cross, wanted + held[:, :, None] * weights.transpose(0, 2, 1))
-            yield found.transpose(0, 2, 1)
+            try:
+                # (E[x x'^T] + held) V^T = (E[x x^T] + held) W^T
+                yield np.linalg.solve(cross, wanted + held[:, :, None] * transposed).transpose(0, 2, 1)
+            except np.linalg.LinAlgError:  # codes that run against their inputs: of a network that is ruined elsewhere
+                yield weights
 
     def errors(
         self, weights: NDArray[np.float64], found: Iterable[NDArray[np.float64]], *, centred: bool
