@@ -34,7 +34,7 @@ from calib8.graph import Array
 from calib8.lowering import Codes, Model, Reading
 from calib8.quantize import QuantPlan, setup_of
 
-_UNITS_OF_A_STRETCH = 24
+_UNITS_OF_A_STRETCH = 60
 """Units that are run in one graph, where many of them are. Every unit begins somewhere else: what lies behind it is
 opened up to the end of its stretch only, the stretches behind it once for all."""
 MODES = ("alone", "cumulative", "without")
