@@ -61,6 +61,7 @@ def sets(model, samples):
 @pytest.fixture
 def as_large(monkeypatch):
     monkeypatch.setattr(work, "_LARGE", 0)
+    monkeypatch.setattr(work, "_REFITTED_AT_ONCE", 0)
     monkeypatch.setattr(guard, "_LARGE_BYTES", 0)
 
 

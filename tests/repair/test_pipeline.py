@@ -296,10 +296,9 @@ def test_options_that_are_not_possible():
 
 
 def test_of_large_networks_only_the_best_plan_keeps_its_integers(model, sets_of, samples, monkeypatch):
-    """They measure thresholds on the guard's samples alone, whatever they cost, and weights are not refitted."""
+    """They measure thresholds on the guard's samples alone, whatever they cost."""
     monkeypatch.setattr("calib8.repair.work._FLOOR_PRODUCTS", 0)
-    options = RepairOptions(without=frozenset(["refitted-weights"]))
-    found = repair(model, sets_of(["half", "all", "tiny"]), split(lambda: iter(samples), IMAGES), options)
+    found = repair(model, sets_of(["half", "all", "tiny"]), split(lambda: iter(samples), IMAGES))
     monkeypatch.setattr("calib8.repair.work._FLOOR_PRODUCTS", 1e9)
     monkeypatch.setattr("calib8.repair.work._LARGE", 100)
     lighter = repair(model, sets_of(["half", "all", "tiny"]), split(lambda: iter(samples), IMAGES))
@@ -307,3 +306,13 @@ def test_of_large_networks_only_the_best_plan_keeps_its_integers(model, sets_of,
     for stage in (*lighter.plain, *lighter.stages):
         assert bool(stage.plan.forms) == (stage.name == lighter.best.name)
         assert stage.plan.thresholds
+
+
+def test_weights_that_are_too_many_are_refitted_where_it_is_thorough(model, sets_of, samples, monkeypatch):
+    monkeypatch.setattr("calib8.repair.work._REFITTED_AT_ONCE", 100)
+    for level in ("standard", "thorough"):
+        parts, done = split(lambda: iter(samples), IMAGES), []
+        found = repair(model, sets_of(["half"]), parts, RepairOptions(level), lambda *told, d=done: d.append(told))
+        assert any("refitted-weights" in stage.name for stage in found.stages) == (level == "thorough")
+        runs = [told[1:] for told in done if told[0] == "repairing"]
+        assert runs[-1][0] == runs[-1][1]

@@ -40,6 +40,7 @@ from calib8.repair.whole_multipliers import WholeMultipliers
 _BROKEN = 4.0  # times the noise
 _FLOOR_PRODUCTS = 1e9  # of the samples beside the guard's that thresholds are measured on, each time
 _LARGE = 16 << 20  # weights: as many bytes for each plan that is kept
+_REFITTED_AT_ONCE = 32 << 20  # weights that are refitted in seconds: 23 for the 25 million of a ResNet-50
 
 
 class Work:
@@ -61,7 +62,8 @@ class Work:
         self._samples, self._options, self._progress, self._nan = samples, options, progress, nan
         self.counted = Counted("", InChannelUnits(model))
         self.stages: list[Stage] = []
-        self._large = sum(blob.size for layer in model.net.layers for blob in layer.blobs) > _LARGE
+        weights = sum(blob.size for layer in model.net.layers for blob in layer.blobs)
+        self._large, self._many = weights > _LARGE, weights > _REFITTED_AT_ONCE
         more = min(samples.solving_runs, int(_FLOOR_PRODUCTS / max(products_of_a_run(model), 1)))
         if self._large or 2 * more * samples.per_run < samples.guarding:  # a few more are not worth another FP32 pass
             more = 0
@@ -89,8 +91,8 @@ class Work:
 
     @property
     def refits(self) -> bool:
-        """Whether weights are refitted: of a large network that takes minutes."""
-        return self.does(REFITTED) and (self._options.level == "thorough" or not self._large)
+        """Whether weights are refitted: many of them take minutes."""
+        return self.does(REFITTED) and (self._options.level == "thorough" or not self._many)
 
     def passes(self) -> list[list[PlanPass[Any]]]:
         """Make the passes that solve on samples, in their order; those that are observed together are in one list.
