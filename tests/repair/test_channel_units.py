@@ -15,14 +15,16 @@ from calib8.export import read_plan, write_calibration_files
 from calib8.lowering.integer import IntegerSetup
 from calib8.lowering.readings import Codes
 from calib8.measure.collect import CollectOptions
-from calib8.quantize import integer_setup, make_plan, observed_values, replan
+from calib8.quantize import integer_setup, make_plan, observed_values, replan, setup_of
 from calib8.quantize.channel_units import affine_pairs, recovered_units
 from calib8.repair import RepairOptions, ThresholdSets, repair, run_pass, split
 from calib8.repair.aligned_offsets import AlignedOffsets, aligned, moved_before
 from calib8.repair.channel_units import ChannelUnits
-from calib8.repair.compensated_rounding import CompensatedRounding
+from calib8.repair.compensated_rounding import CompensatedRounding, problem_of
 from calib8.repair.guard import Guard
+from calib8.repair.paired_windows import PairedWindows
 from calib8.repair.passes import observe
+from calib8.repair.refitted_weights import refit_weights
 from calib8.repair.rounded_values import with_rounded_values
 
 NETWORK = """
@@ -338,3 +340,23 @@ def test_a_repair_ends_with_it(model, plan, samples, without):
     names = [stage.name for stage in found.stages]
     assert ("aligned-offsets" in names) == (not without)
     assert told[-1][1] == told[-1][2]
+
+
+def test_offsets_are_aligned_before_the_next_layer_is_refitted(model, plan, samples):
+    """What later layers make up for is what the aligned network gives; afterwards there is nothing to align."""
+    batches = lambda: iter(samples)  # noqa: E731
+    units = run_pass(ChannelUnits(SAMPLES), model, plan, batches)
+    found = refit_weights(model, units, batches, SAMPLES, aligns=True)
+    again = AlignedOffsets().apply(model, found, {})
+    for name in ("c", "bn"):
+        for mine, theirs in zip(found.forms[name].blobs, again.forms[name].blobs, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+    plain = refit_weights(model, units, batches, SAMPLES)
+    assert (plain.forms["bn"].shift != found.forms["bn"].shift).any()
+    windows = PairedWindows(model.op_of["d"], found.thresholds["c"], 4096)
+    for sample in samples:
+        codes = engine_run_int8(model, setup_of(found), sample, [Codes("c")])[Codes("c")]
+        real = run_float(model, sample, ["c"])["c"]
+        windows.add(windows.seen((codes.astype(np.int16) - 128).astype(np.int8), real))
+    expected = problem_of(model, units, model.net.layer_by_name["d"]).solved(windows)["d"]
+    np.testing.assert_array_equal(expected.weights, found.forms["d"].weights)
