@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from calib8.arithmetic import quantize
-from calib8.repair.input_windows import InputWindows
+from calib8.repair.input_windows import InputWindows, exact_products
 
 NETWORK = """
 layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 4, 5, 5] } } }
@@ -68,3 +68,15 @@ def test_sums_of_the_largest_codes_are_exact(op):
     extreme = np.full((1, 4, 5, 5), -9.0, np.float32)
     found = observed(op, [extreme] * 65 + [extreme * 0] * 5 + [np.full((1, 4, 5, 5), 0.02, np.float32)]).moments()
     np.testing.assert_array_equal(found.products, np.full((2, 8, 8), 65 * 16 * 128.0**2 + 16))
+
+
+@pytest.mark.parametrize("largest", [1, 127, 1000, 6000])
+def test_products_are_those_of_whole_numbers(largest):
+    """Over more windows than go together, in float32 and, where that does not add exactly, in float64."""
+    rng = np.random.default_rng(4)
+    left = rng.integers(-largest, largest + 1, (2, 1500, 5)).astype(np.int16)
+    right = rng.integers(-128, 128, (2, 1500, 3)).astype(np.int8)
+    left[0, :, 0], right[0, :, 0] = -largest, -128
+    for one, other in ((left, right), (left, left)):
+        wanted = one.transpose(0, 2, 1).astype(np.int64) @ other.astype(np.int64)
+        np.testing.assert_array_equal(exact_products(one, other), wanted)

@@ -149,7 +149,7 @@ def test_a_network_is_nearer_to_fp32_than_with_compensated_rounding(model, plan,
     """On samples that nothing was solved on."""
     guard = Guard(model, lambda: iter(samples[SAMPLES:]))
     compensated = run_pass(CompensatedRounding(SAMPLES), model, plan, lambda: iter(samples[:SAMPLES]))
-    assert guard.noise(refitted) < 0.98 * guard.noise(compensated)
+    assert guard.noise(refitted) < 0.97 * guard.noise(compensated)
     assert {refitted.given[name] for name in ("c", "dw", "bare", "ip", "bn")} == {"refitted-weights"}
 
 
@@ -251,6 +251,7 @@ def test_values_are_reached_from_where_samples_are(random_model, monkeypatch, ke
 def test_of_many_samples_of_a_network_that_takes_its_time_some_are_looked_at(model, plan, samples, monkeypatch):
     monkeypatch.setattr("calib8.repair.paired_runs._PRODUCTS", 0)
     monkeypatch.setattr("calib8.repair.paired_runs._FEWEST", 6)
-    with PairedRuns(model, lambda: iter(samples[:SAMPLES]), SAMPLES, 1) as paired:
+    paired = PairedRuns(model, lambda: iter(samples[:SAMPLES]), SAMPLES, 1)
+    with paired.crew:
         windows = paired.windows(plan, "bare", [model.net.layer_by_name["ip"]])["ip"]
     assert windows.count == 6

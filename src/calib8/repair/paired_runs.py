@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -44,33 +43,27 @@ _PARTS = (1, 2, 4, 8, 16)  # of the samples, by how much room there is
 
 
 class PairedRuns:
-    """The samples on their way through both networks. Use it in a `with` block.
+    """The samples on their way through both networks.
 
     Args:
         model: of one run.
         batches: samples to solve on, a run each.
         runs: how many there are; of more than are needed, some are taken, evenly.
         threads: None for all cores; no result depends on it.
+
+    Attributes:
+        crew: of the threads; they end with its `with` block.
     """
 
     def __init__(self, model: Model, batches: Batches, runs: int, threads: int | None) -> None:
         self._model, self._batches = model, batches
         most = max(_FEWEST, int(_PRODUCTS / max(products_of_a_run(model), 1)))
         self._chosen = evenly(runs, min(runs, most)).tolist()
-        self._crew = Crew(EngineOptions(threads=threads).thread_count)
+        self.crew = Crew(EngineOptions(threads=threads).thread_count)
         self._engine = EngineOptions(threads=1)
         self._position = {layer.name: at for at, layer in enumerate(model.net.layers)}
         self._at = 0
         self._kept: dict[int, _Live] = {}  # by place among the chosen, before layer `_at`
-
-    def __enter__(self) -> PairedRuns:
-        self._crew.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._crew.__exit__(kind, error, trace)
 
     def windows(self, plan: QuantPlan, value: str, layers: Sequence[Layer]) -> dict[str, PairedWindows]:
         """Collect the windows of a value for layers that read it; those before them stay as they are from here on.
@@ -113,9 +106,9 @@ class PairedRuns:
         kept: dict[int, _Live] = {}
         for begun, places in self._groups(reach):
             first = [self._stretch(reach, which, begun) for which in (0, 1)]
-            lanes = [first, *([executor.sibling() for executor in first] for _ in range(self._crew.count - 1))]
+            lanes = [first, *([executor.sibling() for executor in first] for _ in range(self.crew.count - 1))]
             work = partial(self._looked, reach, look, lanes)
-            for seen, place, live in self._crew.stream(work, self._begun(reach, places, begun)):
+            for seen, place, live in self.crew.stream(work, self._begun(reach, places, begun)):
                 yield seen
                 if reach.keeps:
                     kept[place] = live

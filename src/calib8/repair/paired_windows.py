@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 
 from calib8.arithmetic import INT8_LEVELS
 from calib8.layer_kit.window_product import WindowProduct
-from calib8.repair.input_windows import InputWindows, Moments, Wanted
+from calib8.repair.input_windows import InputWindows, Moments, Wanted, exact_products, moments_of
 
 Array = NDArray[Any]
 
 _FINE = 16  # steps of a code, of x
 _FURTHEST = 1 << 8  # codes: what lies further out is clipped
-_ROWS, _FEW_ROWS = 1 << 10, 1 << 7  # windows that are multiplied at a time
-_EXACT = 1 << 24  # up to which float32 adds whole numbers exactly
 _EVERY = 5  # a sample of so many says which ridge
 _RIDGES = (1.0, 16.0)  # that are tried, in multiples of the mean of the diagonal
 
@@ -191,10 +189,9 @@ class PairedWindows:
 
     def _of(self, samples: Sequence[int], first: int, last: int | None) -> PairedMoments:
         """The moments of some samples: those of the codes, and of what x is off by, which is small."""
-        own = self._codes.moments(first, last, samples)
         codes = np.concatenate([self._codes.parts[at][:, :, first:last] for at in samples], axis=1)
         off = np.concatenate([self._off[at][:, :, first:last] for at in samples], axis=1)
-        cross, floats = _products(off, codes), _products(off, off)
+        own, cross, floats = moments_of(codes), exact_products(off, codes), exact_products(off, off)
         cross /= _FINE  # of (x - x') x'^T until here
         floats /= _FINE**2
         for more in (cross, cross.transpose(0, 2, 1), own.products):
@@ -202,15 +199,3 @@ class PairedWindows:
         cross += own.products
         float_sums = own.sums + off.sum(axis=1, dtype=np.float64) / _FINE
         return PairedMoments(own.count, own.sums, own.products, float_sums, cross, floats)
-
-
-def _products(left: NDArray[np.integer[Any]], right: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-    """Sum the products of whole numbers over windows, (G, n, K) and (G, n, L), exactly: (G, K, L)."""
-    largest = max(1, int(np.abs(left, dtype=np.int32).max()) * int(np.abs(right, dtype=np.int32).max()))
-    is_exact = largest * _FEW_ROWS <= _EXACT
-    kind, count = (np.float32, min(_ROWS, _EXACT // largest)) if is_exact else (np.float64, _ROWS)
-    found = np.zeros((len(left), left.shape[2], right.shape[2]))
-    for start in range(0, left.shape[1], count):
-        rows = slice(start, start + count)
-        found += left[:, rows].astype(kind).transpose(0, 2, 1) @ right[:, rows].astype(kind)
-    return found

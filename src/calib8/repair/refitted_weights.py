@@ -68,7 +68,8 @@ def refit_weights(
     for layer in model.net.layers:
         if problem_of(model, plan, layer) is not None:
             by_value.setdefault(layer.bottoms[0], []).append(layer)
-    with PairedRuns(model, batches, runs, threads) as paired:
+    paired = PairedRuns(model, batches, runs, threads)
+    with paired.crew:
         for done, (value, layers) in enumerate(by_value.items()):
             progress(done, len(by_value))
             windows = paired.windows(plan, value, layers)

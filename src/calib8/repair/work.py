@@ -173,6 +173,7 @@ class Work:
         before, counted = as_it_is.plan, Counted(units.name, units.network(), units.histograms)
 
         def made(name: str) -> QuantPlan:
+            """Make the plan of a set of thresholds, in these units or in those that make factors whole."""
             thresholds = {**before.thresholds, **units.thresholds(partial(sets.threshold_of, name))}
             self.counted = counted
             plan = make_plan(self.model, thresholds, before.enable_concat_quantize)
