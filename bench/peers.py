@@ -2,7 +2,8 @@
 
 MODELS and IMAGES are the folders that real_models.py describes. All calibrate with the same samples and are measured
 on the same others, prepared alike: quality, agreement with FP32 and SNR (see evaluation.py), in brackets 95 % intervals
-over the evaluation samples. Then, by how much ours is above each peer, on the same draws of samples.
+over the evaluation samples. Then, by how much ours is above each peer, on the same draws of samples. Figures of several
+calibration sets (--draws) are averaged, and the SNR of each set is told.
 
 - calib8: the integers of the BM1880, which has one scale for the weights of a layer
 - ncnn: what ncnn2table's default (`kl`) finds, in ncnn's runtime (see other_runtimes.py): signed activations, a scale
@@ -20,37 +21,44 @@ import argparse
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from accuracy import VARIANTS
 from evaluation import Evaluation, Result
-from figures import Figure, difference, estimate
+from figures import Figure, difference, estimate, mean
 from other_runtimes import ncnn, ncnn2table, ncnn_runs
-from real_models import CALIBRATION_IMAGES, Classes, Network, real_models
+from real_models import CALIBRATION_IMAGES, DRAWS, Classes, Network, real_models
 from toolchain import Toolchain, ToolchainError, TpuMlir
 
 from calib8.errors import Calib8Error
 
 Array = np.ndarray
 OURS = ("standard", "thorough")
+Figures = tuple[Figure, ...]
+"""Quality, agreement and SNR."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A network, and what everybody gets of it."""
+    """A network, and what everybody gets of it.
+
+    Attributes:
+        sets: of calibration samples.
+    """
 
     network: Network
     evaluation: Evaluation
-    samples: Sequence[Array]
+    sets: Sequence[Sequence[Array]]
 
-    def ours(self, variant: str) -> Result:
-        found = VARIANTS[variant](self.network, self.samples)
+    def ours(self, variant: str, samples: Sequence[Array]) -> Result:
+        found = VARIANTS[variant](self.network, samples)
         return self.evaluation.of(found.plan, found.model)
 
-    def ncnn(self) -> Result:
-        files = ncnn2table(self.network.model, self.network, self.samples)
+    def ncnn(self, samples: Sequence[Array]) -> Result:
+        files = ncnn2table(self.network.model, self.network, samples)
         return self.evaluation.by(ncnn_runs(files, self.network, self.evaluation.names))
 
 
@@ -61,21 +69,21 @@ def show(subject: Subject, variants: Sequence[str], environment: Path | None, ch
     fp32 = estimate(evaluation.fp32.quality, n).text(".3f")
     print(f"\n{subject.network.name}: {n} samples; FP32 {measure} {fp32}")
     print(f"  SNR of {', '.join(evaluation.measured_on)}", flush=True)
-    ours = [(name, row(f"calib8, {name}", evaluation, lambda name=name: subject.ours(name))) for name in variants]
+    ours = [(name, row(f"calib8, {name}", subject, partial(subject.ours, name))) for name in variants]
     peers = list(_peers(subject, environment, chip))
     for our_name, our in ours:
         for name, peer in peers:
             if our is not None and peer is not None:
-                above = [difference(a, b) for a, b in zip(_figures(our), _figures(peer), strict=True)]
+                above = [difference(a, b) for a, b in zip(our, peer, strict=True)]
                 print(f"  {our_name} above {name}: {told(evaluation, above, '+')}", flush=True)
 
 
-def _peers(subject: Subject, environment: Path | None, chip: str) -> Iterator[tuple[str, Result | None]]:
+def _peers(subject: Subject, environment: Path | None, chip: str) -> Iterator[tuple[str, Figures | None]]:
     if ncnn is None:
         print("  ncnn: left out, no such package")
     else:
         name = f"ncnn {ncnn.__version__}, kl"
-        yield name, row(name, subject.evaluation, subject.ncnn)
+        yield name, row(name, subject, subject.ncnn)
     if environment is None:
         print("  tpu-mlir: left out, no --tpu-mlir")
         return
@@ -86,25 +94,33 @@ def _peers(subject: Subject, environment: Path | None, chip: str) -> Iterator[tu
             print(f"  tpu-mlir: {why}", flush=True)
 
 
-def _tpu_mlir(subject: Subject, environment: Path, chip: str, folder: Path) -> tuple[str, Result | None]:
+def _tpu_mlir(subject: Subject, environment: Path, chip: str, folder: Path) -> tuple[str, Figures | None]:
     evaluation, inputs = subject.evaluation, subject.network.evaluation
     tools = Toolchain(environment, folder)
-    theirs = TpuMlir(tools, subject.network, subject.samples, evaluation.names)
-    row(f"tpu-mlir {tools.version}, FP32", evaluation, lambda: evaluation.by(theirs.float_outputs(inputs)))
+    theirs = TpuMlir(tools, subject.network, evaluation.names)
+    first = replace(subject, sets=subject.sets[:1])  # FP32 is the same with all of them
+    row(f"tpu-mlir {tools.version}, FP32", first, lambda _: evaluation.by(theirs.float_outputs(inputs)))
     name = f"tpu-mlir {tools.version}, {chip} kl"
-    return name, row(name, evaluation, lambda: evaluation.by(theirs.int8_outputs(inputs, chip)))
+    return name, row(name, subject, lambda samples: evaluation.by(theirs.int8_outputs(samples, inputs, chip)))
 
 
-def row(name: str, evaluation: Evaluation, run: Callable[[], Result]) -> Result | None:
+def row(name: str, subject: Subject, run: Callable[[Sequence[Array]], Result]) -> Figures | None:
     """Print what a tool's integers are worth, or why it has none; None in that case."""
     try:
-        result = run()
+        results = [run(samples) for samples in subject.sets]
     except (Calib8Error, ToolchainError) as why:
         print(f"  {name:<34}{str(why).splitlines()[0]}", flush=True)
         return None
-    ties = f"; ties {result.ties}" if isinstance(evaluation.network.task, Classes) else ""
-    print(f"  {name:<34}{told(evaluation, _figures(result))}{ties}", flush=True)
-    return result
+    evaluation = subject.evaluation
+    figures: Figures = tuple(
+        mean([of(result) for result in results]) for of in (lambda r: r.quality, lambda r: r.agreement, lambda r: r.snr)
+    )
+    is_classes = isinstance(evaluation.network.task, Classes)
+    ties = f"; ties {np.mean([result.ties for result in results]):.0f}" if is_classes else ""
+    each = ", ".join(f"{result.snr(np.ones(evaluation.samples)):.1f}" for result in results)
+    sets = f"; sets {each}" if len(results) > 1 else ""
+    print(f"  {name:<34}{told(evaluation, figures)}{ties}{sets}", flush=True)
+    return figures
 
 
 def told(evaluation: Evaluation, figures: Sequence[Figure], sign: str = "") -> str:
@@ -117,10 +133,6 @@ def told(evaluation: Evaluation, figures: Sequence[Figure], sign: str = "") -> s
     return "; ".join((*first, f"{task.agreement} {agreement}", f"SNR {snr} dB"))
 
 
-def _figures(result: Result) -> tuple[Figure, Figure, Figure]:
-    return result.quality, result.agreement, result.snr
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", type=Path)
@@ -130,12 +142,14 @@ def main() -> None:
     parser.add_argument("--tpu-mlir", type=Path, metavar="ENV_SH", help="a file that puts its commands on the PATH")
     parser.add_argument("--chip", default="cv183x", help="of tpu-mlir (default: %(default)s)")
     parser.add_argument("--samples", type=int, default=CALIBRATION_IMAGES, help="to calibrate with")
+    parser.add_argument("--draws", type=int, default=1, choices=range(1, DRAWS + 1), help="calibration sets")
     options = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
     for network in real_models(options.models, options.images):
         if options.network is None or network.name in options.network:
-            samples = list(network.calibration(0, min(options.samples, len(network.pool))))
-            subject = Subject(network, Evaluation(network), samples)
+            count = min(options.samples, len(network.pool))
+            sets = [list(network.calibration(draw, count)) for draw in range(options.draws)]
+            subject = Subject(network, Evaluation(network), sets)
             show(subject, options.variant or OURS, options.tpu_mlir, options.chip)
 
 

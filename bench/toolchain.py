@@ -1,8 +1,8 @@
 """The vendor's current toolchain, tpu-mlir, in an environment of its own: its commands, and the networks it quantises.
 
     tools = Toolchain(environment, folder)            # environment: a file that, sourced, puts it on the PATH
-    theirs = TpuMlir(tools, network, samples, names)
-    theirs.float_outputs(inputs), theirs.int8_outputs(inputs, "cv183x")
+    theirs = TpuMlir(tools, network, names)
+    theirs.float_outputs(inputs), theirs.int8_outputs(samples, inputs, "cv183x")
 
 Integers are run by the toolchain's own interpreter, from the .mlir that its compiler makes the chip's program of.
 """
@@ -64,11 +64,10 @@ class TpuMlir:
     """A network in the toolchain, read from its Caffe files.
 
     Args:
-        samples: to calibrate with, prepared, each of shape (1, C, H, W).
         names: the values to give.
     """
 
-    def __init__(self, tools: Toolchain, network: Network, samples: Sequence[Array], names: Sequence[str]) -> None:
+    def __init__(self, tools: Toolchain, network: Network, names: Sequence[str]) -> None:
         self._tools, self._network, self._names = tools, network, tuple(names)
         for name in ("deploy.prototxt", "custom.caffemodel"):
             shutil.copy(network.folder / name, tools.folder)
@@ -78,20 +77,22 @@ class TpuMlir:
             "--model_data", "custom.caffemodel", "--input_shapes", f"[[{shape}]]", "--output_names", ",".join(names),
             "--mlir", f"{NAME}.mlir",
         )  # fmt: skip
-        self._samples = samples
 
     def float_outputs(self, inputs: Sequence[Array]) -> Callable[[Array], Mapping[str, Array]]:
         """What FP32 makes of the inputs, for `Evaluation.by`: call after call in their order."""
         return self._outputs(f"{NAME}.mlir", inputs)
 
-    def int8_outputs(self, inputs: Sequence[Array], chip: str) -> Callable[[Array], Mapping[str, Array]]:
-        """The same in INT8: calibrated with `kl`, the default of run_calibration.py."""
+    def int8_outputs(
+        self, samples: Sequence[Array], inputs: Sequence[Array], chip: str
+    ) -> Callable[[Array], Mapping[str, Array]]:
+        """The same in INT8: calibrated with `kl`, the default of run_calibration.py, on samples (1, C, H, W)."""
         data = self._tools.folder / "calibration"
+        shutil.rmtree(data, ignore_errors=True)  # of another set of samples
         data.mkdir()
-        for number, sample in enumerate(self._samples):
+        for number, sample in enumerate(samples):
             np.savez(data / f"{number:05}.npz", **{self._network.blob: sample})
         self._tools.run(
-            "run_calibration.py", f"{NAME}.mlir", "--dataset", data.name, "--input_num", len(self._samples),
+            "run_calibration.py", f"{NAME}.mlir", "--dataset", data.name, "--input_num", len(samples),
             "--cali_method", "use_kl", "--chip", chip, "-o", TABLE,
         )  # fmt: skip
         self._tools.run(

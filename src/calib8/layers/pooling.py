@@ -201,7 +201,7 @@ class Pooling(Op):
     def _average_codes(self, g: OnnxBuilder, call: Call, mult: int, rshift: int) -> str:
         """Sums of codes times the constants of each window's divisor."""
         divisors = self.divisors(call.bottom_shapes[0], call.top_shapes[0]).astype(np.int64)
-        constants = {k: average_pooling_constants(k, mult, rshift) for k in map(int, np.unique(divisors))}
+        constants = {k: average_pooling_constants(k, mult, rshift) for k in sorted(set(divisors.ravel().tolist()))}
         factors, shifts = (np.vectorize(lambda k, i=i: constants[k][i])(divisors)[None, None] for i in (0, 1))
         wide = not is_exact_in_float32(128 * 255 * count(self.window_size(call.bottom_shapes[0])))
         if self.is_global and not self.extra and g.has("QLinearConv"):

@@ -23,6 +23,7 @@ from calib8.analyze.doctor.samples import check_samples
 from calib8.analyze.doctor.survey import Survey, survey_images
 from calib8.choices import RESIZE_MODES
 from calib8.data import ArraysSource, ImagesSource, Linear, Preprocess, SampleSource, origin_of
+from calib8.engine.memory import empty_arena
 from calib8.errors import DataError, QuantizationError
 from calib8.graph import Array
 from calib8.lowering import Model
@@ -114,6 +115,7 @@ def quick_check(network: Network, threads: int | None = None) -> tuple[Finding, 
         return ()
     samples = list(runs_of(network, count))
     kind, misfit = given_misfit(network.of_one_sample, samples, threads)
+    empty_arena()
     if not kind or misfit <= _SUSPICIOUS[kind]:
         return ()
     options = DiagnoseOptions(threads=threads).at_most(network.samples)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from calib8.analyze.judges import compared_values
 from calib8.engine import EngineOptions, Executor
+from calib8.engine.memory import settle
 from calib8.graph import Array
 from calib8.lowering import Model, lower_float
 from calib8.lowering.integer import lower_int8
@@ -40,10 +41,11 @@ class SideBySide:
         further = [v for v in model.net.outputs if v not in model.inputs] if wanted is None else wanted
         values = tuple(dict.fromkeys((*self.compared, *further)))
         engine = EngineOptions(threads=threads, repack_weights=True)  # the same last bits in FP32 and in INT8
-        self._executors = [Executor(lower_float(model, values), values, engine)]
-        for plan in plans:
-            setup = replace(setup_of(plan, int8_layers), integer_kernels=engine.integer_kernels)
-            self._executors.append(Executor(lower_int8(model, setup, values), values, engine))
+        setups = [replace(setup_of(p, int8_layers), integer_kernels=engine.integer_kernels) for p in plans]
+        self._executors: list[Executor] = []
+        for steps in (lower_float(model, values), *(lower_int8(model, setup, values) for setup in setups)):
+            self._executors.append(Executor(steps, values, engine))
+            settle(steps)
 
     def run(self, inputs: Mapping[str, Array]) -> list[Outputs]:
         """Compute the outputs of every network, and what is compared in their place."""
