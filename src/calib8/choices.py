@@ -33,6 +33,7 @@ REPAIR_LEVELS = ("none", "standard", "thorough")
 REPAIR_PASSES: Mapping[str, str] = MappingProxyType(
     {
         "thresholds": "the set of thresholds that costs least, instead of that of one method",
+        "tail-room": "room above the largest value that was seen, where few were seen",
         "exact-pools": "poolings whose multipliers have no error",
         "whole-sums": "thresholds that make the multipliers of Eltwise layers whole",
         "equalised-channels": "a unit for each channel between layers with weights",
@@ -48,7 +49,15 @@ REPAIR_PASSES: Mapping[str, str] = MappingProxyType(
 
 THOROUGH_PASSES = ("output-noise",)
 """Parts that `thorough` alone has."""
-MOVING_PASSES = ("thresholds", "exact-pools", "whole-sums", "equalised-channels", "channel-units", "output-noise")
+MOVING_PASSES = (
+    "thresholds",
+    "tail-room",
+    "exact-pools",
+    "whole-sums",
+    "equalised-channels",
+    "channel-units",
+    "output-noise",
+)
 """Parts of the repair that move thresholds, and are left out where these are given."""
 
 REPAIR_METHODS = ("mse", "kl", "kl-fine", "percentile")

@@ -252,7 +252,7 @@ def test_thresholds_from_a_table_are_kept_and_the_integers_repaired(folder, tabl
     assert main(command) == 0
     out, err = capsys.readouterr()
     assert err == "" and "2 other images than those of the calibration" in out
-    assert "thresholds stay as they are given; left out, as they move them: thresholds, exact-pools" in out
+    assert "thresholds stay as they are given; left out, as they move them: thresholds, tail-room, exact-pools" in out
     assert thresholds_in(tmp_path / table.name) == thresholds_in(table)
     weights = "bmnet_digits_int8.caffemodel"
     assert (tmp_path / weights).read_bytes() != (folder / weights).read_bytes()

@@ -81,6 +81,13 @@ def test_values_that_share_a_threshold_move_together(model, plan, found):
     assert at.thresholds["d"] == at.thresholds["p"] != plan.thresholds["d"]
 
 
+def test_nothing_is_tried_below_what_is_said(model, plan, samples, found):
+    start, best = plan.thresholds["ip"], found.changes["ip"]
+    assert best < 0.6 * start
+    assert 0.6 * start <= search(model, plan, samples, least={"ip": 0.6 * start}).changes["ip"] < start
+    assert search(model, plan, samples, least={"ip": 2 * start}).changes.get("ip", start) == start
+
+
 def test_values_with_units_are_left_alone(model, plan, samples, found):
     units = run_pass(ChannelUnits(SAMPLES), model, plan, lambda: iter(samples))
     (value,) = units.channel_units

@@ -282,7 +282,7 @@ def test_progress_comes_to_its_end_where_no_channel_can_have_a_unit(model, sets_
 def test_parts_that_kept_thresholds_leave_out_are_named(model, sets_of, samples):
     options = RepairOptions(without=frozenset(["exact-pools"]), keep_thresholds=True)
     found = repair(model, sets_of(["half"]), split(lambda: iter(samples), IMAGES), options)
-    assert found.left_out == ("thresholds", "whole-sums", "equalised-channels", "channel-units")
+    assert found.left_out == ("thresholds", "tail-room", "whole-sums", "equalised-channels", "channel-units")
     assert f"left out, as they move them: {', '.join(found.left_out)}" in "\n".join(found.lines())
     assert RepairOptions("thorough", keep_thresholds=True).left_out == MOVING_PASSES
     assert not RepairOptions("thorough").left_out

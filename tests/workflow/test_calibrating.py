@@ -23,10 +23,11 @@ from calib8 import (
 )
 from calib8.cli.main import main
 from calib8.data import SampleSource, takes
-from calib8.errors import DataError, OptionError, TableError
+from calib8.errors import DataError, OptionError, QuantizationError, TableError
 from calib8.quantize import observed_values
 from calib8.repair import Guard, split
-from calib8.workflow import calibrate, calibrate_again, needed_histograms
+from calib8.repair.guard import judged_values
+from calib8.workflow import calibrate, calibrate_again, needed_histograms, repairing
 
 DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
 FILES = DIGITS / "deploy.prototxt", DIGITS / "custom.caffemodel"
@@ -297,3 +298,22 @@ def test_one_image_is_too_few_for_a_repair(network, caplog):
     assert found.repaired is None and "nothing is repaired" in caplog.text
     plain = calibrate(network, CalibrateOptions(iteration=1, method="mse", repair="none"))
     assert found.plan.thresholds == plain.plan.thresholds
+
+
+def test_answers_of_few_samples_have_room_for_larger_ones(network, monkeypatch):
+    with_room = calibrate(network, CalibrateOptions(iteration=10))
+    without = calibrate(network, CalibrateOptions(iteration=10, without=frozenset(["tail-room"])))
+    (answer,) = judged_values(network.model)
+    largest = without.histograms[answer].maximum
+    assert without.plan.thresholds[answer] <= largest * 1.03 < with_room.plan.thresholds[answer]
+
+    real = repairing.make_plan
+
+    def refused(model, thresholds, *others):
+        if thresholds[answer] > largest * 1.03:
+            raise QuantizationError("the contract cannot express that")
+        return real(model, thresholds, *others)
+
+    monkeypatch.setattr(repairing, "make_plan", refused)
+    narrow = calibrate(network, CalibrateOptions(iteration=10, without=frozenset(["equalised-channels"])))
+    assert narrow.plan.thresholds[answer] <= largest * 1.03

@@ -27,6 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,7 @@ def search_thresholds(
     threads: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     *,
+    least: Mapping[str, float] = MappingProxyType({}),
     nan: bool = True,
 ) -> SearchResult:
     """Search thresholds by the noise at the outputs; see the module's text.
@@ -90,6 +92,7 @@ def search_thresholds(
         runs: how many there are.
         threads: None for all cores; no result depends on it.
         progress: called with groups that are done, and how many there are.
+        least: thresholds by value below which nothing is tried: the samples do not show what needs them.
         nan: whether values may hold NaN.
 
     Raises:
@@ -97,7 +100,7 @@ def search_thresholds(
     """
     search = _Search(model, plan, batches, runs, EngineOptions(threads=threads).thread_count, nan=nan)
     with search.crew:
-        return search.through(others, progress)
+        return search.through(others, least, progress)
 
 
 class _Search:
@@ -126,7 +129,12 @@ class _Search:
         self._live = [self._packed(first.started(s, self._thresholds)) for s in samples]
         self._at = 0
 
-    def through(self, others: Sequence[Mapping[str, float]], progress: Callable[[int, int], None]) -> SearchResult:
+    def through(
+        self,
+        others: Sequence[Mapping[str, float]],
+        least: Mapping[str, float],
+        progress: Callable[[int, int], None],
+    ) -> SearchResult:
         """Try all groups, in the order of the network."""
         before = noise = self._noise({})
         first = self._lanes[0]
@@ -135,7 +143,7 @@ class _Search:
             progress(done, len(self._groups))
             self._advance(group.first)
             start = self._thresholds[group.members[0]]
-            best, found = self._best(group, start, noise, others)
+            best, found = self._best(group, start, noise, others, max(least.get(v, 0.0) for v in group.members))
             if best != start:
                 moved[group.name] = noise, found
                 self._thresholds.update(dict.fromkeys(group.members, best))
@@ -147,14 +155,14 @@ class _Search:
         return SearchResult(changes, before, noise, moved)
 
     def _best(
-        self, group: _Group, start: float, noise: float, others: Sequence[Mapping[str, float]]
+        self, group: _Group, start: float, noise: float, others: Sequence[Mapping[str, float]], least: float
     ) -> tuple[float, float]:
         """Find the best threshold of a group, and its noise."""
         value = group.members[0]
         given = [other[value] for other in others if 1 / _FURTHEST < other[value] / start < _FURTHEST]
         tried = {start: noise}
         for threshold in map(float, map(np.float32, (*given, *(start * factor for factor in _FACTORS)))):
-            if threshold not in tried:
+            if threshold not in tried and threshold >= min(start, least):
                 tried[threshold] = self._noise(dict.fromkeys(group.members, threshold))
         best = min(tried, key=lambda t: (tried[t], t))
         return (best, tried[best]) if tried[best] < noise * _GAIN else (start, noise)

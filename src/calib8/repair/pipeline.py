@@ -58,7 +58,7 @@ def repair(
         QuantizationError: the contract cannot express the first set of thresholds.
         Calib8Error: what the samples or a layer in Python raise.
     """
-    work = Work(model, samples, options, progress, len(sets.names), nan=sets.nan)
+    work = Work(model, samples, options, progress, sets)
     sets = sets if work.does("thresholds") else sets.first()
     chosen, floor = _started(work, sets)
     plain = len(work.stages)

@@ -23,12 +23,14 @@ class ThresholdSets:
         names: the first one is what the plan without a repair has, and has to be possible.
         plan_of: from a name to the contract's own plan.
         threshold_of: from a name, and a distribution that no plan has been made of yet, to a threshold.
+        least: thresholds by value that are not gone below, as samples do not show what needs them; see `tail_room`.
         nan: whether samples may make a value NaN; where it is known that none does, the repair takes less time.
     """
 
     names: Sequence[str]
     plan_of: Callable[[str], QuantPlan]
     threshold_of: Callable[[str, BlobHistogram], float]
+    least: Mapping[str, float] = field(default_factory=dict)
     nan: bool = True
 
     def first(self) -> ThresholdSets:

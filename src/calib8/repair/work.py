@@ -47,8 +47,7 @@ class Work:
     """Runs passes and measures plans, and counts samples for the progress.
 
     Args:
-        sets: how many sets of thresholds there are.
-        nan: whether samples may make a value NaN.
+        sets: of thresholds, all that there are.
 
     Attributes:
         floored: on how many samples thresholds are measured with float weights.
@@ -57,9 +56,9 @@ class Work:
     """
 
     def __init__(
-        self, model: Model, samples: Split, options: RepairOptions, progress: Told, sets: int, *, nan: bool
+        self, model: Model, samples: Split, options: RepairOptions, progress: Told, sets: ThresholdSets
     ) -> None:
-        self._samples, self._options, self._progress, self._nan = samples, options, progress, nan
+        self._samples, self._options, self._progress, self._sets = samples, options, progress, sets
         self.counted = Counted("", InChannelUnits(model))
         self.stages: list[Stage] = []
         weights = sum(blob.size for layer in model.net.layers for blob in layer.blobs)
@@ -69,10 +68,10 @@ class Work:
             more = 0
         self.floored = samples.guarding + more * samples.per_run
         self._done = 0
-        self._total = runs_of_samples(sets, samples, options, self.floored, refits=self.refits)
-        self._guard = Guard(model, samples.guard, options.threads, nan=nan)
+        self._total = runs_of_samples(len(sets.names), samples, options, self.floored, refits=self.refits)
+        self._guard = Guard(model, samples.guard, options.threads, nan=sets.nan)
         self._count(samples.guarding)
-        self._wide = Guard(model, samples.wider(more), options.threads, nan=nan) if more else self._guard
+        self._wide = Guard(model, samples.wider(more), options.threads, nan=sets.nan) if more else self._guard
         self._count(self.floored)
 
     @property
@@ -102,7 +101,10 @@ class Work:
         """
         solving = self._samples.solving
         known: tuple[tuple[PlanPass[Any], ...], ...] = (
-            (ChannelUnits(solving, aligns=self._options.aligns), CompensatedRounding(solving)),
+            (
+                ChannelUnits(solving, aligns=self._options.aligns),
+                CompensatedRounding(solving),
+            ),
             (BiasCorrection(),),
         )
         wanted = [[one for one in together if self.does(one.name)] for together in known]
@@ -217,7 +219,8 @@ class Work:
         """Search thresholds by the noise at the outputs."""
         found = search_thresholds(
             self.model, plan, others, self._samples.solve, self._samples.solving_runs, self._options.threads,
-            lambda done, total: self._progress("searching thresholds", done, total), nan=self._nan,
+            lambda done, total: self._progress("searching thresholds", done, total),
+            least=self._sets.least, nan=self._sets.nan,
         )  # fmt: skip
         return self.passed(WholeMultipliers, replan(self.model, plan, found.changes))
 

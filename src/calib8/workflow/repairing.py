@@ -13,11 +13,13 @@ from typing import Any
 from calib8.choices import REPAIR_METHODS
 from calib8.data import SampleSource, takes
 from calib8.data.faces import Seekable
+from calib8.errors import QuantizationError
 from calib8.measure.histogram import BlobHistogram
 from calib8.measure.thresholds import ThresholdOptions, find_threshold
 from calib8.quantize import QuantPlan, make_plan
 from calib8.repair import Repaired, RepairOptions, Split, ThresholdSets, repair, split
 from calib8.repair.guard import MOST_RUNS
+from calib8.repair.tail_room import TAIL_ROOM, room_of_answers
 from calib8.workflow.network import Network
 from calib8.workflow.progress import Progress, ProgressCallback, quiet
 from calib8.workflow.samples import images_per_run
@@ -53,16 +55,23 @@ def repaired_plan(
     """
     model = network.of_one_sample
     dead = frozenset(v for v, histogram in histograms.items() if histogram.dead)
+    room = room_of_answers(model, histograms, concat_quantize) if options.does(TAIL_ROOM) else {}
 
     def threshold_of(name: str, histogram: BlobHistogram) -> float:
         return find_threshold(histogram, name, method[1] if method else ThresholdOptions())
 
     def plan_of(name: str) -> QuantPlan:
         found = {v: threshold_of(name, histogram) for v, histogram in histograms.items()}
-        return make_plan(model, found, concat_quantize, dead)
+        with_room = {v: max(threshold, room.get(v, 0.0)) for v, threshold in found.items()}
+        try:
+            return make_plan(model, with_room, concat_quantize, dead)
+        except QuantizationError:
+            if with_room == found:
+                raise
+            return make_plan(model, found, concat_quantize, dead)  # the contract cannot express the room
 
     names = [method[0]] if method else list(REPAIR_METHODS)
-    sets = ThresholdSets(names, plan_of, threshold_of, nan=any(h.nans for h in histograms.values()))
+    sets = ThresholdSets(names, plan_of, threshold_of, room, nan=any(h.nans for h in histograms.values()))
     return _repaired(network, sets, images, options, progress)
 
 
