@@ -7,7 +7,8 @@ Which thresholds and which units of channels passes begin with is decided by wha
 float: on samples that nothing was solved on (`guard`) and, of small networks, on others as well. Thresholds come from
 all samples alike, and twenty are too few to see a tail. At the end the guard's samples decide which plan is the result:
 that behind one of the passes, the contract's own with the thresholds that were begun with, or what there would be
-without a repair. So the result is never worse on these samples than the plain contract.
+without a repair. So the result is never worse on these samples than the plain contract. All plans have `tail_room`, as
+these samples cannot show what it is for: thresholds were found on them, too.
 """
 
 from __future__ import annotations
