@@ -124,6 +124,16 @@ def test_what_stands_for_outputs(tmp_path, monkeypatch, random_model):
     assert judge.values == ("r", "c", "t") and judge.key == ScoreDifference(["r", "c", "t"], {"c": 1}).key
 
 
+def test_places_have_no_distance_and_what_they_are_places_of_is_compared(random_model):
+    text = """
+layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 3, 4, 4] } } }
+layer { name: "c" type: "Convolution" bottom: "x" top: "c" convolution_param { num_output: 5 kernel_size: 1 } }
+layer { name: "a" type: "ArgMax" bottom: "c" top: "a" argmax_param { axis: 1 } }
+"""
+    assert compared_values(random_model(text)) == ("c",)
+    assert compared_values(random_model(text.replace("axis: 1", "axis: 1 out_max_val: true"))) == ("a",)
+
+
 def naive_scores(x, y, axis):
     """Position by position, class by class."""
     x, y = np.moveaxis(x, axis, 0), np.moveaxis(y, axis, 0)

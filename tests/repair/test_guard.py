@@ -104,6 +104,35 @@ def test_values_before_a_softmax_are_judged(model):
     assert judged_values(model) == {"k": 1, "g": None}
 
 
+@pytest.mark.parametrize(
+    ("behind", "judged"),
+    [
+        ('layer { name: "a" type: "ArgMax" bottom: "%s" top: "a" argmax_param { axis: 1 } }', 1),
+        ('layer { name: "a" type: "ArgMax" bottom: "%s" top: "a" argmax_param { axis: -1 } }', 3),
+        ('layer { name: "a" type: "ArgMax" bottom: "%s" top: "a" }', None),
+    ],
+)
+def test_what_goes_into_an_arg_max_is_judged(random_model, behind, judged):
+    network = """
+layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 3, 4, 4] } } }
+layer { name: "c" type: "Convolution" bottom: "x" top: "c" convolution_param { num_output: 5 kernel_size: 1 } }
+layer { name: "p" type: "Softmax" bottom: "c" top: "p" }
+"""
+    bare, _, _ = network.rpartition("layer")
+    assert judged_values(random_model(bare + behind % "c")) == {"c": judged}
+    assert judged_values(random_model(network + behind % "p")) == {"c": 1}
+
+
+def test_classes_of_a_flat_list_and_largest_values_are_judged_as_they_are(random_model):
+    network = """
+layer { name: "x" type: "Input" top: "x" input_param { shape { dim: [1, 3, 4, 4] } } }
+layer { name: "i" type: "InnerProduct" bottom: "x" top: "i" inner_product_param { num_output: 5 } }
+layer { name: "a" type: "ArgMax" bottom: "i" top: "a" argmax_param { out_max_val: false } }
+"""
+    assert judged_values(random_model(network)) == {"i": 1}
+    assert judged_values(random_model(network.replace("false", "true"))) == {"a": None}
+
+
 def test_what_goes_into_a_layer_in_python_is_judged(random_model):
     text = (
         NETWORK

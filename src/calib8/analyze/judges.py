@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from calib8.analyze.metrics import mean_squared_error
 from calib8.errors import OptionError
+from calib8.layers.arg_max import ArgMax
 from calib8.layers.softmax import Softmax
 from calib8.lowering import Model
 
@@ -235,7 +236,7 @@ def compared_values(model: Model, *, before_softmax: bool = False) -> tuple[str,
     """List the values that stand for the network's outputs when INT8 is compared with FP32.
 
     An output that a layer in Python gives, such as detections, has as many rows as there are finds: what goes into
-    such a layer is compared in its place.
+    such a layer is compared in its place. So is what goes into an ArgMax, whose places are numbers without a distance.
 
     Args:
         before_softmax: compare what goes into a Softmax, too, in the place of its probabilities. These hardly move
@@ -247,7 +248,8 @@ def compared_values(model: Model, *, before_softmax: bool = False) -> tuple[str,
         value = open_values.pop(0)
         layer = model.net.producer[value]
         op = model.op_of[layer.name]
-        if op.kind == "host" or (before_softmax and isinstance(op, Softmax)):
+        is_place = isinstance(op, ArgMax) and not op.out_max_val
+        if op.kind == "host" or is_place or (before_softmax and isinstance(op, Softmax)):
             open_values[:0] = layer.bottoms
         elif value not in model.inputs:
             found[value] = None

@@ -44,6 +44,12 @@ class ArgMax(Op):
             return (bottom[0], count(bottom[1:])), 1
         return bottom, canonical_axis(self.axis, len(bottom), "argmax_param.axis")
 
+    def class_axis(self, bottom: Shape) -> int | None:
+        """Give the axis along which the places of the top are counted; None where that is more than one."""
+        if self.axis is not None:
+            return self.lists(bottom)[1]
+        return 1 if count(bottom[2:]) == 1 else None
+
     def top_shapes(self, bottoms: Sequence[Shape]) -> list[Shape]:
         if not bottoms[0]:
             raise RefusedError("bottom has no dimensions; expected at least 1")

@@ -1,6 +1,7 @@
 """The guard: samples that nothing was solved on say which of several plans is the best.
 
-A plan is measured at the network's outputs, before a Softmax and before layers that run in Python, against FP32:
+A plan is measured at the network's outputs, before a Softmax or an ArgMax and before layers that run in Python,
+against FP32:
 
     noise = mean over outputs of  sum (y - x)^2 / sum (x - mean x)^2      x in FP32, y in INT8
 
@@ -27,6 +28,7 @@ from calib8.engine import Crew, EngineOptions, Executor, ExecutorCache
 from calib8.engine.memory import empty_arena, forget, settle
 from calib8.graph import Shape
 from calib8.layer_kit.window_product import evenly
+from calib8.layers.arg_max import ArgMax
 from calib8.layers.softmax import Softmax
 from calib8.lowering import Model, Step, lower_float
 from calib8.lowering.integer import lower_int8
@@ -115,7 +117,7 @@ def judged_values(model: Model) -> dict[str, int | None]:
     """Find the values that stand for the network's outputs, with the class axis of those that go into a Softmax.
 
     On the way back from the outputs, layers that run in Python are passed, and those that only move elements of a
-    Softmax's top.
+    Softmax's top. What goes into an ArgMax, too, stands for its places, which are numbers without a distance.
     """
     found: dict[str, int | None] = {}
     waiting = list(model.net.outputs)
@@ -125,6 +127,11 @@ def judged_values(model: Model) -> dict[str, int | None]:
         op = model.op_of[layer.name]
         if isinstance(op, Softmax):
             found[layer.bottoms[0]] = op.axis
+        elif isinstance(op, ArgMax) and not op.out_max_val:
+            if _before_softmax(model, layer.bottoms[0]):
+                waiting[:0] = layer.bottoms
+            else:
+                found.setdefault(layer.bottoms[0], op.class_axis(model.shapes[layer.bottoms[0]]))
         elif op.kind == "host" or _before_softmax(model, value):
             waiting[:0] = layer.bottoms
         elif value not in model.inputs:
