@@ -71,7 +71,10 @@ def _reordered(matrix: Array, order: NDArray[np.intp]) -> Array:
 
 def nearest(target: Array) -> Array:
     """Round to the nearest integer within int8, as the contract does."""
-    rounded: Array = np.clip(np.floor(target + 0.5), _LOWEST, _HIGHEST)
+    rounded: Array = target + 0.5
+    np.floor(rounded, out=rounded)
+    np.maximum(rounded, _LOWEST, out=rounded)  # np.clip takes twice the time for a few weights
+    np.minimum(rounded, _HIGHEST, out=rounded)
     return rounded
 
 
@@ -134,6 +137,8 @@ def descended(target: Array, rounded: Array, over: Curvature, sweeps: int = 2) -
 
 def _move(found: Array, slopes: Array, matrix: Array, chosen: NDArray[np.intp]) -> int:
     """Move one weight of every output, `chosen` in each group, and the slopes with it; tell how many moved."""
+    if len(found) == 1:
+        return _move_of_one_group(found[0], slopes[0], matrix[0], int(chosen[0]))
     groups = np.arange(len(found))
     before = found[groups, :, chosen]  # (G, O)
     best = nearest(before + slopes[groups, :, chosen] / matrix[groups, chosen, chosen][:, None])
@@ -143,6 +148,17 @@ def _move(found: Array, slopes: Array, matrix: Array, chosen: NDArray[np.intp]) 
         slopes[group, output] -= by[:, None] * matrix[group, chosen[group]]
         found[group, output, chosen[group]] += by
     return int(group.size)
+
+
+def _move_of_one_group(found: Array, slopes: Array, matrix: Array, chosen: int) -> int:
+    """The same for the one group that most layers have, without looking for its rows."""
+    column = found[:, chosen]
+    by = nearest(column + slopes[:, chosen] / matrix[chosen, chosen]) - column
+    moved = np.flatnonzero(by)
+    if moved.size:
+        slopes[moved] -= by[moved, None] * matrix[chosen]
+        column += by
+    return int(moved.size)
 
 
 def output_error(target: Array, rounded: Array, second_moments: Array) -> Array:
