@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from calib8.engine.memory import trim
 from calib8.graph import Layer
 from calib8.lowering import Model
 from calib8.measure.collect import Batches
@@ -40,6 +41,7 @@ from calib8.repair.paired_runs import PairedRuns
 from calib8.repair.paired_windows import PairedWindows
 
 REFITTED = "refitted-weights"
+_LARGE_BYTES = 1 << 17  # of weights: their moments take so much that what was freed has to go back first
 
 
 def refit_weights(
@@ -74,6 +76,8 @@ def refit_weights(
             progress(done, len(by_value))
             windows = paired.windows(plan, value, layers)
             for layer in layers:
+                if layer.blobs[0].nbytes >= _LARGE_BYTES:
+                    trim()
                 plan = _solved(model, plan, layer, windows.pop(layer.name))
             if aligns:
                 plan = AlignedOffsets([layer.name for layer in layers]).apply(model, plan, {})
