@@ -7,11 +7,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from calib8.cli.parser import SUMMARIES, build_parser
 
+DIGITS = Path(__file__).resolve().parents[2] / "examples" / "digits"
 LARGE = ("numpy", "onnx", "onnxruntime", "cv2", "google.protobuf", "lmdb", "yaml", "h5py", "matplotlib", "shtab")
 SCRIPT = """
 import json, sys
@@ -84,6 +86,13 @@ def test_no_command_plots_or_reads_hdf5_unasked(command):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_calibration_without_repair_imports_no_part_of_numpy_that_it_can_do_without(tmp_path):
+    """They take 3 to 4 MB each, and some of its functions import them unasked."""
+    line = ["calibrate", "digits", str(DIGITS), "-n", "10", "--method", "kl", "--repair", "none"]
+    found = modules(*line, "--output", str(tmp_path))
+    assert "calib8.workflow.verdicts" in found and found.isdisjoint(["numpy.ma", "numpy.random", "onnx", "h5py"])
 
 
 def test_summaries_are_those_of_the_commands():
