@@ -23,6 +23,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ Array = np.ndarray
 OURS = ("standard", "thorough")
 Figures = tuple[Figure, ...]
 """Quality, agreement and SNR."""
+_FIGURES = attrgetter("quality", "agreement", "snr")
 
 
 @dataclass(frozen=True)
@@ -112,9 +114,7 @@ def row(name: str, subject: Subject, run: Callable[[Sequence[Array]], Result]) -
         print(f"  {name:<34}{str(why).splitlines()[0]}", flush=True)
         return None
     evaluation = subject.evaluation
-    figures: Figures = tuple(
-        mean([of(result) for result in results]) for of in (lambda r: r.quality, lambda r: r.agreement, lambda r: r.snr)
-    )
+    figures: Figures = tuple(map(mean, zip(*map(_FIGURES, results), strict=True)))
     is_classes = isinstance(evaluation.network.task, Classes)
     ties = f"; ties {np.mean([result.ties for result in results]):.0f}" if is_classes else ""
     each = ", ".join(f"{result.snr(np.ones(evaluation.samples)):.1f}" for result in results)

@@ -248,8 +248,8 @@ def compared_values(model: Model, *, before_softmax: bool = False) -> tuple[str,
         value = open_values.pop(0)
         layer = model.net.producer[value]
         op = model.op_of[layer.name]
-        is_place = isinstance(op, ArgMax) and not op.out_max_val
-        if op.kind == "host" or is_place or (before_softmax and isinstance(op, Softmax)):
+        has_no_distance = op.kind == "host" or (isinstance(op, ArgMax) and op.gives_places)
+        if has_no_distance or (before_softmax and isinstance(op, Softmax)):
             open_values[:0] = layer.bottoms
         elif value not in model.inputs:
             found[value] = None

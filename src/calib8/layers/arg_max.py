@@ -44,6 +44,11 @@ class ArgMax(Op):
             return (bottom[0], count(bottom[1:])), 1
         return bottom, canonical_axis(self.axis, len(bottom), "argmax_param.axis")
 
+    @property
+    def gives_places(self) -> bool:
+        """Whether the top holds places alone, which are numbers without a distance."""
+        return not self.out_max_val
+
     def class_axis(self, bottom: Shape) -> int | None:
         """Give the axis along which the places of the top are counted; None where that is more than one."""
         if self.axis is not None:

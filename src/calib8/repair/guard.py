@@ -127,7 +127,7 @@ def judged_values(model: Model) -> dict[str, int | None]:
         op = model.op_of[layer.name]
         if isinstance(op, Softmax):
             found[layer.bottoms[0]] = op.axis
-        elif isinstance(op, ArgMax) and not op.out_max_val:
+        elif isinstance(op, ArgMax) and op.gives_places:
             if _before_softmax(model, layer.bottoms[0]):
                 waiting[:0] = layer.bottoms
             else:

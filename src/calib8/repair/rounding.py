@@ -137,8 +137,6 @@ def descended(target: Array, rounded: Array, over: Curvature, sweeps: int = 2) -
 
 def _move(found: Array, slopes: Array, matrix: Array, chosen: NDArray[np.intp]) -> int:
     """Move one weight of every output, `chosen` in each group, and the slopes with it; tell how many moved."""
-    if len(found) == 1:
-        return _move_of_one_group(found[0], slopes[0], matrix[0], int(chosen[0]))
     groups = np.arange(len(found))
     before = found[groups, :, chosen]  # (G, O)
     best = nearest(before + slopes[groups, :, chosen] / matrix[groups, chosen, chosen][:, None])
@@ -148,17 +146,6 @@ def _move(found: Array, slopes: Array, matrix: Array, chosen: NDArray[np.intp]) 
         slopes[group, output] -= by[:, None] * matrix[group, chosen[group]]
         found[group, output, chosen[group]] += by
     return int(group.size)
-
-
-def _move_of_one_group(found: Array, slopes: Array, matrix: Array, chosen: int) -> int:
-    """The same for the one group that most layers have, without looking for its rows."""
-    column = found[:, chosen]
-    by = nearest(column + slopes[:, chosen] / matrix[chosen, chosen]) - column
-    moved = np.flatnonzero(by)
-    if moved.size:
-        slopes[moved] -= by[moved, None] * matrix[chosen]
-        column += by
-    return int(moved.size)
 
 
 def output_error(target: Array, rounded: Array, second_moments: Array) -> Array:

@@ -21,9 +21,9 @@ class ThresholdSets:
 
     Attributes:
         names: the first one is what the plan without a repair has, and has to be possible.
-        plan_of: from a name to the contract's own plan.
+        plan_of: from a name to the contract's own plan, with thresholds of `least` at least.
         threshold_of: from a name, and a distribution that no plan has been made of yet, to a threshold.
-        least: thresholds by value that are not gone below, as samples do not show what needs them; see `tail_room`.
+        least: thresholds by value that are not gone below, as samples do not show what needs them (`tail_room`).
         nan: whether samples may make a value NaN; where it is known that none does, the repair takes less time.
     """
 

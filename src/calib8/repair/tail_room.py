@@ -14,8 +14,8 @@ Above the largest value m, the threshold with the least squared error over that 
 
 Where m itself is the best, nothing is moved: with many values it is, and so it is where values have a bound.
 
-Answers alone, what goes out of the network or into its last Softmax, get that room. Coarser codes of a value on the way
-cost all samples, and room is for a few of them.
+Answers alone, what goes out of the network or into its last Softmax or ArgMax, get that room. Coarser codes of a value
+on the way cost all samples, and room is for a few of them.
 
 Source: J. Pickands, Statistical Inference Using Extreme Order Statistics, 1975: what lies above a high bound has a
 generalised Pareto distribution; here that of shape 0, whose only parameter is b. The 1.35 is our own: answers have

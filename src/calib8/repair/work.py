@@ -101,10 +101,7 @@ class Work:
         """
         solving = self._samples.solving
         known: tuple[tuple[PlanPass[Any], ...], ...] = (
-            (
-                ChannelUnits(solving, aligns=self._options.aligns),
-                CompensatedRounding(solving),
-            ),
+            (ChannelUnits(solving, aligns=self._options.aligns), CompensatedRounding(solving)),
             (BiasCorrection(),),
         )
         wanted = [[one for one in together if self.does(one.name)] for together in known]

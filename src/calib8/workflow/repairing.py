@@ -61,6 +61,7 @@ def repaired_plan(
         return find_threshold(histogram, name, method[1] if method else ThresholdOptions())
 
     def plan_of(name: str) -> QuantPlan:
+        """Make the contract's own plan, with room for answers where the contract can express it."""
         found = {v: threshold_of(name, histogram) for v, histogram in histograms.items()}
         with_room = {v: max(threshold, room.get(v, 0.0)) for v, threshold in found.items()}
         try:
@@ -68,7 +69,7 @@ def repaired_plan(
         except QuantizationError:
             if with_room == found:
                 raise
-            return make_plan(model, found, concat_quantize, dead)  # the contract cannot express the room
+            return make_plan(model, found, concat_quantize, dead)
 
     names = [method[0]] if method else list(REPAIR_METHODS)
     sets = ThresholdSets(names, plan_of, threshold_of, room, nan=any(h.nans for h in histograms.values()))

@@ -9,7 +9,7 @@ from calib8.analyze.judges import compared_values
 from calib8.engine import EngineOptions, Executor
 from calib8.engine.memory import settle
 from calib8.graph import Array
-from calib8.lowering import Model, lower_float
+from calib8.lowering import Model, Step, lower_float
 from calib8.lowering.integer import lower_int8
 from calib8.quantize import QuantPlan, setup_of
 
@@ -41,11 +41,16 @@ class SideBySide:
         further = [v for v in model.net.outputs if v not in model.inputs] if wanted is None else wanted
         values = tuple(dict.fromkeys((*self.compared, *further)))
         engine = EngineOptions(threads=threads, repack_weights=True)  # the same last bits in FP32 and in INT8
-        setups = [replace(setup_of(p, int8_layers), integer_kernels=engine.integer_kernels) for p in plans]
-        self._executors: list[Executor] = []
-        for steps in (lower_float(model, values), *(lower_int8(model, setup, values) for setup in setups)):
-            self._executors.append(Executor(steps, values, engine))
+
+        def opened(steps: Sequence[Step]) -> Executor:
+            executor = Executor(steps, values, engine)
             settle(steps)
+            return executor
+
+        self._executors = [opened(lower_float(model, values))]
+        for plan in plans:
+            setup = replace(setup_of(plan, int8_layers), integer_kernels=engine.integer_kernels)
+            self._executors.append(opened(lower_int8(model, setup, values)))
 
     def run(self, inputs: Mapping[str, Array]) -> list[Outputs]:
         """Compute the outputs of every network, and what is compared in their place."""
