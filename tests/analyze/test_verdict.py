@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from calib8.analyze.lost_parts import LostParts
 from calib8.analyze.metrics import Comparison
 from calib8.analyze.verdict import Grade, OutputVerdict, Verdict
 
@@ -81,3 +82,13 @@ def test_nothing_asked_and_very_many():
     assert output(30).interval == (0, 1)
     low, high = output(30, 90_000, 100_000).interval
     assert 0.898 < low < 0.9 < high < 0.902
+
+
+@pytest.mark.parametrize(("joins", "advice"), [(True, "`concat_quantize`"), (False, "leave layer 'join' in FP32")])
+def test_lost_parts_are_bad_at_any_signal_to_noise(joins, advice):
+    lost = LostParts(1, (4, 5), 6, 0.93)
+    one = OutputVerdict(("y",), "numbers", Comparison(10, 1.0, 1.0, 1.0, 1e-4), lost=lost, layer="join", joins=joins)
+    found = Verdict((output(30), one), 4, True)
+    assert found.grade is Grade.BAD and found.losing is one
+    assert advice in found.sentence and "'y' holds small numbers beside large ones" in found.sentence
+    assert one.text.endswith("2 of 6 channels lost (4 to 5: one number in INT8, up to 0.93 in FP32)")

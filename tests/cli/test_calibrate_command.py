@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
+import caffe
 from calib8.analyze import verdict
 from calib8.cli import calibrate
 from calib8.cli.main import main
@@ -121,6 +122,30 @@ def test_a_bad_verdict_says_what_to_do_in_options(folder, capsys):
     command = ["calibrate", "digits", str(folder), "-n", "20", "--method", "percentile", "--percent", "80"]
     assert main([*command, "--without", "refitted-weights"]) == 0  # which would make up for it
     assert capsys.readouterr().out.splitlines()[-2].startswith("bad: ")
+
+
+BOTH = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: [1, 1, 32, 32] } } }
+layer { name: "corners" type: "Convolution" bottom: "data" top: "corners"
+        convolution_param { num_output: 4 kernel_size: 1 stride: 4 weight_filler { type: "constant" value: 300 } } }
+layer { name: "scores" type: "Convolution" bottom: "data" top: "scores"
+        convolution_param { num_output: 2 kernel_size: 1 stride: 4 weight_filler { type: "constant" value: 0.9 } } }
+layer { name: "both" type: "Concat" bottom: "corners" bottom: "scores" top: "both" }
+"""
+
+
+def test_numbers_that_a_step_swallows_are_no_good_network(tmp_path, capsys):
+    """44 dB and no score left: scores of 0 to 0.9 share the step of corners of 0 to 300."""
+    (tmp_path / "deploy.prototxt").write_text(BOTH)
+    caffe.Net(str(tmp_path / "deploy.prototxt"), caffe.TEST).save(str(tmp_path / "custom.caffemodel"))
+    for index in range(6):
+        pixels = np.random.default_rng(index).integers(0, 256, (32, 32), np.uint8)
+        cv2.imwrite(str(tmp_path / f"{index}.png"), pixels)
+    command = ["calibrate", "two", str(tmp_path), "--images", str(tmp_path), "--scale", "0.0039", "--color", "gray"]
+    assert main(command) == 0
+    figures, sentence = capsys.readouterr().out.splitlines()[-2:]
+    assert float(figures.split()[1]) > 30 and "2 of 6 channels lost (4 to 5:" in figures
+    assert sentence.startswith("bad: ") and "layer 'both'" in sentence and "--concat-quantize" in sentence
 
 
 def test_much_clipping_is_said(folder, capsys, caplog):

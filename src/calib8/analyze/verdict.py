@@ -10,6 +10,7 @@ from enum import Enum
 import numpy as np
 
 from calib8.analyze.answers import Answer
+from calib8.analyze.lost_parts import LostParts
 from calib8.analyze.metrics import Comparison
 
 _GOOD_DB, _FAIR_DB = 20.0, 12.0
@@ -40,6 +41,8 @@ class OutputVerdict:
         comparison: of the numbers; for detections, of what goes into the layer that makes them.
         agreeing, asked: how many answers are the same, of how many; 0 of 0 for numbers.
         runs: how many samples were run.
+        lost: of plain numbers, the parts in which INT8 says nothing; None where it says something everywhere.
+        layer, joins: the layer that writes the first blob, and whether it is a Concat.
     """
 
     blobs: tuple[str, ...]
@@ -48,6 +51,9 @@ class OutputVerdict:
     agreeing: int = 0
     asked: int = 0
     runs: int = 0
+    lost: LostParts | None = None
+    layer: str = ""
+    joins: bool = False
 
     @property
     def agreement(self) -> float:
@@ -76,7 +82,10 @@ class OutputVerdict:
         """By signal to noise, unless so many answers are the same, or are others, that they say more.
 
         Three equal classes of three may stand for 37 % of all: they make no network good that is not near in numbers.
+        Numbers of which a part is lost are bad, whatever the others are: the lost ones may be the scores.
         """
+        if self.lost is not None:
+            return Grade.BAD
         snr, order = self.comparison.snr_db, list(Grade)
         by_numbers = Grade.GOOD if snr >= _GOOD_DB else Grade.FAIR if snr >= _FAIR_DB else Grade.BAD
         if not self.asked:
@@ -99,6 +108,8 @@ class OutputVerdict:
         parts.append(f"cosine {self.comparison.cosine:.4f}")
         if self.asked:
             parts.append(self._agreement_text)
+        if self.lost is not None:
+            parts.append(self.lost.text)
         return ", ".join(parts)
 
     @property
@@ -132,8 +143,16 @@ class Verdict:
         return max((output.grade for output in self.outputs), key=order.index, default=Grade.GOOD)
 
     @property
+    def losing(self) -> OutputVerdict | None:
+        """The first output of which parts are lost, which no repair brings back; None where there is none."""
+        return next((one for one in self.outputs if one.lost is not None), None)
+
+    @property
     def sentence(self) -> str:
         """What it means, and what to do next."""
+        losing = self.losing
+        if losing is not None:
+            return _LOST.format(losing.blobs[0], (_LEAVE_CONCAT if losing.joins else _LEAVE).format(losing.layer))
         return _SENTENCES[self.grade]
 
     @property
@@ -150,20 +169,35 @@ _SENTENCES = {
     Grade.BAD: "INT8 loses much; look at the images (`calib8 doctor`), try another `method`, then find the layer "
     "(`calib8 sensitivity`) and tune it or leave it in FP32 (`calib8 tune`)",
 }
+_LOST = (
+    "{0!r} holds small numbers beside large ones, and one step of INT8 is larger than the small ones, at any signal to "
+    "noise: {1}"
+)
+_LEAVE = "leave layer {0!r} in FP32"
+_LEAVE_CONCAT = "cut the network before layer {0!r}, or calibrate with `concat_quantize` and leave that layer in FP32"
 
 
 def output_verdict(
-    answer: Answer, blobs: Sequence[str], comparisons: Mapping[str, Comparison], counts: Sequence[tuple[int, int]]
+    answer: Answer,
+    blobs: Sequence[str],
+    comparisons: Mapping[str, Comparison],
+    counts: Sequence[tuple[int, int]],
+    lost: LostParts | None = None,
+    written_by: tuple[str, str] = ("", ""),
 ) -> OutputVerdict:
     """Judge one answer over all runs.
 
     Args:
         comparisons: of the values that stand for its outputs; the worst counts.
         counts: agreeing and asked, of each run.
+        lost: as `OutputVerdict` has it.
+        written_by: name and type of the layer that writes its first blob.
     """
     worst = min(comparisons.values(), key=lambda c: c.snr_db, default=Comparison())
     agreeing, asked = (sum(numbers) for numbers in zip(*counts, strict=True)) if counts else (0, 0)
-    return OutputVerdict(tuple(blobs), answer.kind, worst, agreeing, asked, len(counts))
+    layer, kind = written_by
+    joins = kind == "Concat"
+    return OutputVerdict(tuple(blobs), answer.kind, worst, agreeing, asked, len(counts), lost, layer, joins)
 
 
 def _least_share(same: int, count: int) -> float:

@@ -152,7 +152,7 @@ def _print_verdict(network: Network, result: CalibrationResult, options: argpars
         _log.warning("no verdict: %s", why)
         return
     print(verdict_text(judged, options.flags))
-    if judged.grade.value != "good" and (more := _more_repair(options)):
+    if judged.grade.value != "good" and judged.losing is None and (more := _more_repair(options)):
         print(f"  -> {more}")
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
-from calib8.analyze.answers import answers_of
+from calib8.analyze.answers import Numbers, answers_of
+from calib8.analyze.lost_parts import PartsSeen
 from calib8.analyze.metrics import OutputComparison, compare_outputs
 from calib8.analyze.verdict import OutputVerdict, Verdict, output_verdict
 from calib8.analyze.yolo import Anchors
@@ -58,11 +59,14 @@ def verdict(network: Network, plan: QuantPlan, options: VerdictOptions = Verdict
     both = SideBySide(model, [plan], threads=options.threads)
     answers = answers_of(model, options.anchors)
     counts: list[list[tuple[int, int]]] = [[] for _ in answers]
+    parts = {answer.values[0]: PartsSeen() for answer in answers if isinstance(answer, Numbers)}
     total, images = OutputComparison(), 0
     for inputs in _last_runs(network, skipped, wanted):
         reference, result = both.run(inputs)
         total += compare_outputs(reference, result, both.compared)
         images += 1
+        for value, seen in parts.items():
+            seen.add(reference[value], result[value])
         for own, answer in zip(counts, answers, strict=True):
             own.append(answer.agreement(reference, result))
     blob_of = model.net.blob_of
@@ -70,7 +74,10 @@ def verdict(network: Network, plan: QuantPlan, options: VerdictOptions = Verdict
     for own, answer in zip(counts, answers, strict=True):
         # Of detections, what goes into the layer that makes them is compared.
         compared = {v: c for v, c in total.by_value.items() if v in answer.values} or dict(total.by_value)
-        outputs.append(output_verdict(answer, [blob_of[v] for v in answer.values], compared, own))
+        first = answer.values[0]
+        lost, writer = parts[first].lost if first in parts else None, model.net.producer[first]
+        blobs = [blob_of[v] for v in answer.values]
+        outputs.append(output_verdict(answer, blobs, compared, own, lost, (writer.name, writer.type)))
     return Verdict(tuple(outputs), images, held_out)
 
 
