@@ -325,6 +325,23 @@ def test_offsets_that_do_not_fit_stay(model, rounded):
     assert kept.any()
 
 
+def test_few_samples_leave_room_for_others(model, plan, samples):
+    """Ranges of four samples clip what others have; all 30 need hardly any room."""
+    rng = np.random.default_rng(11)
+    others = [{"x": rng.normal(0.3, 1, (1, 3, 8, 7)).astype(np.float32)} for _ in range(40)]
+    between = model.net.layer_by_name["c"].tops[0]
+    for count, grows in ((4, True), (SAMPLES, False)):
+        some = samples[:count]
+        with_room, without = (
+            run_pass(ChannelUnits(count, has_room=has_room), model, plan, lambda some=some: iter(some))
+            for has_room in (True, False)
+        )
+        ranges = [one.thresholds[between] * one.channel_units[between] for one in (with_room, without)]
+        assert (ranges[0] >= ranges[1] * 0.999).all()
+        noises = [Guard(model, lambda: iter(others)).noise_of_values(one) for one in (with_room, without)]
+        assert (noises[0] < 0.95 * noises[1]) == grows and noises[0] < 1.05 * noises[1]
+
+
 @pytest.mark.parametrize("without", [(), ("aligned-offsets",), ("channel-units",)])
 def test_a_repair_ends_with_it(model, plan, samples, without):
     """Units alone make it possible; whoever leaves one of the two out has no such stage."""

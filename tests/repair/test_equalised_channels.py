@@ -84,8 +84,11 @@ def plan(model, samples):
 
 
 def equalised(model, plan, samples, threads=1, way="least_noise"):
-    """The plan of the network itself, and the network in units that were chosen in this way."""
-    choice = EqualisedChannels(model, plan)
+    """The plan of the network itself, and the network in units that were chosen in this way.
+
+    Without room for other samples: these are all that there are.
+    """
+    choice = EqualisedChannels(model, plan, has_room=False)
     options = CollectOptions(engine=replace(CollectOptions().engine, threads=threads))
     collect(model, lambda: iter(samples), choice.counters, options)
     ways = choice.ways()

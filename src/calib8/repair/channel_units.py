@@ -46,6 +46,7 @@ from calib8.quantize.channel_units import AffinePair, affine_pairs, rectified_to
 from calib8.repair.affine_noise import RATIOS, noise_behind, room
 from calib8.repair.channel_values import ChannelValues, kept_per_sample, scattered
 from calib8.repair.input_windows import codes_of
+from calib8.repair.unseen_maxima import unseen_maxima
 
 Array = NDArray[np.float64]
 
@@ -65,12 +66,13 @@ class ChannelUnits:
     Args:
         samples: how many there will be.
         aligns: whether `aligned_offsets` comes later.
+        has_room: whether ranges have room for larger values than those that were seen.
     """
 
     name = "channel-units"
 
-    def __init__(self, samples: int, *, aligns: bool = True) -> None:
-        self._samples, self._aligns = samples, aligns
+    def __init__(self, samples: int, *, aligns: bool = True, has_room: bool = True) -> None:
+        self._samples, self._aligns, self._has_room = samples, aligns, has_room
 
     def counters(self, model: Model, plan: QuantPlan) -> dict[str, Seen]:
         """Ask for values of the convolutions' tops, and for their bottoms' mean squares."""
@@ -89,7 +91,7 @@ class ChannelUnits:
         units: dict[str, Array] = dict(plan.channel_units)
         thresholds, layers = dict(plan.thresholds), []
         for pair in _alone(model, plan):
-            ranges = _ranges(model, plan, pair, observed, aligns=self._aligns)
+            ranges = _ranges(model, plan, pair, observed, aligns=self._aligns, has_room=self._has_room)
             if ranges is not None:
                 thresholds[pair.between] = threshold = float(np.float32(ranges.max()))
                 units[pair.between] = ranges / threshold
@@ -142,7 +144,7 @@ class Seen:
 
 
 def _ranges(
-    model: Model, plan: QuantPlan, pair: AffinePair, observed: Mapping[str, Seen], *, aligns: bool
+    model: Model, plan: QuantPlan, pair: AffinePair, observed: Mapping[str, Seen], *, aligns: bool, has_room: bool
 ) -> Array | None:
     """Choose the range of every channel, (C), in real units; None where all channels are dead."""
     top, bottom = observed[pair.between].channels, observed[pair.convolution.bottoms[0]].squares
@@ -168,6 +170,11 @@ def _ranges(
         top.values()[live], pair.factors[live], pair.offsets[live], ty, rectified=rectified, has_bias=has_bias
     )
     needed = room(ends, pair.factors[live], pair.offsets[live], ty, rectified=rectified)
+    if has_room and top.maxima.samples > 1:
+        ends = top.ends_without[0][live], top.ends_without[1][live]
+        without = room(ends, pair.factors[live], pair.offsets[live], ty, rectified=rectified)
+        unseen = unseen_maxima(_LARGEST_CODE * needed, _LARGEST_CODE * without, top.maxima.samples)
+        errors += unseen.clipped(_LARGEST_CODE * RATIOS[:, None]).T / top.places
     errors[needed[:, None] > RATIOS] = math.inf
     noise = _COMPENSATION * weights.shape[2] / 12 * bottom.mean
     ratios = _least_noise(errors, share * noise, needs[live] * worth)

@@ -1,4 +1,4 @@
-"""What is kept of a value's channels: some places of every sample, and the largest |x| of all."""
+"""What is kept of a value's channels: some places of every sample, and the largest |x| of all, and of all but one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from calib8.layer_kit.window_product import evenly
 from calib8.measure.counting import largest_of_rows
+from calib8.repair.unseen_maxima import TwoLargest, UnseenMaxima, unseen_maxima
 
 Array = NDArray[np.float64]
 
@@ -45,15 +46,20 @@ def scattered(values: NDArray[Any], total: int, count: int) -> NDArray[np.intp]:
 
 
 class ChannelMaxima:
-    """The largest |x| of every channel; neither NaN nor infinities count."""
+    """The largest |x| of every channel; neither NaN nor infinities count.
+
+    Attributes:
+        maxima: the largest of every sample, (C); of all samples, and without the one that has the largest.
+        places: numbers of a channel in a sample, the last one.
+    """
 
     def __init__(self) -> None:
-        self._largest: NDArray[np.float32] | None = None
+        self.maxima, self.places = TwoLargest(), 0
 
     @property
     def seen(self) -> bool:
         """Whether there was a number in any sample: layers in Python may give no row."""
-        return self._largest is not None
+        return self.maxima.seen
 
     def add(self, values: NDArray[Any]) -> None:
         """Take in a value of one sample, (N, C, ...)."""
@@ -67,16 +73,23 @@ class ChannelMaxima:
         if not np.isfinite(largest).all():
             images = np.nan_to_num(images, posinf=0.0, neginf=0.0)
             largest = np.abs(images).max(axis=2)
-        mine = largest.max(axis=0)
-        self._largest = mine if self._largest is None else np.maximum(self._largest, mine)
+        self.maxima.add(largest)
+        self.places = images.shape[2]
         return images
 
     @property
     def largest(self) -> Array:
         """The largest |x| of every channel, (C)."""
-        if self._largest is None:
-            raise AssertionError("nothing was observed")
-        return self._largest.astype(np.float64)
+        return self.maxima.largest
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers a sample has."""
+        return self.places * self.largest.size
+
+    def unseen(self, units: Array | float) -> UnseenMaxima:
+        """Say what new samples will bring, counted in units, (C) or the same for all."""
+        return unseen_maxima(self.maxima.largest / units, self.maxima.second / units, self.maxima.samples)
 
 
 class ChannelMoments(ChannelMaxima):
@@ -111,12 +124,16 @@ class ChannelValues:
 
     Args:
         per_sample: how many places.
+
+    Attributes:
+        maxima: by sample, of -x and of x, (2, C).
+        places: numbers of a channel in a sample, the last one.
     """
 
     def __init__(self, per_sample: int) -> None:
         self._per_sample = per_sample
         self._parts: list[NDArray[np.float32]] = []
-        self._ends: NDArray[np.float32] | None = None
+        self.maxima, self.places = TwoLargest(), 0
 
     def add(self, values: NDArray[Any]) -> None:
         """Take in a value of one sample, (N, C, ...)."""
@@ -127,21 +144,26 @@ class ChannelValues:
         if not np.isfinite(ends).all():
             images = np.nan_to_num(images, posinf=0.0, neginf=0.0)
             ends = _ends(images)
-        self._ends = ends if self._ends is None else np.maximum(self._ends, ends)
+        self.maxima.add(ends)
+        self.places = size
         image, place = np.divmod(scattered(images, len(images) * size, self._per_sample), size)
         self._parts.append(images[image, :, place].T.astype(np.float32))
 
     @property
     def seen(self) -> bool:
         """Whether there was a number in any sample."""
-        return self._ends is not None
+        return self.maxima.seen
 
     @property
     def ends(self) -> tuple[Array, Array]:
         """The least and the largest x of every channel, (C) each."""
-        if self._ends is None:
-            raise AssertionError("nothing was observed")
-        least, largest = self._ends.astype(np.float64)
+        least, largest = self.maxima.largest
+        return -least, largest
+
+    @property
+    def ends_without(self) -> tuple[Array, Array]:
+        """Likewise, each without the sample that has it; infinite with a single sample."""
+        least, largest = self.maxima.second
         return -least, largest
 
     def values(self) -> NDArray[np.float32]:
@@ -150,5 +172,5 @@ class ChannelValues:
 
 
 def _ends(images: NDArray[Any]) -> NDArray[np.float32]:
-    """The least x, negated, and the largest, of every channel of (N, C, n): (2, C)."""
-    return np.stack([-images.min(axis=(0, 2)), images.max(axis=(0, 2))]).astype(np.float32)
+    """The least x, negated, and the largest, of every channel of every image, (N, C, n): (N, 2, C)."""
+    return np.stack([-images.min(axis=2), images.max(axis=2)], axis=1).astype(np.float32)

@@ -12,7 +12,8 @@ largest channel, is r; its unit is r^a, with a = 1/2, as Nagel et al. balance th
 With a = 1 every channel would have the range that its values need. The guard says which is best, or that neither is.
 
 The thresholds follow from the distributions of values in their units, by the methods that find all others. Counts have
-to be of all values: what a twentieth of them says of a tail cost SqueezeNet 0.5 dB.
+to be of all values: what a twentieth of them says of a tail cost SqueezeNet 0.5 dB. Where samples are few and maps are
+small, thresholds have room for what was not seen (`unseen_maxima`).
 
 Channels that can have no unit - of inputs and outputs, and what a layer reads or writes that mixes channels or runs in
 FP32 - keep theirs.
@@ -149,13 +150,14 @@ class EqualisedChannels:
 
     Args:
         model, plan: the network, and the plan whose groups of values share a threshold.
+        has_room: whether thresholds have room for larger values than those that were seen.
 
     Attributes:
         counters: of the first pass, by value; none where no channel can have a unit.
     """
 
-    def __init__(self, model: Model, plan: QuantPlan) -> None:
-        self._model, self._classes = model, channel_classes(model, plan)
+    def __init__(self, model: Model, plan: QuantPlan, *, has_room: bool = True) -> None:
+        self._model, self._classes, self._has_room = model, channel_classes(model, plan), has_room
         groups = fold_groups(model, plan.enable_concat_quantize)
         self._members = {g.measured(as_written=False): g.members for g in groups}
         self._measured = [v for v in self._members if v in self._classes.of]
@@ -172,14 +174,35 @@ class EqualisedChannels:
         """Choose units from what the first pass has counted."""
         seen = {v: counter for v, counter in self.counters.items() if counter.seen}
         by_value = {v: seen[source] for v, source in self._source.items() if source in seen}
-        largest = {v: seen[v].largest for v in self._measured if v in seen}
+        measured = {v: seen[v] for v in self._measured if v in seen}
         layers = list(self._noise.layers(self._classes.of, self._classes.count, by_value))
 
         def units(name: str, own: Array) -> Units:
-            return Units(name, self._model, own, self._classes, largest, self._members)
+            return Units(name, self._model, own, self._classes, measured, self._members, has_room=self._has_room)
 
-        least = least_noise(layers, self._classes.count, _SMALLEST)
+        least, largest = (
+            least_noise(layers, self._classes.count, _SMALLEST),
+            {v: x.largest for v, x in measured.items()},
+        )
         return Ways(units(LEAST_NOISE, least), units("by range", self._by_range(largest)))
+
+    def room(self, thresholds: Mapping[str, float]) -> dict[str, float]:
+        """Find those thresholds that are larger with room for what was not seen, of the network without units.
+
+        Args:
+            thresholds: what it has, by value.
+
+        Returns:
+            By value, of all values of a group.
+        """
+        found: dict[str, float] = {}
+        for value in self._measured if self._has_room else ():
+            own = self.counters[value]
+            if own.seen:
+                threshold = own.unseen(1.0).threshold(thresholds[value], own.numbers)
+                if threshold > thresholds[value]:
+                    found.update(dict.fromkeys(self._members[value], threshold))
+        return found
 
     def _by_range(self, measured: Mapping[str, Array]) -> Array:
         """Choose every class's unit by the largest value of its channels, relative to all that it meets; at most 1."""
@@ -208,8 +231,9 @@ class Units:
         model: the network.
         units: by class.
         classes: those of channels.
-        largest: the largest |x| of every channel, (C), by value that stands for a group.
+        measured: what was seen of the channels, by value that stands for a group.
         members: the values of each group.
+        has_room: as `EqualisedChannels` has it.
 
     Attributes:
         name, classes: as given.
@@ -217,19 +241,24 @@ class Units:
     """
 
     def __init__(
-        self, name: str, model: Model, units: Array, classes: ChannelClasses, largest: Mapping[str, Array],
-        members: Mapping[str, tuple[str, ...]],
+        self, name: str, model: Model, units: Array, classes: ChannelClasses, measured: Mapping[str, ChannelMoments],
+        members: Mapping[str, tuple[str, ...]], *, has_room: bool = True,
     ) -> None:  # fmt: skip
         self.name, self.classes, self._model, self._units, self._members = name, classes, model, units, members
         of_values = classes.by_value(units)
-        tops = {v: float((own / of_values[v]).max()) for v, own in largest.items()}
+        tops = {v: float((own.largest / of_values[v]).max()) for v, own in measured.items()}
         self.counters = {v: InUnits(of_values[v], top) for v, top in tops.items() if top > 0}
+        self._unseen = {v: (measured[v].unseen(of_values[v]), measured[v].numbers) for v in self.counters if has_room}
 
     def thresholds(self, find: Callable[[BlobHistogram], float]) -> dict[str, float]:
         """Find the thresholds of all values whose channels have units, in the distributions of the second pass."""
         found: dict[str, float] = {}
         for value, counter in self.counters.items():
-            found.update(dict.fromkeys(self._members[value], find(counter.histogram)))
+            threshold = find(counter.histogram)
+            if value in self._unseen:
+                unseen, numbers = self._unseen[value]
+                threshold = unseen.threshold(threshold, numbers)
+            found.update(dict.fromkeys(self._members[value], threshold))
         return found
 
     @property

@@ -31,7 +31,7 @@ def runs_of_samples(sets: int, samples: Split, options: RepairOptions, floored: 
     judged, floors = 1 + sets + has_moved(options) + judging, 1 + (sets if sets > 1 else 0)
     passes = runs = solving_runs(options, refits=refits)
     if options.does(EQUALISED):
-        floors, passes = floors + floors_in_units(sets) + (sets == 1), passes + 2
+        floors, passes = floors + floors_in_units(sets) + 1, passes + 2
     if options.level == "thorough":
         judged, passes = judged + (starts - 1) * (1 + judging), passes + (starts - 1) * runs
         if options.does(OUTPUT_NOISE):

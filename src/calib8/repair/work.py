@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -34,6 +35,7 @@ from calib8.repair.output_noise import products_of_a_run, search_thresholds
 from calib8.repair.passes import PlanPass, observe
 from calib8.repair.refitted_weights import REFITTED, refit_weights
 from calib8.repair.stages import Counted, Stage, Start, ThresholdSets, Told
+from calib8.repair.tail_room import TAIL_ROOM
 from calib8.repair.whole_factors import whole_factors
 from calib8.repair.whole_multipliers import WholeMultipliers
 
@@ -100,8 +102,9 @@ class Work:
         that only a BatchNorm reads: neither their thresholds nor what they hold in FP32 are moved.
         """
         solving = self._samples.solving
+        units = ChannelUnits(solving, aligns=self._options.aligns, has_room=self.does(TAIL_ROOM))
         known: tuple[tuple[PlanPass[Any], ...], ...] = (
-            (ChannelUnits(solving, aligns=self._options.aligns), CompensatedRounding(solving)),
+            (units, CompensatedRounding(solving)),
             (BiasCorrection(),),
         )
         wanted = [[one for one in together if self.does(one.name)] for together in known]
@@ -134,14 +137,15 @@ class Work:
         """
         if not self.does(EQUALISED):
             return [as_it_is]
-        choice, measured = EqualisedChannels(self.model, as_it_is.plan), floors_in_units(len(sets.names))
+        choice = EqualisedChannels(self.model, as_it_is.plan, has_room=self.does(TAIL_ROOM))
+        measured = floors_in_units(len(sets.names))
         if not choice.counters:
-            self._count(2 * self._samples.solving + (measured + (not floor)) * self.floored)
+            self._count(2 * self._samples.solving + (measured + 1) * self.floored)
             return self._all_of([as_it_is])
         self._observe(choice.counters)
         ways = choice.ways()
         self._observe(ways.counters)
-        as_it_is = replace(as_it_is, noise=min(floor.values()) if floor else self.floor(as_it_is.plan))
+        as_it_is = self._with_room(as_it_is, choice, min(floor.values(), default=None))
         found, noise = self._in_units(ways.least_noise, as_it_is, sets, sets.names)
         # Most of what one way has shown holds for the other one.
         likely = dict.fromkeys(min(of, key=of.__getitem__) for of in (floor, noise) if of) or sets.names[:1]
@@ -152,6 +156,26 @@ class Work:
         best.sort(key=lambda start: start.noise * (CLEARLY if start.counted.name == LEAST_NOISE else 1))
         worth_it = [start for start in best if start.noise < as_it_is.noise * WORTH_IT]
         return self._all_of([*worth_it, as_it_is, *(start for start in best if start not in worth_it)])
+
+    def _with_room(self, before: Start, choice: EqualisedChannels, noise: float | None) -> Start:
+        """Give a start without units room for what was not seen, where the contract can express it; and measure it.
+
+        Args:
+            noise: of the start, where it is known.
+        """
+        room, start = choice.room(before.plan.thresholds), before
+
+        def made() -> QuantPlan:
+            return self.passed(WholeMultipliers, replan(self.model, before.make(), room))
+
+        if room:
+            with suppress(QuantizationError):
+                start, noise = self.start(made(), made), None
+        if noise is None:
+            noise = self.floor(start.plan)
+        else:
+            self._count(self.floored)
+        return replace(start, noise=noise)
 
     def _all_of(self, starts: list[Start]) -> list[Start]:
         """Count those that there might have been as done, and give what there is."""
