@@ -12,9 +12,10 @@ from calib8.engine import run_float
 from calib8.errors import OptionError, QuantizationError
 from calib8.quantize import make_plan, observed_values
 from calib8.quantize.channel_units import is_before_batch_norm
-from calib8.repair import PASSES, RepairOptions, ThresholdSets, repair
+from calib8.repair import PASSES, RepairOptions, ThresholdSets, repair, work
 from calib8.repair.equalised_channels import EQUALISED, EqualisedChannels
 from calib8.repair.guard import split
+from calib8.repair.output_noise import search_thresholds
 from calib8.repair.work import Work
 
 NETWORK = """
@@ -283,6 +284,23 @@ def test_a_start_without_units_has_room(model, sets_of, samples, names):
     with_room, as_found = found.values()
     grown = [v for v in as_found if with_room[v] > as_found[v] * 1.01]
     assert grown and all(with_room[v] >= as_found[v] * 0.98 for v in as_found)
+
+
+def test_the_search_goes_not_below_thresholds_with_room(model, sets_of, samples, monkeypatch):
+    lowest = {}
+
+    def spied(model, plan, *rest, **options):
+        lowest.update({v: min(plan.thresholds[v], least) for v, least in options["least"].items()})
+        found = search_thresholds(model, plan, *rest, **options)
+        lowered = {v for v, t in found.changes.items() if t < plan.thresholds[v]}
+        free = search_thresholds(model, plan, *rest, **{**options, "least": {}})
+        assert all(found.changes.get(v, t) >= t for v, t in lowest.items())
+        assert lowered != {v for v, t in free.changes.items() if t < plan.thresholds[v]}  # it would have gone there
+        return found
+
+    monkeypatch.setattr(work, "search_thresholds", spied)
+    repair(model, sets_of(["all"]), split(lambda: iter(samples[:8]), 8), RepairOptions("thorough"))
+    assert lowest
 
 
 @pytest.mark.parametrize("level", ["standard", "thorough"])

@@ -58,6 +58,8 @@ _LARGEST_STEPS = 65  # at least, of the largest factor: below 64 the contract wo
 _LARGEST_BIAS = np.iinfo(np.int16).max
 _RSHIFTS = (7, 6, 5, 4, 3)  # of the BatchNorm: where two are as good, the finer one
 _CLOSE = 1e-9
+_MATERIAL = 0.5
+"""What a range clips of samples that were not seen counts from this share of the least error on."""
 
 
 class ChannelUnits:
@@ -174,7 +176,12 @@ def _ranges(
         ends = top.ends_without[0][live], top.ends_without[1][live]
         without = room(ends, pair.factors[live], pair.offsets[live], ty, rectified=rectified)
         unseen = unseen_maxima(_LARGEST_CODE * needed, _LARGEST_CODE * without, top.maxima.samples)
-        errors += unseen.clipped(_LARGEST_CODE * RATIOS[:, None]).T / top.places
+        clipped = unseen.clipped(
+            _LARGEST_CODE * np.stack([needed, *np.broadcast_to(RATIOS[:, None], errors.T.shape)])
+        ).T
+        clipped /= top.places
+        counts = clipped[:, 0] > _MATERIAL * errors.min(axis=1)
+        errors[counts] += clipped[counts, 1:]
     errors[needed[:, None] > RATIOS] = math.inf
     noise = _COMPENSATION * weights.shape[2] / 12 * bottom.mean
     ratios = _least_noise(errors, share * noise, needs[live] * worth)

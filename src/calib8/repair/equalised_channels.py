@@ -252,14 +252,19 @@ class Units:
 
     def thresholds(self, find: Callable[[BlobHistogram], float]) -> dict[str, float]:
         """Find the thresholds of all values whose channels have units, in the distributions of the second pass."""
-        found: dict[str, float] = {}
-        for value, counter in self.counters.items():
-            threshold = find(counter.histogram)
-            if value in self._unseen:
-                unseen, numbers = self._unseen[value]
-                threshold = unseen.threshold(threshold, numbers)
-            found.update(dict.fromkeys(self._members[value], threshold))
-        return found
+        found = {value: find(counter.histogram) for value, counter in self.counters.items()}
+        return self._of_members({**found, **self._room(found)})
+
+    def raised(self, find: Callable[[BlobHistogram], float]) -> dict[str, float]:
+        """Give those of `thresholds` that are larger than what was found, as there are values that were not seen."""
+        return self._of_members(self._room({value: find(self.counters[value].histogram) for value in self._unseen}))
+
+    def _room(self, found: Mapping[str, float]) -> dict[str, float]:
+        with_room = {v: unseen.threshold(found[v], numbers) for v, (unseen, numbers) in self._unseen.items()}
+        return {value: threshold for value, threshold in with_room.items() if threshold > found[value]}
+
+    def _of_members(self, thresholds: Mapping[str, float]) -> dict[str, float]:
+        return {member: threshold for value, threshold in thresholds.items() for member in self._members[value]}
 
     @property
     def histograms(self) -> dict[str, BlobHistogram]:

@@ -165,5 +165,5 @@ def _thorough(work: Work, start: Start, others: Sequence[Mapping[str, float]]) -
     """
     work.counted = start.counted
     if work.does(OUTPUT_NOISE):
-        found = work.searched(start.make(), others)
+        found = work.searched(start, others)
         _passed_on(work, replace(start, plan=found, make=lambda: found), OUTPUT_NOISE)

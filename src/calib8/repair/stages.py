@@ -62,12 +62,14 @@ class Start:
         plan: before the passes; of a large network without the integers of its layers: only whether a layer has some.
         make: makes it with them.
         noise: with float weights, where it was measured.
+        least: thresholds by value that were raised to make room for what was not seen, and are not gone below.
     """
 
     counted: Counted
     plan: QuantPlan
     make: Callable[[], QuantPlan]
     noise: float = math.inf
+    least: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -170,7 +170,7 @@ class Work:
 
         if room:
             with suppress(QuantizationError):
-                start, noise = self.start(made(), made), None
+                start, noise = replace(self.start(made(), made), least=room), None
         if noise is None:
             noise = self.floor(start.plan)
         else:
@@ -214,7 +214,7 @@ class Work:
                 continue
             noise[name] = self.floor(start.plan)
             if best is None or noise[name] < best.noise:
-                best = replace(start, noise=noise[name])
+                best = replace(start, noise=noise[name], least=units.raised(partial(sets.threshold_of, name)))
         self.counted = as_it_is.counted
         return best, noise
 
@@ -236,12 +236,13 @@ class Work:
         count(self._samples.solving)
         return found
 
-    def searched(self, plan: QuantPlan, others: Sequence[Mapping[str, float]]) -> QuantPlan:
+    def searched(self, start: Start, others: Sequence[Mapping[str, float]]) -> QuantPlan:
         """Search thresholds by the noise at the outputs."""
+        plan = start.make()
         found = search_thresholds(
             self.model, plan, others, self._samples.solve, self._samples.solving_runs, self._options.threads,
             lambda done, total: self._progress("searching thresholds", done, total),
-            least=self._sets.least, nan=self._sets.nan,
+            least={**self._sets.least, **start.least}, nan=self._sets.nan,
         )  # fmt: skip
         return self.passed(WholeMultipliers, replan(self.model, plan, found.changes))
 
