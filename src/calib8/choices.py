@@ -33,7 +33,7 @@ REPAIR_LEVELS = ("none", "standard", "thorough")
 REPAIR_PASSES: Mapping[str, str] = MappingProxyType(
     {
         "thresholds": "the set of thresholds that costs least, instead of that of one method",
-        "tail-room": "room above the largest value that was seen, where few were seen",
+        "tail-room": "room above the largest values that were seen, where few samples were",
         "exact-pools": "poolings whose multipliers have no error",
         "whole-sums": "thresholds that make the multipliers of Eltwise layers whole",
         "equalised-channels": "a unit for each channel between layers with weights",

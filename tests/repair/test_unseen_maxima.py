@@ -101,8 +101,16 @@ def test_samples_to_come_lose_less(places, count):
     assert with_room < 0.8 * without
 
 
-@pytest.mark.parametrize("count", [10, 100])
-def test_large_maps_and_many_samples_need_little(count):
+def test_enough_samples_need_no_room():
+    maxima = np.random.default_rng(0).exponential(1, (64, CHANNELS))
+    for count, moves in ((63, True), (64, False)):
+        seen = two_largest(maxima[:count])
+        unseen = unseen_maxima(seen.largest, seen.second, seen.samples)
+        assert (unseen.threshold(float(seen.largest.max()), CHANNELS) > seen.largest.max()) == moves
+
+
+@pytest.mark.parametrize("count", [10, 40])
+def test_large_maps_need_little(count):
     rng = np.random.default_rng(count)
     counter = ChannelMoments()
     for _ in range(count):

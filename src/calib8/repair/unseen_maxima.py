@@ -13,8 +13,8 @@ all channels of a value, since one difference says little:
 is the sum of squares that a threshold of t clips of a new sample, all channels counted in their units, and rounding
 costs m t^2 / (12 * 128^2) of its m numbers. Above the threshold that was found, up to twice as much, the one with the
 least sum is taken. Large maps have many numbers, and largest values that differ little: there it is the one that was
-found. So it is with many samples. A channel with a bound, as ReLU6 sets it, has the same largest value again and again,
-and needs no room.
+found. From 64 samples on no room is made: the sum of squares would still fall, but no class and no box was won by it.
+A channel with a bound, as ReLU6 sets it, has the same largest value again and again, and needs no room.
 
 Source: the mean of the difference of the two largest of n exponential values is the mean excess b: A. Renyi, On the
 theory of order statistics, 1953.
@@ -33,6 +33,8 @@ Array = NDArray[np.float64]
 
 _TRIED = 1 + np.arange(65) / 64  # in units of the threshold that was found
 _FEWEST = 2  # samples that differ
+_ENOUGH = 64
+"""Samples from which on no room is made: with 80, coarser codes cost as many classes and boxes as room keeps."""
 
 
 class TwoLargest:
@@ -124,10 +126,10 @@ def unseen_maxima(largest: Array, second: Array, samples: int) -> UnseenMaxima:
 
     Args:
         largest, second: r1 and r2, (C), at least 0 where it matters; those of a channel that was always 0 are 0.
-        samples: n; nothing is known of fewer than two, and no room is made.
+        samples: n; no room is made where they are enough, nor of a single one, which tells nothing.
     """
     live = largest > 0
-    if samples < _FEWEST or not live.any():
+    if not _FEWEST <= samples < _ENOUGH or not live.any():
         return UnseenMaxima(largest, np.zeros(largest.shape), samples)
     apart = np.clip(largest - second, 0, largest)
     share = float(np.mean(apart[live] / largest[live]))
