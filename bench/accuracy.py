@@ -71,7 +71,7 @@ def calibrated(*, bins: int = DEFAULT_BINS, **options: Any) -> Variant:
         calibration.calc_tables()
         found = calibration.result.repaired
         one_scale = None
-        if found is not None and calibration.plan.channel_units:
+        if found is not None and found.floor and calibration.plan.channel_units:
             best = min(found.floor, key=found.floor.__getitem__)
             one_scale = next(stage.plan for stage in found.plain if stage.name == best)
         return Quantised(calibration.model, calibration.plan, one_scale)

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from calib8.analyze.lost_parts import PartsSeen
+from calib8.graph import Layer
+from calib8.proto import caffe_pb2
 
 
 def seen(*runs):
-    parts = PartsSeen()
+    parts = PartsSeen(Layer("join", "Concat", (), ("y",), (), ("y",), caffe_pb2.LayerParameter()))
     for fp32, int8 in runs:
         parts.add(np.asarray(fp32, np.float32), np.asarray(int8, np.float32))
     return parts.lost
@@ -48,6 +50,12 @@ def test_what_fp32_does_not_say_is_not_lost(random):
     x = boxes_and_scores(random, 1)
     x[:, 4:] = 0.3
     assert seen((x, np.round(x / 2.5) * 2.5)) is None
+
+
+def test_runs_without_a_row_say_nothing(random):
+    x, none = boxes_and_scores(random, 2), np.zeros((0, 100, 6))
+    assert seen((none, none)) is None
+    assert seen((none, none), (x, np.round(x / 2.5) * 2.5)).indices == (4, 5)
 
 
 def test_few_numbers_and_few_parts_say_nothing(random):

@@ -86,8 +86,8 @@ def test_nothing_asked_and_very_many():
 
 @pytest.mark.parametrize(("joins", "advice"), [(True, "`concat_quantize`"), (False, "leave layer 'join' in FP32")])
 def test_lost_parts_are_bad_at_any_signal_to_noise(joins, advice):
-    lost = LostParts(1, (4, 5), 6, 0.93)
-    one = OutputVerdict(("y",), "numbers", Comparison(10, 1.0, 1.0, 1.0, 1e-4), lost=lost, layer="join", joins=joins)
+    lost = LostParts(1, (4, 5), 6, 0.93, "join", joins)
+    one = OutputVerdict(("y",), "numbers", Comparison(10, 1.0, 1.0, 1.0, 1e-4), lost=lost)
     found = Verdict((output(30), one), 4, True)
     assert found.grade is Grade.BAD and found.losing is one
     assert advice in found.sentence and "'y' holds small numbers beside large ones" in found.sentence

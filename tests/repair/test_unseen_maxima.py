@@ -42,12 +42,12 @@ def by_the_formula(maxima, threshold, numbers):
 @given(
     st.lists(st.lists(st.integers(0, 40), min_size=3, max_size=3), min_size=2, max_size=8),
     st.integers(1, 60),
-    st.integers(1, 3000),
+    st.integers(1, 1000),
 )
-def test_it_is_what_the_formula_says(maxima, threshold, numbers):
+def test_it_is_what_the_formula_says(maxima, threshold, places):
     seen = two_largest(maxima)
-    unseen = unseen_maxima(seen.largest, seen.second, seen.samples)
-    assert unseen.threshold(threshold, numbers) == pytest.approx(by_the_formula(maxima, threshold, numbers), rel=1e-9)
+    unseen = unseen_maxima(seen.largest, seen.second, seen.samples, places)
+    assert unseen.threshold(threshold) == pytest.approx(by_the_formula(maxima, threshold, 3 * places), rel=1e-9)
 
 
 @given(st.lists(st.lists(st.integers(-9, 9), min_size=4, max_size=4), min_size=1, max_size=9), st.randoms())
@@ -66,9 +66,9 @@ def test_the_two_largest_in_any_order(rows, random):
 
 def test_what_is_not_known_needs_no_room():
     single = two_largest([[3, 4, 5]])
-    assert unseen_maxima(single.largest, single.second, 1).threshold(5.0, 8) == 5.0
+    assert unseen_maxima(single.largest, single.second, 1, 2).threshold(5.0) == 5.0
     dead = two_largest(np.zeros((9, 4)))
-    assert unseen_maxima(dead.largest, dead.second, 9).threshold(1.0, 8) == 1.0
+    assert unseen_maxima(dead.largest, dead.second, 9, 2).threshold(1.0) == 1.0
     with pytest.raises(AssertionError):
         _ = TwoLargest().largest
 
@@ -76,8 +76,8 @@ def test_what_is_not_known_needs_no_room():
 def test_a_channel_with_a_bound_needs_none():
     """As behind ReLU6: the same largest value in two samples or more."""
     seen = two_largest([[6, 5], [6, 5], [2, 5]])
-    unseen = unseen_maxima(seen.largest, seen.second, 3)
-    assert not unseen.excess.any() and unseen.threshold(4.0, 2) == 4.0
+    unseen = unseen_maxima(seen.largest, seen.second, 3, 1)
+    assert not unseen.excess.any() and unseen.threshold(4.0) == 4.0
 
 
 @pytest.mark.parametrize("places", [1, 16, 64])
@@ -92,8 +92,9 @@ def test_samples_to_come_lose_less(places, count):
         for sample in values[:count]:
             counter.add(sample[None].astype(np.float32))
         units, coming = counter.largest[:, None], values[count:]
-        threshold = counter.unseen(counter.largest).threshold(1.0, counter.numbers)
-        assert counter.numbers == CHANNELS * places
+        unseen = counter.unseen(counter.largest)
+        threshold = unseen.threshold(1.0)
+        assert unseen.numbers == CHANNELS * places
         for t in (1.0, threshold):
             codes = np.clip(np.rint(coming / units * 128 / t), -128, 127)
             error = np.square(codes * t / 128 - coming / units).mean()
@@ -105,8 +106,8 @@ def test_enough_samples_need_no_room():
     maxima = np.random.default_rng(0).exponential(1, (64, CHANNELS))
     for count, moves in ((63, True), (64, False)):
         seen = two_largest(maxima[:count])
-        unseen = unseen_maxima(seen.largest, seen.second, seen.samples)
-        assert (unseen.threshold(float(seen.largest.max()), CHANNELS) > seen.largest.max()) == moves
+        unseen = unseen_maxima(seen.largest, seen.second, seen.samples, 1)
+        assert (unseen.threshold(float(seen.largest.max())) > seen.largest.max()) == moves
 
 
 @pytest.mark.parametrize("count", [10, 40])
@@ -115,7 +116,7 @@ def test_large_maps_need_little(count):
     counter = ChannelMoments()
     for _ in range(count):
         counter.add(rng.uniform(-1, 1, (1, CHANNELS, 64, 64)).astype(np.float32))
-    assert counter.unseen(counter.largest).threshold(1.0, counter.numbers) <= 1 + 1 / 64
+    assert counter.unseen(counter.largest).threshold(1.0) <= 1 + 1 / 64
 
 
 def test_each_end_is_counted_by_itself():

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from calib8.graph import Array
+from calib8.graph import Array, Layer
 
 _FEWEST_NUMBERS = 64
 """Of a part, over all runs: a few numbers may be the same by chance."""
@@ -31,12 +31,16 @@ class LostParts:
         indices: of the lost parts, in order.
         count: how many parts the axis has.
         largest: the largest |x| that FP32 has in them.
+        layer: that writes the output.
+        joins: whether it is a Concat.
     """
 
     axis: int
     indices: tuple[int, ...]
     count: int
     largest: float
+    layer: str
+    joins: bool = False
 
     @property
     def text(self) -> str:
@@ -47,16 +51,29 @@ class LostParts:
             f"{self.largest:.3g} in FP32)"
         )
 
+    @property
+    def advice(self) -> str:
+        """What to do; no repair brings them back."""
+        leave = "calibrate with `concat_quantize` and leave that layer in FP32"
+        if self.joins:
+            return f"cut the network before layer {self.layer!r}, or {leave}"
+        return f"leave layer {self.layer!r} in FP32"
+
 
 class PartsSeen:
-    """The least and the largest number of each part of one output, over runs."""
+    """The least and the largest number of each part of one output, over runs.
 
-    def __init__(self) -> None:
+    Args:
+        writer: the layer that writes it.
+    """
+
+    def __init__(self, writer: Layer) -> None:
+        self._writer = writer
         self._spans: dict[int, tuple[_Spans, _Spans]] = {}
 
     def add(self, reference: Array, result: Array) -> None:
-        """Take in one run of FP32 and of INT8, (N, C, ...)."""
-        for axis in range(1, reference.ndim):
+        """Take in one run of FP32 and of INT8, (N, C, ...); one without a row says nothing."""
+        for axis in range(1, reference.ndim if reference.size else 0):
             if reference.shape[axis] > 1:
                 own = self._spans.setdefault(axis, (_Spans(), _Spans()))
                 own[0].add(reference, axis)
@@ -65,8 +82,19 @@ class PartsSeen:
     @property
     def lost(self) -> LostParts | None:
         """The axis with the largest share of lost parts; None where no axis has an eighth."""
-        found = [lost for axis, (fp32, int8) in self._spans.items() if (lost := _lost(axis, fp32, int8)) is not None]
+        each = (self._of_axis(axis, fp32, int8) for axis, (fp32, int8) in self._spans.items())
+        found = [lost for lost in each if lost is not None]
         return max(found, key=lambda one: len(one.indices) / one.count, default=None)
+
+    def _of_axis(self, axis: int, fp32: _Spans, int8: _Spans) -> LostParts | None:
+        if fp32.low is None or fp32.high is None or fp32.numbers < _FEWEST_NUMBERS:
+            return None
+        lost = np.flatnonzero((fp32.high > fp32.low) & (int8.high == int8.low))
+        if lost.size < _LEAST_SHARE * fp32.low.size:
+            return None
+        largest = float(np.maximum(np.abs(fp32.low), np.abs(fp32.high))[lost].max())
+        writer = self._writer
+        return LostParts(axis, tuple(lost.tolist()), fp32.low.size, largest, writer.name, writer.type == "Concat")
 
 
 class _Spans:
@@ -81,16 +109,6 @@ class _Spans:
         self.low = low if self.low is None else np.minimum(self.low, low)
         self.high = high if self.high is None else np.maximum(self.high, high)
         self.numbers += array.size // array.shape[axis]
-
-
-def _lost(axis: int, fp32: _Spans, int8: _Spans) -> LostParts | None:
-    if fp32.low is None or fp32.high is None or fp32.numbers < _FEWEST_NUMBERS:
-        return None
-    lost = np.flatnonzero((fp32.high > fp32.low) & (int8.high == int8.low))
-    if lost.size < _LEAST_SHARE * fp32.low.size:
-        return None
-    largest = float(np.maximum(np.abs(fp32.low), np.abs(fp32.high))[lost].max())
-    return LostParts(axis, tuple(lost.tolist()), fp32.low.size, largest)
 
 
 def _ranges(indices: tuple[int, ...]) -> str:

@@ -42,7 +42,6 @@ class OutputVerdict:
         agreeing, asked: how many answers are the same, of how many; 0 of 0 for numbers.
         runs: how many samples were run.
         lost: of plain numbers, the parts in which INT8 says nothing; None where it says something everywhere.
-        layer, joins: the layer that writes the first blob, and whether it is a Concat.
     """
 
     blobs: tuple[str, ...]
@@ -52,8 +51,6 @@ class OutputVerdict:
     asked: int = 0
     runs: int = 0
     lost: LostParts | None = None
-    layer: str = ""
-    joins: bool = False
 
     @property
     def agreement(self) -> float:
@@ -150,9 +147,8 @@ class Verdict:
     @property
     def sentence(self) -> str:
         """What it means, and what to do next."""
-        losing = self.losing
-        if losing is not None:
-            return _LOST.format(losing.blobs[0], (_LEAVE_CONCAT if losing.joins else _LEAVE).format(losing.layer))
+        if self.losing is not None and self.losing.lost is not None:
+            return _LOST.format(self.losing.blobs[0], self.losing.lost.advice)
         return _SENTENCES[self.grade]
 
     @property
@@ -173,8 +169,6 @@ _LOST = (
     "{0!r} holds small numbers beside large ones, and one step of INT8 is larger than the small ones, at any signal to "
     "noise: {1}"
 )
-_LEAVE = "leave layer {0!r} in FP32"
-_LEAVE_CONCAT = "cut the network before layer {0!r}, or calibrate with `concat_quantize` and leave that layer in FP32"
 
 
 def output_verdict(
@@ -183,7 +177,6 @@ def output_verdict(
     comparisons: Mapping[str, Comparison],
     counts: Sequence[tuple[int, int]],
     lost: LostParts | None = None,
-    written_by: tuple[str, str] = ("", ""),
 ) -> OutputVerdict:
     """Judge one answer over all runs.
 
@@ -191,13 +184,10 @@ def output_verdict(
         comparisons: of the values that stand for its outputs; the worst counts.
         counts: agreeing and asked, of each run.
         lost: as `OutputVerdict` has it.
-        written_by: name and type of the layer that writes its first blob.
     """
     worst = min(comparisons.values(), key=lambda c: c.snr_db, default=Comparison())
     agreeing, asked = (sum(numbers) for numbers in zip(*counts, strict=True)) if counts else (0, 0)
-    layer, kind = written_by
-    joins = kind == "Concat"
-    return OutputVerdict(tuple(blobs), answer.kind, worst, agreeing, asked, len(counts), lost, layer, joins)
+    return OutputVerdict(tuple(blobs), answer.kind, worst, agreeing, asked, len(counts), lost)
 
 
 def _least_share(same: int, count: int) -> float:

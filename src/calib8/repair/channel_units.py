@@ -175,13 +175,11 @@ def _ranges(
     if has_room and top.maxima.samples > 1:
         ends = top.ends_without[0][live], top.ends_without[1][live]
         without = room(ends, pair.factors[live], pair.offsets[live], ty, rectified=rectified)
-        unseen = unseen_maxima(_LARGEST_CODE * needed, _LARGEST_CODE * without, top.maxima.samples)
-        clipped = unseen.clipped(
-            _LARGEST_CODE * np.stack([needed, *np.broadcast_to(RATIOS[:, None], errors.T.shape)])
-        ).T
-        clipped /= top.places
-        counts = clipped[:, 0] > _MATERIAL * errors.min(axis=1)
-        errors[counts] += clipped[counts, 1:]
+        # In codes of the top.
+        unseen = unseen_maxima(needed * _LARGEST_CODE, without * _LARGEST_CODE, top.maxima.samples, top.places)
+        at_least = unseen.clipped(unseen.largest) / top.places
+        counts = at_least > _MATERIAL * errors.min(axis=1)
+        errors[counts] += unseen.clipped(RATIOS[:, None] * _LARGEST_CODE).T[counts] / top.places
     errors[needed[:, None] > RATIOS] = math.inf
     noise = _COMPENSATION * weights.shape[2] / 12 * bottom.mean
     ratios = _least_noise(errors, share * noise, needs[live] * worth)

@@ -82,14 +82,10 @@ class ChannelMaxima:
         """The largest |x| of every channel, (C)."""
         return self.maxima.largest
 
-    @property
-    def numbers(self) -> int:
-        """How many numbers a sample has."""
-        return self.places * self.largest.size
-
-    def unseen(self, units: Array | float) -> UnseenMaxima:
+    def unseen(self, units: Array | float = 1.0) -> UnseenMaxima:
         """Say what new samples will bring, counted in units, (C) or the same for all."""
-        return unseen_maxima(self.maxima.largest / units, self.maxima.second / units, self.maxima.samples)
+        seen = self.maxima
+        return unseen_maxima(seen.largest / units, seen.second / units, seen.samples, self.places)
 
 
 class ChannelMoments(ChannelMaxima):

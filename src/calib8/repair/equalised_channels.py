@@ -41,6 +41,7 @@ from calib8.quantize import QuantPlan, fold_groups
 from calib8.quantize.channel_units import in_channel_units, is_before_batch_norm
 from calib8.repair.channel_values import ChannelMoments
 from calib8.repair.least_noise import NoiseModel, least_noise
+from calib8.repair.unseen_maxima import raised
 
 Array = NDArray[np.float64]
 Classes = NDArray[np.intp]
@@ -180,11 +181,9 @@ class EqualisedChannels:
         def units(name: str, own: Array) -> Units:
             return Units(name, self._model, own, self._classes, measured, self._members, has_room=self._has_room)
 
-        least, largest = (
-            least_noise(layers, self._classes.count, _SMALLEST),
-            {v: x.largest for v, x in measured.items()},
-        )
-        return Ways(units(LEAST_NOISE, least), units("by range", self._by_range(largest)))
+        least = least_noise(layers, self._classes.count, _SMALLEST)
+        by_range = self._by_range({v: counter.largest for v, counter in measured.items()})
+        return Ways(units(LEAST_NOISE, least), units("by range", by_range))
 
     def room(self, thresholds: Mapping[str, float]) -> dict[str, float]:
         """Find those thresholds that are larger with room for what was not seen, of the network without units.
@@ -195,14 +194,8 @@ class EqualisedChannels:
         Returns:
             By value, of all values of a group.
         """
-        found: dict[str, float] = {}
-        for value in self._measured if self._has_room else ():
-            own = self.counters[value]
-            if own.seen:
-                threshold = own.unseen(1.0).threshold(thresholds[value], own.numbers)
-                if threshold > thresholds[value]:
-                    found.update(dict.fromkeys(self._members[value], threshold))
-        return found
+        able = [v for v in self._measured if self._has_room and self.counters[v].seen]
+        return _of_members(raised(thresholds, {v: self.counters[v].unseen() for v in able}), self._members)
 
     def _by_range(self, measured: Mapping[str, Array]) -> Array:
         """Choose every class's unit by the largest value of its channels, relative to all that it meets; at most 1."""
@@ -248,23 +241,18 @@ class Units:
         of_values = classes.by_value(units)
         tops = {v: float((own.largest / of_values[v]).max()) for v, own in measured.items()}
         self.counters = {v: InUnits(of_values[v], top) for v, top in tops.items() if top > 0}
-        self._unseen = {v: (measured[v].unseen(of_values[v]), measured[v].numbers) for v in self.counters if has_room}
+        unseen = {v: measured[v].unseen(of_values[v]) for v in self.counters if has_room}
+        self._unseen = {v: own for v, own in unseen.items() if own.excess.any()}
 
     def thresholds(self, find: Callable[[BlobHistogram], float]) -> dict[str, float]:
         """Find the thresholds of all values whose channels have units, in the distributions of the second pass."""
         found = {value: find(counter.histogram) for value, counter in self.counters.items()}
-        return self._of_members({**found, **self._room(found)})
+        return _of_members({**found, **raised(found, self._unseen)}, self._members)
 
     def raised(self, find: Callable[[BlobHistogram], float]) -> dict[str, float]:
         """Give those of `thresholds` that are larger than what was found, as there are values that were not seen."""
-        return self._of_members(self._room({value: find(self.counters[value].histogram) for value in self._unseen}))
-
-    def _room(self, found: Mapping[str, float]) -> dict[str, float]:
-        with_room = {v: unseen.threshold(found[v], numbers) for v, (unseen, numbers) in self._unseen.items()}
-        return {value: threshold for value, threshold in with_room.items() if threshold > found[value]}
-
-    def _of_members(self, thresholds: Mapping[str, float]) -> dict[str, float]:
-        return {member: threshold for value, threshold in thresholds.items() for member in self._members[value]}
+        found = {value: find(self.counters[value].histogram) for value in self._unseen}
+        return _of_members(raised(found, self._unseen), self._members)
 
     @property
     def histograms(self) -> dict[str, BlobHistogram]:
@@ -279,6 +267,11 @@ class Units:
         """
         units = self.classes.by_value(self._units if times is None else self._units * times)
         return InChannelUnits(in_channel_units(self._model, units), _with_batch_norms(self._model, units))
+
+
+def _of_members(thresholds: Mapping[str, float], members: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
+    """Give every value of a group the threshold of the one that stands for it."""
+    return {member: threshold for value, threshold in thresholds.items() for member in members[value]}
 
 
 class Ways(NamedTuple):

@@ -15,7 +15,7 @@ Above the largest value m, the threshold with the least squared error over that 
 Where m itself is the best, nothing is moved: with many values it is, and so it is where values have a bound.
 
 Answers alone, what goes out of the network or into its last Softmax or ArgMax, get that room. Coarser codes of a value
-on the way cost all samples, and room is for a few of them.
+on the way cost all samples, and room is for a few of them: those have a rule of their own (`unseen_maxima`).
 
 Source: J. Pickands, Statistical Inference Using Extreme Order Statistics, 1975: what lies above a high bound has a
 generalised Pareto distribution; here that of shape 0, whose only parameter is b. The 1.35 is our own: answers have

@@ -22,6 +22,7 @@ theory of order statistics, 1953.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,11 +88,13 @@ class UnseenMaxima:
         largest: r1, (C), in any unit of each channel.
         excess: b, (C).
         samples: n.
+        numbers: m, of a sample.
     """
 
     largest: Array
     excess: Array
     samples: int
+    numbers: int
 
     def clipped(self, limits: Array) -> Array:
         """Compute the sum of squares that is clipped of a channel of a new sample, in the mean over samples.
@@ -109,28 +112,34 @@ class UnseenMaxima:
         found[..., moving] = 2 * b**2 * np.exp(-beyond[..., moving] / b) / max(self.samples, 1)
         return found
 
-    def threshold(self, found: float, numbers: int) -> float:
+    def threshold(self, found: float) -> float:
         """Find the threshold with the least sum of what is clipped and what is rounded, from `found` to twice as much.
 
         Args:
             found: in the channels' units.
-            numbers: m, of a sample.
         """
         tried = found * _TRIED
         clipped = self.clipped(tried[:, None]).sum(axis=1)
-        return float(tried[np.argmin(clipped + numbers * tried**2 / (12 * INT8_LEVELS**2))])
+        return float(tried[np.argmin(clipped + self.numbers * tried**2 / (12 * INT8_LEVELS**2))])
 
 
-def unseen_maxima(largest: Array, second: Array, samples: int) -> UnseenMaxima:
+def raised(found: Mapping[str, float], unseen: Mapping[str, UnseenMaxima]) -> dict[str, float]:
+    """Give those thresholds, by value, that are larger with room than without."""
+    with_room = {value: own.threshold(found[value]) for value, own in unseen.items() if own.excess.any()}
+    return {value: threshold for value, threshold in with_room.items() if threshold > found[value]}
+
+
+def unseen_maxima(largest: Array, second: Array, samples: int, places: int) -> UnseenMaxima:
     """Say what new samples will bring.
 
     Args:
         largest, second: r1 and r2, (C), at least 0 where it matters; those of a channel that was always 0 are 0.
         samples: n; no room is made where they are enough, nor of a single one, which tells nothing.
+        places: numbers of a channel in a sample.
     """
     live = largest > 0
     if not _FEWEST <= samples < _ENOUGH or not live.any():
-        return UnseenMaxima(largest, np.zeros(largest.shape), samples)
+        return UnseenMaxima(largest, np.zeros(largest.shape), samples, places * largest.size)
     apart = np.clip(largest - second, 0, largest)
     share = float(np.mean(apart[live] / largest[live]))
-    return UnseenMaxima(largest, np.where(apart > 0, share * largest, 0.0), samples)
+    return UnseenMaxima(largest, np.where(apart > 0, share * largest, 0.0), samples, places * largest.size)

@@ -59,7 +59,9 @@ def verdict(network: Network, plan: QuantPlan, options: VerdictOptions = Verdict
     both = SideBySide(model, [plan], threads=options.threads)
     answers = answers_of(model, options.anchors)
     counts: list[list[tuple[int, int]]] = [[] for _ in answers]
-    parts = {answer.values[0]: PartsSeen() for answer in answers if isinstance(answer, Numbers)}
+    # Not of what layers in Python give, whose rows may be others in INT8.
+    numbers = [v for answer in answers if isinstance(answer, Numbers) for v in answer.values if v in both.compared]
+    parts = {v: PartsSeen(model.net.producer[v]) for v in numbers}
     total, images = OutputComparison(), 0
     for inputs in _last_runs(network, skipped, wanted):
         reference, result = both.run(inputs)
@@ -74,10 +76,8 @@ def verdict(network: Network, plan: QuantPlan, options: VerdictOptions = Verdict
     for own, answer in zip(counts, answers, strict=True):
         # Of detections, what goes into the layer that makes them is compared.
         compared = {v: c for v, c in total.by_value.items() if v in answer.values} or dict(total.by_value)
-        first = answer.values[0]
-        lost, writer = parts[first].lost if first in parts else None, model.net.producer[first]
-        blobs = [blob_of[v] for v in answer.values]
-        outputs.append(output_verdict(answer, blobs, compared, own, lost, (writer.name, writer.type)))
+        lost = next((parts[v].lost for v in answer.values if v in parts), None)
+        outputs.append(output_verdict(answer, [blob_of[v] for v in answer.values], compared, own, lost))
     return Verdict(tuple(outputs), images, held_out)
 
 
